@@ -65,6 +65,8 @@ def test_a_rollout_stops_one_worker_after_the_other_and_repeats_nothing(own_lab,
 
 def longshore(program, folder, *words, stdin=None, wait=True):
     env = {**os.environ, "HOME": str(folder), "XDG_STATE_HOME": str(folder / "state"), "LONGSHORE_BROKER": f"sqlite:{folder / 'tasks.db'}"}
+    if (folder / "longshore.toml").exists():
+        env["LONGSHORE_CONFIG"] = "longshore.toml"  # Who names a file trusts it.
     popen = subprocess.Popen(
         [program, *words], cwd=folder, env=env, text=True, stdin=open(stdin) if stdin else subprocess.DEVNULL,
         stdout=subprocess.PIPE if wait else subprocess.DEVNULL, stderr=subprocess.PIPE if wait else subprocess.DEVNULL,

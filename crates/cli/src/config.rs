@@ -7,8 +7,9 @@
 //! `[retry.NAME]`, and that is stronger than `[run]`.
 //!
 //! Layout: `setting` and `section` are the words, `error` the mistakes; `schema` lists the keys,
-//! `file` reads one file, `expand` replaces `${VAR}` and hides secrets; `run` makes flags of them;
-//! here the layers are put together.
+//! `file` reads one file, `trust` says which of its keys wait for the user's word, `expand`
+//! replaces `${VAR}` and hides secrets; `run` makes flags of them; here the layers are put
+//! together.
 
 use std::{
     collections::BTreeMap,
@@ -25,6 +26,7 @@ mod section;
 mod setting;
 #[cfg(test)]
 mod tests;
+pub mod trust;
 
 pub use error::{ConfigError, ConfigErrors};
 pub use run::RunSettings;
@@ -32,6 +34,8 @@ use schema::{Key, Kind, nearest};
 pub use section::RUN_WORDS;
 use section::SectionId;
 pub use setting::{Origin, Section, Setting, Value};
+
+use crate::progress::Voice;
 
 /// Places where settings are looked for.
 #[derive(Clone, Debug, Default)]
@@ -42,6 +46,28 @@ pub struct Sources {
     pub dir: PathBuf,
     /// The environment.
     pub vars: BTreeMap<String, String>,
+    /// Obeys every file, whoever wrote it.
+    pub trusting: bool,
+}
+
+/// A file in which settings are looked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SettingsFile {
+    /// Its path.
+    pub path: PathBuf,
+    /// Who says that it counts.
+    pub by: NamedBy,
+}
+
+/// Who says that a file of settings counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NamedBy {
+    /// The user, with a flag or a variable; it must exist.
+    User,
+    /// The folder that it lies in.
+    Folder,
+    /// The user's home.
+    Home,
 }
 
 impl Sources {
@@ -49,22 +75,21 @@ impl Sources {
     /// over).
     pub fn of_process(config: Option<PathBuf>) -> Self {
         let vars = std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        Self { config, dir: PathBuf::new(), vars: vars.collect() }
+        Self { config, dir: PathBuf::new(), vars: vars.collect(), trusting: false }
     }
 
-    /// The files in which settings are looked for, the strongest first, and whether each must
-    /// exist.
-    pub fn files(&self) -> Vec<(PathBuf, bool)> {
+    /// The files in which settings are looked for, the strongest first.
+    pub fn files(&self) -> Vec<SettingsFile> {
         let var = |name: &str| self.vars.get(name).filter(|value| !value.is_empty());
         let named = self.config.clone().or_else(|| var("LONGSHORE_CONFIG").map(PathBuf::from));
         let mut files = vec![match named {
-            Some(path) => (path, true),
-            None => (self.dir.join("longshore.toml"), false),
+            Some(path) => SettingsFile { path, by: NamedBy::User },
+            None => SettingsFile { path: self.dir.join("longshore.toml"), by: NamedBy::Folder },
         }];
         // The XDG specification has relative paths ignored.
         let xdg = var("XDG_CONFIG_HOME").map(PathBuf::from).filter(|path| path.is_absolute());
         let home = xdg.or_else(|| var("HOME").map(|home| Path::new(home).join(".config")));
-        files.extend(home.map(|home| (home.join("longshore/config.toml"), false)));
+        files.extend(home.map(|home| SettingsFile { path: home.join("longshore/config.toml"), by: NamedBy::Home }));
         files
     }
 }
@@ -86,6 +111,10 @@ pub struct Config {
     vars: BTreeMap<String, String>,
     /// The files that were read, the strongest first.
     pub files: Vec<PathBuf>,
+    /// The file of the folder, if it sets anything; its whole path.
+    of_folder: Option<PathBuf>,
+    /// The keys of it that wait for the user's word.
+    waiting: Vec<String>,
 }
 
 /// `[limits.NAME]`: texts as written, `${VAR}` replaced.
@@ -112,18 +141,27 @@ impl Config {
     pub fn load(sources: &Sources) -> Result<Self, ConfigErrors> {
         let mut config = Config { vars: sources.vars.clone(), ..Config::default() };
         let mut errors = Vec::new();
-        for (path, required) in sources.files() {
-            let text = match fs::read_to_string(&path) {
+        for SettingsFile { path, by } in sources.files() {
+            let obeyed = sources.trusting || by != NamedBy::Folder;
+            let read = if obeyed { fs::read_to_string(&path) } else { trust::read(&path) };
+            let text = match read {
                 Ok(text) => text,
-                Err(error) if error.kind() == io::ErrorKind::NotFound && !required => continue,
+                Err(error) if error.kind() == io::ErrorKind::NotFound && by != NamedBy::User => continue,
                 Err(error) => {
                     errors.push(ConfigError::nowhere(format!("cannot read the config file {}: {error}", path.display())));
                     continue;
                 }
             };
             match file::parse(&path, &text) {
-                Ok(sections) => config.merge_under(sections),
+                Ok(sections) if obeyed || config.is_trusted(&path, &text) => config.merge_under(sections),
+                Ok(mut sections) => {
+                    config.hold_back(&mut sections);
+                    config.merge_under(sections);
+                }
                 Err(found) => errors.extend(found),
+            }
+            if by == NamedBy::Folder && config.sections.values().any(|section| !section.is_empty()) {
+                config.of_folder = Some(path.canonicalize().unwrap_or_else(|_| path.clone()));
             }
             config.files.push(path);
         }
@@ -138,7 +176,7 @@ impl Config {
             match read_variable(key, text) {
                 Ok(value) => {
                     let section = of.map_or(&mut config.env, |id| config.env_of.entry(id).or_default());
-                    section.insert(key.name, Setting { value, origin });
+                    section.insert(key.name, Setting::new(value, origin));
                 }
                 Err(wanted) => {
                     let error = ConfigError::at(&origin, format!("`{text}` is not {wanted}"));
@@ -150,11 +188,59 @@ impl Config {
         }
         for (key, names) in CONNECTIONS {
             if let Some((name, url)) = names.into_iter().find_map(|name| Some((name, var(name)?))) {
-                let setting = Setting { value: Value::Text(url.clone()), origin: Origin::Env(name.to_owned()) };
+                let setting = Setting::new(Value::Text(url.clone()), Origin::Env(name.to_owned()));
                 config.env_of.entry(SectionId::Connections).or_default().insert(key, setting);
             }
         }
         if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+    }
+
+    /// Reads the text of a folder's file alone, as one that is not trusted.
+    ///
+    /// # Errors
+    /// Every mistake in it.
+    pub fn of_folder(path: &Path, text: &str) -> Result<Self, ConfigErrors> {
+        let (mut config, mut sections) = (Self::default(), file::parse(path, text).map_err(ConfigErrors)?);
+        config.hold_back(&mut sections);
+        config.merge_under(sections);
+        Ok(config)
+    }
+
+    fn is_trusted(&self, path: &Path, text: &str) -> bool {
+        trust::TrustStore::of(&self.vars).is_some_and(|store| store.has(path, text))
+    }
+
+    /// Marks what waits for the user's word.
+    fn hold_back(&mut self, sections: &mut file::Sections) {
+        for (id, section) in sections {
+            for (name, setting) in section.iter_mut().filter(|(name, setting)| trust::waits(id, name, &setting.value)) {
+                let words = format!("`{}`{}", name.replace('-', "_"), id.place());
+                self.waiting.push(words.clone());
+                setting.waits = Some(words);
+            }
+        }
+    }
+
+    /// Lets in what waits, for whoever looks at the settings and follows none. Returns what it was.
+    pub fn let_in(&mut self) -> Vec<String> {
+        for setting in self.sections.values_mut().flat_map(BTreeMap::values_mut) {
+            setting.waits = None;
+        }
+        std::mem::take(&mut self.waiting)
+    }
+
+    /// Says that the file of the folder is in force, and what of it waits for the user's word.
+    pub fn say_in_force(&self, voice: Voice) {
+        let Some(path) = &self.of_folder else { return };
+        let but = match &self.waiting[..] {
+            [] => String::new(),
+            [one] => format!(", without {one} until you trust it: longshore config trust"),
+            [first, rest @ ..] => format!(", without {first} and {} more until you trust it: longshore config trust", rest.len()),
+        };
+        let line = format!("the settings of {} are in force{but}", path.display());
+        if let Some(line) = voice.note(&if voice.json { line } else { format!("longshore: {line}") }) {
+            eprintln!("{line}");
+        }
     }
 
     /// Adds the sections of a weaker file.
@@ -231,7 +317,7 @@ impl Config {
         found.remove("retry");
         let settings = found.into_iter().map(|(name, setting)| Ok((name, self.expanded(setting)?)));
         let settings = RunSettings { settings: settings.collect::<Result<_, ConfigError>>()? };
-        if let Some(Setting { value: Value::Text(name), origin }) = settings.get("limit") {
+        if let Some(Setting { value: Value::Text(name), origin, .. }) = settings.get("limit") {
             self.limit(name).map_err(|error| if error.path.is_some() { error } else { ConfigError::at(origin, error.message) })?;
         }
         Ok(settings)
@@ -366,7 +452,7 @@ impl Config {
         })?;
         let mut found: Section =
             section.iter().map(|(name, setting)| Ok((*name, self.expanded(setting)?))).collect::<Result<_, ConfigError>>()?;
-        if let Some(Setting { value: Value::Text(retry), origin }) = found.remove("retry") {
+        if let Some(Setting { value: Value::Text(retry), origin, .. }) = found.remove("retry") {
             for (name, setting) in self.retry(&retry, &origin)? {
                 let name = if *name == "on" { "retry-on" } else { name };
                 if !found.contains_key(name) {
@@ -382,6 +468,14 @@ impl Config {
         if matches!(setting.origin, Origin::Env(_)) {
             return Ok(setting.clone());
         }
+        if let Some(name) = &setting.waits {
+            return Err(ConfigError::at(
+                &setting.origin,
+                format!(
+                    "{name} waits until you trust this file: read it, then `longshore config trust` (or go without it: --config /dev/null)"
+                ),
+            ));
+        }
         let one = |text: &String| {
             expand::expand(text, &|name| self.vars.get(name).cloned()).map_err(|name| {
                 ConfigError::at(
@@ -395,7 +489,7 @@ impl Config {
             Value::Text(text) => Value::Text(one(text)?),
             Value::List(list) => Value::List(list.iter().map(one).collect::<Result<_, _>>()?),
         };
-        Ok(Setting { value, origin: setting.origin.clone() })
+        Ok(Setting::new(value, setting.origin.clone()))
     }
 
     fn read_files(&self) -> String {
@@ -461,7 +555,7 @@ impl Config {
     /// All settings in the order of the file's sections: section header (none for the keys of every
     /// command), name, value with its secrets hidden and `${VAR}` as written, origin. A variable
     /// stands in every section that it overrides, and among `run`.
-    pub fn listing(&self) -> Vec<(Option<String>, &'static str, Value, &Origin)> {
+    pub fn listing(&self) -> Vec<(Option<String>, &'static str, Value, &Setting)> {
         let mut merged: BTreeMap<&SectionId, BTreeMap<&'static str, &Setting>> = BTreeMap::new();
         for (id, section) in &self.sections {
             merged.insert(id, section.iter().map(|(name, setting)| (*name, setting)).collect());
@@ -478,9 +572,7 @@ impl Config {
         }
         let mut out = Vec::new();
         for (id, section) in merged {
-            out.extend(
-                section.into_iter().map(|(name, setting)| (id.header(), name, expand::masked(name, &setting.value), &setting.origin)),
-            );
+            out.extend(section.into_iter().map(|(name, setting)| (id.header(), name, expand::masked(name, &setting.value), setting)));
         }
         out
     }

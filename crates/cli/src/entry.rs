@@ -171,6 +171,10 @@ pub fn main(app: &App) -> ExitCode {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| leave(&error));
     // From here on errors are said in the form that the flags ask for.
     speak_with(cli.global.voice());
+    // The other commands say it when they have taken what they need.
+    if matches!(command, "jobs" | "bench" | "kafka") {
+        config.say_in_force(cli.global.voice());
+    }
     let ended = match cli.command {
         Command::Run(_) => {
             let matches = matches.subcommand_matches("run").unwrap_or(&matches);

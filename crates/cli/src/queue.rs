@@ -39,6 +39,7 @@ impl Place {
     /// A mistake in the configuration, or a URL that leads nowhere.
     pub fn open(app: &App, config: &Config, global: &Global) -> Result<Self, Fault> {
         let (app, specs) = configured(app, config, global)?;
+        config.say_in_force(global.voice());
         // Commands say themselves what they wait for.
         let client = Client::of(&app.clone().told(None))?;
         Ok(Self { app, specs, client, json: global.json, quiet: global.voice().level < 0, no_input: global.no_input })

@@ -23,7 +23,7 @@ exec = ["sh", "-c", "echo start $1 >> ran; sleep $2; echo end $1 >> ran; echo $1
 
 fn longshore(place: &Place, words: &[&str]) -> Command {
     let mut command = Command::new(BIN);
-    command.args(words).current_dir(place.dir.path()).env("HOME", place.dir.path());
+    command.args(words).current_dir(place.dir.path()).env("HOME", place.dir.path()).env("LONGSHORE_CONFIG", "longshore.toml");
     for variable in
         ["XDG_STATE_HOME", "XDG_CONFIG_HOME", "LONGSHORE_BROKER", "LONGSHORE_RESULTS", "CELERY_BROKER_URL", "CELERY_RESULT_BACKEND"]
     {

@@ -27,6 +27,9 @@ const BROKERS: [&str; 12] = [
 fn longshore(place: &Place, words: &[&str]) -> Command {
     let mut command = Command::new(BIN);
     command.args(words).current_dir(place.dir.path()).env_clear().env("PATH", std::env::var_os("PATH").unwrap());
+    if place.path("longshore.toml").exists() {
+        command.env("LONGSHORE_CONFIG", "longshore.toml");
+    }
     command.env("HOME", place.dir.path()).stdin(std::process::Stdio::null());
     command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
     command

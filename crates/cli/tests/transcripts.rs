@@ -68,6 +68,8 @@ struct Place {
     dir: tempfile::TempDir,
     state: tempfile::TempDir,
     server: Option<server::Server>,
+    /// `longshore.toml` is named, so that it needs no word; not on pages that speak of that word.
+    names_settings: bool,
     /// Kafka's address, and the word of this run.
     kafka: Option<(String, String)>,
 }
@@ -83,6 +85,9 @@ impl Place {
         child.args(["-c", command]).current_dir(self.dir.path()).env_clear();
         child.env("PATH", std::env::join_paths(path).unwrap()).env("HOME", self.state.path()).env("XDG_STATE_HOME", self.state.path());
         child.env("LC_ALL", "C.UTF-8");
+        if self.names_settings && self.dir.path().join("longshore.toml").exists() {
+            child.env("LONGSHORE_CONFIG", "longshore.toml");
+        }
         if let Some(server) = &self.server {
             child.env("SERVER", server.url()).env("SERVER_PORT", server.port().to_string());
         }
@@ -133,6 +138,7 @@ fn transcript(path: &Path) -> Result<(), String> {
     }
     let place = Place {
         kafka: kafka.flatten(),
+        names_settings: !text.contains("longshore config trust"),
         dir: tempfile::tempdir().unwrap(),
         state: tempfile::tempdir().unwrap(),
         server: text.contains("$SERVER").then(server::Server::start),

@@ -19,6 +19,9 @@ use rustix::fs::{CWD, FileType, Mode, mknodat};
 fn shell(place: &Place, script: &str) -> (i32, String) {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("longshore() {{ '{BIN}' \"$@\"; }}\n{script}")]).current_dir(place.path("."));
+    if place.path("longshore.toml").exists() {
+        command.env("LONGSHORE_CONFIG", "longshore.toml");
+    }
     command.env("XDG_STATE_HOME", place.path("state")).env("RUST_BACKTRACE", "0").stdin(Stdio::null()).stdout(Stdio::null());
     let (code, _, said) = run(command.stderr(Stdio::piped()));
     (code, said)

@@ -1,4 +1,4 @@
-//! `longshore config init|check|show`.
+//! `longshore config init|check|show|trust|untrust`.
 
 use std::{
     fs,
@@ -11,7 +11,10 @@ use longshore_sys::files;
 use serde_json::json;
 
 use crate::{
-    config::{Config, ConfigErrors, Sources, Validate, Value},
+    config::{
+        Config, ConfigErrors, Sources, Validate, Value,
+        trust::{self, TrustStore},
+    },
     exit::Exit,
     fault::Fault,
     global::Global,
@@ -35,6 +38,19 @@ pub enum ConfigCommand {
         #[arg(long)]
         origin: bool,
     },
+    /// Let in what the longshore.toml of a folder runs, reaches and reads from the environment, as
+    /// long as it stays as it is
+    Trust {
+        /// The file, or its folder
+        #[arg(default_value = ".")]
+        path: PathBuf,
+    },
+    /// Let it in no more
+    Untrust {
+        /// The file, or its folder
+        #[arg(default_value = ".")]
+        path: PathBuf,
+    },
 }
 
 /// Runs the command. `validate` judges a value as the flag of its name does.
@@ -55,8 +71,50 @@ pub fn run(command: &ConfigCommand, global: &Global, validate: Validate<'_>) -> 
             let config = Config::load(&sources)?;
             if global.json { show_json(&config, &mut out) } else { show(&config, *origin, &mut out) }?;
         }
+        ConfigCommand::Trust { path } => writeln!(out, "{}", trust(&sources, path)?)?,
+        ConfigCommand::Untrust { path } => writeln!(out, "{}", untrust(&sources, path)?)?,
     }
     Ok(Exit::Done)
+}
+
+/// Keeps the user's word for a file. Returns what that lets in.
+///
+/// # Errors
+/// The file cannot be read, has mistakes, or belongs to somebody else (2); the word cannot be kept
+/// (74).
+fn trust(sources: &Sources, path: &Path) -> Result<String, Fault> {
+    let path = file_of(path);
+    let text = trust::read(&path).map_err(|error| Fault::usage(format!("cannot read {}: {}", path.display(), files::cause(&error))))?;
+    let mut config = Config::of_folder(&path, &text)?;
+    store(sources)?.trust(&path, &text).map_err(|error| unkept(&path, &error))?;
+    let lets_in = match &config.let_in()[..] {
+        [] => "nothing in it has to wait".to_owned(),
+        waited => waited.join(", "),
+    };
+    Ok(format!("{} is trusted as it is now: {lets_in}", path.display()))
+}
+
+/// Takes the word back. Returns what became of it.
+///
+/// # Errors
+/// The word cannot be removed (74).
+fn untrust(sources: &Sources, path: &Path) -> Result<String, Fault> {
+    let path = file_of(path);
+    let was = store(sources)?.untrust(&path).map_err(|error| unkept(&path, &error))?;
+    Ok(format!("{} {}", path.display(), if was { "is trusted no more" } else { "was not trusted" }))
+}
+
+/// The file that a user means: `longshore.toml` of a folder, or the file itself.
+fn file_of(path: &Path) -> PathBuf {
+    if path.is_dir() { path.join("longshore.toml") } else { path.to_owned() }
+}
+
+fn store(sources: &Sources) -> Result<TrustStore, Fault> {
+    TrustStore::of(&sources.vars).ok_or_else(|| Fault::new(Exit::Unwritable, "HOME is not set, so there is no place for your word"))
+}
+
+fn unkept(path: &Path, error: &io::Error) -> Fault {
+    Fault::new(Exit::Unwritable, format!("cannot keep the word about {}: {}", path.display(), files::cause(error)))
 }
 
 /// The file that `config init` writes: it does nothing until its lines lose their `#`.
@@ -148,8 +206,10 @@ fn init(dir: &Path, force: bool) -> Result<PathBuf, Fault> {
 /// # Errors
 /// Those of `out`.
 fn check(sources: &Sources, validate: Validate<'_>, out: &mut dyn Write) -> io::Result<bool> {
+    let mut waiting = Vec::new();
     let (problems, config) = match Config::load(sources) {
-        Ok(config) => {
+        Ok(mut config) => {
+            waiting = config.let_in();
             let of_tasks = tasks::specs(&config).err().map_or_else(Vec::new, |errors| errors.0);
             (ConfigErrors(config.problems(validate, of_tasks)), Some(config))
         }
@@ -162,6 +222,9 @@ fn check(sources: &Sources, validate: Validate<'_>, out: &mut dyn Write) -> io::
     if let Some(config) = &config {
         for note in config.unknown_variables() {
             writeln!(out, "note: {note}")?;
+        }
+        if !waiting.is_empty() {
+            writeln!(out, "note: until `longshore config trust`, these wait: {}", waiting.join(", "))?;
         }
         if count == 0 {
             match config.files.is_empty() {
@@ -195,7 +258,8 @@ fn show(config: &Config, origin: bool, out: &mut dyn Write) -> io::Result<()> {
         first = false;
         let line = format!("{} = {}", name.replace('-', "_"), toml_value(&value));
         match origin {
-            true => writeln!(out, "{line:<48} # {from}")?,
+            true if from.waits.is_some() => writeln!(out, "{line:<48} # {}, waits for: longshore config trust", from.origin)?,
+            true => writeln!(out, "{line:<48} # {}", from.origin)?,
             false => writeln!(out, "{line}")?,
         }
     }
@@ -219,7 +283,7 @@ fn show_json(config: &Config, out: &mut dyn Write) -> io::Result<()> {
                 Value::Text(text) => json!(text),
                 Value::List(list) => json!(list),
             };
-            json!({ "section": section, "key": name, "value": value, "origin": from.to_string() })
+            json!({ "section": section, "key": name, "value": value, "origin": from.origin.to_string() })
         })
         .collect();
     writeln!(out, "{}", serde_json::Value::from(settings))
@@ -241,7 +305,7 @@ mod tests {
     use super::*;
 
     fn sources(dir: &Path) -> Sources {
-        Sources { dir: dir.to_owned(), ..Sources::default() }
+        Sources { dir: dir.to_owned(), trusting: true, ..Sources::default() }
     }
 
     fn checked(text: &str, validate: Validate<'_>) -> (bool, String) {

@@ -230,6 +230,7 @@ fn is_given(matches: &ArgMatches, long: &str) -> bool {
 /// Exit code and sentence.
 pub fn run(asked: Asked) -> Result<Exit, Fault> {
     let Asked { args, global, config, words } = asked;
+    config.say_in_force(global.voice());
     if let Some(nice) = args.nice {
         // Before any thread: they and their children inherit it.
         longshore_sys::priority::set_thread_nice(nice).map_err(|error| usage(format!("--nice {nice}: {error}")))?;

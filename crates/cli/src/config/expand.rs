@@ -43,6 +43,17 @@ pub(super) fn expand(text: &str, lookup: &dyn Fn(&str) -> Option<String>) -> Res
     Ok(out)
 }
 
+/// Returns whether a text has a `${VAR}` in it, be it set or not.
+pub(super) fn reads_variables(text: &str) -> bool {
+    let asked = std::cell::Cell::new(false);
+    let none = |_: &str| {
+        asked.set(true);
+        Some(String::new())
+    };
+    let _ = expand(text, &none);
+    asked.get()
+}
+
 fn is_name(text: &str) -> bool {
     let letter = |c: char| c.is_ascii_alphabetic() || c == '_';
     text.starts_with(letter) && text.chars().all(|c| letter(c) || c.is_ascii_digit())

@@ -100,7 +100,7 @@ impl Reader<'_> {
                 (_, Some(table)) => self.section(id, pattern.span(), table),
                 (DeValue::String(queue), None) => {
                     let origin = Origin::File { path: self.path.to_owned(), line: self.line(pattern.span().start) };
-                    let setting = Setting { value: Value::Text(queue.to_string()), origin };
+                    let setting = Setting::new(Value::Text(queue.to_string()), origin);
                     self.sections.entry(id).or_default().insert("queue", setting);
                 }
                 (other, None) => {
@@ -175,7 +175,7 @@ impl Reader<'_> {
             Ok(read) => {
                 let origin = Origin::File { path: self.path.to_owned(), line: self.line(name.span().start) };
                 let section = self.sections.entry(id.clone()).or_default();
-                if section.insert(key.name, Setting { value: read, origin }).is_some() {
+                if section.insert(key.name, Setting::new(read, origin)).is_some() {
                     self.error(name.span(), format!("`{written}`{} stands there twice, with - and with _", id.place()));
                 }
             }

@@ -55,9 +55,16 @@ pub struct Setting {
     pub value: Value,
     /// Place that it came from.
     pub origin: Origin,
+    /// Its name, where it waits for the user's word (see [`super::trust`]).
+    pub waits: Option<String>,
 }
 
 impl Setting {
+    /// Makes a setting that waits for nobody.
+    pub fn new(value: Value, origin: Origin) -> Self {
+        Self { value, origin, waits: None }
+    }
+
     /// Makes the error of a wrong value: the key `name` in this place (` in [run]`), and why.
     pub fn wrong(&self, name: &str, place: &str, why: &str) -> ConfigError {
         ConfigError::at(&self.origin, format!("`{}`{place}: {why}", name.replace('-', "_")))

@@ -23,7 +23,7 @@ impl World {
         }
         let mut vars: BTreeMap<String, String> = vars.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
         vars.insert("XDG_CONFIG_HOME".to_owned(), dir.path().join("home").display().to_string());
-        let sources = Sources { config: None, dir: dir.path().to_owned(), vars };
+        let sources = Sources { config: None, dir: dir.path().to_owned(), vars, trusting: true };
         Self { dir, sources }
     }
 
@@ -215,7 +215,7 @@ fn variables_of_the_worker_and_of_the_connections_win_over_the_file_and_are_list
     assert_eq!(config.connections(None, None).unwrap(), both("redis://me:S3CRET@host/0"));
     assert_eq!(config.connections(Some("memory:"), None).unwrap(), both("memory:"));
     let listed: Vec<String> =
-        config.listing().iter().map(|(section, name, value, origin)| format!("{section:?} {name} {value:?} {origin}")).collect();
+        config.listing().iter().map(|(section, name, value, setting)| format!("{section:?} {name} {value:?} {}", setting.origin)).collect();
     let line = |name: &str| listed.iter().find(|line| line.contains(&format!(" {name} "))).unwrap();
     assert!(line("broker").contains("CELERY_BROKER_URL") && !line("broker").contains("S3CRET"), "{listed:?}");
     assert!(line("queues").contains("LONGSHORE_QUEUES"), "{listed:?}");
@@ -252,4 +252,83 @@ fn routes_are_in_the_order_of_their_lines_and_those_of_the_project_go_first() {
         let world = World::new(&format!("[routes]\n{route}\n"), "", &[]);
         assert_eq!(world.short(world.load().routes().unwrap_err()), mistake);
     }
+}
+
+/// A file that nobody has let in, with one harmless key in each section.
+const UNTRUSTED: &str = "[run]\nretries = 2\n[job.a]\ninput = \"x\"\n[connections]\n[worker]\nqueues = [\"a\"]\n";
+
+#[test]
+fn what_runs_reaches_out_or_reads_variables_waits_in_a_folder_that_is_not_trusted() {
+    for (section, line, waits) in [
+        ("run", "env = { LD_PRELOAD = \"./x.so\" }", true),
+        ("run", "proxy = \"http://h:1\"", true),
+        ("run", "header = [\"A: b\"]", true),
+        ("run", "insecure = true", true),
+        ("run", "insecure = false", false),
+        ("run", "shell = true", true),
+        ("run", "cwd = \"/\"", true),
+        ("run", "rate = \"${RATE}\"", true),
+        ("run", "rate = \"${RATE:-5/s}\"", true),
+        ("run", "rate = \"5/s\"", false),
+        ("run", "key = \"$${x}\"", false),
+        ("run", "check = [\"ok>1\", \"${CHECK}\"]", true),
+        ("job.b", "command = [\"true\"]", true),
+        ("job.b", "http = \"GET http://h\"", true),
+        ("job.b", "pipe = \"cat\"", true),
+        ("job.b", "task = \"t\"", true),
+        ("connections", "broker = \"redis://h\"", true),
+        ("connections", "results = \"redis://h\"", true),
+        ("worker", "pidfile = \"p\"", true),
+        ("worker", "concurrency = 4", false),
+        ("tasks.t", "exec = [\"true\"]", true),
+        ("routes", "broker = \"q\"", false),
+        ("kafka.t", "bootstrap = \"h:1\"", true),
+        ("kafka.t", "max_threads = 5", false),
+        ("limits.l", "rate = \"1/s\"", false),
+    ] {
+        let mut world = World::new(&format!("[{section}]\n{line}\n"), "", &[("RATE", "1/s"), ("CHECK", "ok>0")]);
+        world.sources.trusting = false;
+        let config = world.load();
+        assert_eq!(config.waiting.len(), usize::from(waits), "[{section}] {line}: {:?}", config.waiting);
+        let used = [config.run(Some("b")).err(), config.connections(None, None).err(), config.worker().err(), config.task("t").err()];
+        let refused = used.into_iter().flatten().chain(config.kafka("t").err()).filter(|error| error.message.contains("config trust"));
+        assert!(refused.count() == 0 || waits, "[{section}] {line}");
+        // Who looks sees it all.
+        assert_eq!(world.load().let_in(), config.waiting);
+    }
+}
+
+#[test]
+fn harmless_keys_hold_without_a_word_and_a_word_lets_in_the_rest_until_the_file_changes() {
+    let text = format!("{UNTRUSTED}pidfile = \"p\"\n[tasks.t]\nexec = [\"true\"]\n");
+    let mut world = World::new(&text, "", &[]);
+    world.sources.vars.insert("XDG_STATE_HOME".to_owned(), world.dir.path().join("state").display().to_string());
+    world.sources.trusting = false;
+    let config = world.load();
+    assert_eq!(config.run(None).unwrap().get("retries").unwrap().value, Value::Text("2".to_owned()));
+    let refused = [config.worker().unwrap_err(), config.task("t").unwrap_err()].map(|error| world.short(error));
+    assert!(refused[0].starts_with("longshore.toml:8: `pidfile` in [worker] waits until you trust this file"), "{}", refused[0]);
+    assert!(refused[1].starts_with("longshore.toml:10: `exec` in [tasks.t] waits"), "{}", refused[1]);
+    let store = trust::TrustStore::of(&world.sources.vars).unwrap();
+    let path = world.dir.path().join("longshore.toml");
+    store.trust(&path, &text).unwrap();
+    assert!(world.load().worker().is_ok() && world.load().task("t").is_ok());
+    fs::write(&path, format!("{text}# changed\n")).unwrap();
+    assert!(world.load().worker().is_err());
+    // Who names it means it.
+    world.sources.config = Some(path);
+    assert!(world.load().worker().is_ok());
+}
+
+#[test]
+fn a_file_that_everybody_may_write_is_refused_and_said() {
+    let mut world = World::new("[run]\nretries = 2\n", "", &[]);
+    world.sources.trusting = false;
+    let path = world.dir.path().join("longshore.toml");
+    let open = <fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o666);
+    fs::set_permissions(&path, open).unwrap();
+    let refused = Config::load(&world.sources).unwrap_err().to_string();
+    assert!(refused.contains("it may be written by everybody") && refused.contains("--config"), "{refused}");
+    world.sources.config = Some(path);
+    assert!(Config::load(&world.sources).is_ok());
 }

@@ -58,6 +58,10 @@ impl Place {
         let mut command = Command::new(words.next().unwrap());
         command.args(words).arg("run").arg("--state-dir").arg(self.path("state"));
         command.current_dir(self.dir.path()).env("HOME", self.dir.path()).env_remove("XDG_STATE_HOME").env_remove("XDG_CONFIG_HOME");
+        if self.path("longshore.toml").exists() {
+            // Who names a file trusts it.
+            command.env("LONGSHORE_CONFIG", "longshore.toml");
+        }
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }

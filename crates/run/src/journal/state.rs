@@ -145,28 +145,33 @@ pub struct JobInfo {
 }
 
 impl StateDir {
-    /// The directory given, else `$XDG_STATE_HOME/longshore`, else `~/.local/state/longshore`;
-    /// created for this user only.
+    /// The directory given, else `$XDG_STATE_HOME/longshore`, else `~/.local/state/longshore`, else
+    /// `$STATE_DIRECTORY`, which systemd sets; created for this user only.
     ///
     /// # Errors
     /// When it cannot be created, or is no directory.
     pub fn open(given: Option<&Path>) -> Result<Self, JobError> {
-        let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
         let path = match given {
             Some(path) => path.to_owned(),
-            None => absolute("XDG_STATE_HOME")
-                .or_else(|| absolute("HOME").map(|home| home.join(".local/state")))
-                .map(|base| base.join("longshore"))
-                .ok_or_else(|| JobError::Io {
-                    path: PathBuf::from("~/.local/state/longshore"),
-                    cause: "HOME is not set: give a --state-dir".to_owned(),
-                })?,
+            None => Self::default_path(|name| std::env::var_os(name).map(PathBuf::from)).ok_or_else(|| JobError::Io {
+                path: PathBuf::from("~/.local/state/longshore"),
+                cause: "HOME is not set: give a --state-dir".to_owned(),
+            })?,
         };
         let fail = |error: io::Error| JobError::io(&path, "cannot use it as the state directory", &error);
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(fail)?;
         // Errors name the file wherever they are read.
         let path = path.canonicalize().map_err(fail)?;
         Ok(Self { path })
+    }
+
+    /// Returns the directory of a user with these variables, if they name one.
+    pub fn default_path(var: impl Fn(&str) -> Option<PathBuf>) -> Option<PathBuf> {
+        let absolute = |name: &str| var(name).filter(|path| path.is_absolute());
+        let base = absolute("XDG_STATE_HOME").or_else(|| absolute("HOME").map(|home| home.join(".local/state")));
+        // systemd may name several, with colons between them.
+        let of_unit = || var("STATE_DIRECTORY")?.to_str()?.split(':').next().map(PathBuf::from).filter(|path| path.is_absolute());
+        base.map(|base| base.join("longshore")).or_else(of_unit)
     }
 
     /// Returns its path.
