@@ -132,6 +132,9 @@ pub fn main(app: &App) -> ExitCode {
     longshore_sys::files::say_when_too_large();
     let mut argv: Vec<OsString> = std::env::args_os().collect();
     let is_run = verb_of(&argv).is_some_and(|word| word == "run");
+    if is_run && let Err(fault) = run::refuse_marks(&argv) {
+        return conclude(Err(fault)).into();
+    }
     // Records behind `:::` may look like flags, so clap never sees them.
     let words = if is_run { run::take_words(&mut argv) } else { None };
     let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);

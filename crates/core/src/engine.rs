@@ -92,6 +92,8 @@ pub struct EngineConfig<T> {
     /// Asked about each task that has ended for good, in the loop: after the first `true` nothing
     /// more starts, as after [`Handle::drain`].
     pub enough: Option<Enough<T>>,
+    /// Starts paused, until [`Handle::resume`].
+    pub paused: bool,
     /// By what labels ended tasks are counted, beside the loop.
     pub labels: Option<LabelsOf<T>>,
 }
@@ -113,6 +115,7 @@ impl<T> EngineConfig<T> {
             seed: 0,
             adaptive: None,
             enough: None,
+            paused: false,
             labels: None,
         }
     }
@@ -196,8 +199,10 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         if let Some(adaptive) = &adaptive {
             config.gate.concurrency = Some(adaptive.limit());
         }
+        let mut gate = Gate::new(config.gate.clone());
+        gate.set_paused(config.paused);
         let engine = Engine {
-            gate: Gate::new(config.gate.clone()),
+            gate,
             adaptive,
             set: [None; 4],
             mailbox: mailbox.clone(),
@@ -213,7 +218,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             took: 0,
             unsettled: 0,
             source_ended: false,
-            phase: Phase::Running,
+            phase: if config.paused { Phase::Paused } else { Phase::Running },
             refusal: Refusal { reason: Reason::Empty, until: None },
             now,
             since: now,

@@ -183,6 +183,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
             seed: self.seed.unwrap_or_else(|| fastrand::u64(..)),
             adaptive: self.adaptive,
             enough: None,
+            paused: false,
             labels: self.labels,
         };
         let sink = sink(self.handlers, panics.clone());

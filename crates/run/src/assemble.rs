@@ -28,6 +28,7 @@ use crate::{
     journal::{Begin, Index, Occurrences},
     last_output::LastOutputs,
     ledger::{Journaled, KeepOutput, Ledger, Tally},
+    machine,
     open::{Files, Opened, Reasons, Surroundings, unwritable},
     output::{Emit, save::SaveOutput},
     overdue::Overdue,
@@ -107,7 +108,11 @@ impl Assembled {
             tell: teller.as_fn(),
         };
         let (lanes, end_children) = lanes(opened, files, builder, &what, &outbox, &counts, teller).await?;
-        let sink = sink(opened, files, around, teller, tell, &tally, last)?;
+        let mut sink = sink(opened, files, around, teller, tell, &tally, last)?;
+        if what.has_one_program() {
+            let tell = tell.clone();
+            sink.no_program = Some(Box::new(move |why| drop(tell.send(Why::NoProgram(why)))));
+        }
         let config = engine_config(&mut opened.plan, auto.as_ref(), (queue, results), &opened.index, tell.clone());
         let runtime = tokio::runtime::Handle::current();
         let engine = Engine::start(config, Arc::new(source), lanes, Box::new(sink), outbox, Hub::new(), &runtime);
@@ -230,6 +235,7 @@ fn sink(
         keep: KeepOutput { save, stderr: around.stderr.clone().filter(|_| raw && shown) },
         last,
         unwritable: unwritable(tell),
+        no_program: None,
         epoch: (Instant::now(), SystemTime::now()),
         teller: teller.clone(),
     })
@@ -255,6 +261,8 @@ fn engine_config(
     config.copy = Some(Arc::clone);
     config.keep_payloads = true;
     (config.seed, config.adaptive) = (fastrand::u64(..), plan.adaptive);
+    let (loaded, low) = machine::is_full(&plan.spec.lanes);
+    config.paused = loaded || low;
     config.enough = stop_rules(&plan.spec.stop, index, tell);
     config
 }

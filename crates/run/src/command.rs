@@ -1,17 +1,23 @@
 //! A command as its templates say it: its words, for one record or for the several of a `--batch`,
 //! its input and its surroundings.
 
-use std::{ffi::OsString, path::PathBuf, time::Duration};
+use std::{
+    ffi::OsString,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 
 use longshore_core::{
     Context, TaskError,
-    lane::child::{Command, Limits, Stdin, Stream},
+    lane::child::{self, Command, Limits, Stdin, Stream},
 };
 
 use crate::{
     batch::Weight,
     call::Item,
     environment::surroundings,
+    injection::{self, Injection},
     record::{Range, Record, key_hex},
     spec::{CommandSpec, ProgramLimits},
     template::{Expr, Shape, Template, Vars},
@@ -91,6 +97,42 @@ impl CommandPlan {
         })
     }
 
+    /// Returns why it would run what stands in a record, and what to write; `None` if it does not.
+    pub(crate) fn injection(&self) -> Option<String> {
+        if let Some(text) = &self.shell {
+            return injection::in_text(text).map(|why| format!("the command: {why}"));
+        }
+        let Injection { placeholder, shell, whole } = injection::in_words(&self.argv)?;
+        let all = if whole { "; records that are commands go to --stdin {} -- sh" } else { "" };
+        Some(format!(
+            "the command: `{placeholder}` stands in the script of {shell} -c, so that a record could run any program: write \
+             {shell} -c '… \"$1\"' {shell} {placeholder}, or --shell, which quotes every value{all}"
+        ))
+    }
+
+    /// Returns why its program cannot run for any record, as far as that is known before it is
+    /// tried. Blocks.
+    pub(crate) fn missing(&self) -> Option<String> {
+        // With a PATH of its own the program is looked for there.
+        if self.env.iter().any(|(name, _)| name == "PATH") {
+            return None;
+        }
+        match &self.shell {
+            Some(text) => missing_in_shell(text.source(), self.cwd.as_deref()),
+            None => {
+                let program = self.argv.first().filter(|word| word.is_constant())?;
+                let command = Command { program: os(program.source().to_vec()), cwd: self.cwd.clone(), ..Command::default() };
+                child::missing(&command).map(|error| error.message().to_owned())
+            }
+        }
+    }
+
+    /// Returns whether it starts the same program for every record.
+    pub(crate) fn has_one_program(&self) -> bool {
+        let varies = self.env.iter().any(|(name, expr)| name == "PATH" && !expr.is_constant());
+        !varies && (self.shell.is_some() || self.argv.first().is_some_and(Template::is_constant))
+    }
+
     /// A command for tasks of a queue: these words, and what `limits` says.
     ///
     /// # Errors
@@ -106,6 +148,12 @@ impl CommandPlan {
     ) -> Result<Self, String> {
         let argv =
             words.iter().map(|word| Template::parse(word, shape)).collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
+        if let Some(Injection { placeholder, shell, .. }) = injection::in_words(&argv) {
+            return Err(format!(
+                "`{placeholder}` stands in the script of {shell} -c, so that whoever sends a task could run any program: write \
+                 [\"{shell}\", \"-c\", \"… \\\"$1\\\"\", \"{shell}\", \"{placeholder}\"]"
+            ));
+        }
         let text = shell_words::join(words);
         let Limits { kill_after, max_output, .. } = *limits;
         Ok(Self { argv, shell: None, stdin, stream: false, env, cwd, batch: false, kill_after, max_output, memory, text })
@@ -223,6 +271,22 @@ impl CommandPlan {
     pub(crate) fn base(&self) -> usize {
         self.argv.iter().filter(|template| !template.is_of_record()).map(|template| template.source().len() + 9).sum()
     }
+}
+
+/// Asks the shell for the first word of a text, where that is plainly a command.
+fn missing_in_shell(text: &[u8], cwd: Option<&Path>) -> Option<String> {
+    let text = text.trim_ascii_start();
+    let end = text.iter().position(u8::is_ascii_whitespace).unwrap_or(text.len());
+    let is_plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"_./-+".contains(byte);
+    let word = std::str::from_utf8(&text[..end]).ok().filter(|word| !word.is_empty() && word.bytes().all(|byte| is_plain(&byte)))?;
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", "command -v \"$1\"", "sh", word]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+    if let Some(cwd) = cwd {
+        shell.current_dir(cwd);
+    }
+    // 127 says "not found"; what else may be wrong is said by the tasks.
+    let found = shell.status().ok()?.code();
+    found.filter(|code| matches!(code, 1 | 127)).map(|_| format!("cannot run `{word}`: the shell finds no such program"))
 }
 
 /// A task's id with a number of times, and a space.

@@ -218,6 +218,7 @@ impl Ended {
         let left = &mut self.left;
         let complete = remaining == 0 && totals.ended && !left.facts.bug && !left.facts.unwritable && !left.facts.lacking;
         left.facts.stopped_early &= !complete;
+        left.facts.no_program &= !complete;
         if let Some(why) = left.early.take().filter(|_| !complete) {
             left.words.insert(0, why);
         }

@@ -11,6 +11,8 @@ pub struct Facts {
     pub reader_gone: bool,
     /// The signal that stopped the run: 2 or 15.
     pub signal: Option<u8>,
+    /// Its program cannot be started, with tasks left.
+    pub no_program: bool,
     /// The input could not be read to its end.
     pub unreadable: bool,
     /// The input lacks what earlier sittings left unfinished.
@@ -33,6 +35,7 @@ impl Facts {
             Facts { unwritable: true, .. } => 74,
             Facts { reader_gone: true, .. } => 141,
             Facts { signal: Some(signal), .. } => 128 + signal,
+            Facts { no_program: true, .. } => 2,
             Facts { unreadable: true, .. } => 3,
             Facts { lacking: true, .. } => 7,
             Facts { stopped_early: true, .. } => 5,
@@ -114,6 +117,7 @@ mod tests {
             unwritable: true,
             reader_gone: true,
             signal: Some(15),
+            no_program: true,
             unreadable: true,
             lacking: true,
             stopped_early: true,
@@ -127,6 +131,7 @@ mod tests {
             (Facts { bug: false, unwritable: false, ..all }, 141),
             (Facts { signal: Some(2), failed: 1, ..Facts::default() }, 130),
             (Facts { signal: Some(15), stopped_early: true, ..Facts::default() }, 143),
+            (Facts { no_program: true, unreadable: true, failed: 1, ..Facts::default() }, 2),
             (Facts { unreadable: true, lacking: true, failed: 1, ..Facts::default() }, 3),
             (Facts { lacking: true, stopped_early: true, failed: 1, ..Facts::default() }, 7),
             (Facts { stopped_early: true, check_failed: true, failed: 9, ..Facts::default() }, 5),

@@ -10,6 +10,7 @@ use std::{
 use longshore_brokers::mask_text;
 use longshore_core::{Word, watch::Counts};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
+use serde_json::value::RawValue;
 
 pub use crate::journal::{
     JobError, JournalError, StateDir,
@@ -19,6 +20,7 @@ pub use crate::journal::{
 use crate::{
     journal::{Index, file::read},
     output::Only,
+    report::FailureSample,
 };
 
 /// A job as `jobs list` shows it.
@@ -35,9 +37,12 @@ pub struct JobRow {
     /// Counts of its tasks by outcome; serialised are `ok`, `failed` (all failures) and `skipped`.
     #[serde(flatten, serialize_with = "three")]
     pub counts: Counts,
-    /// Tasks that started and have no final result. How many never started only their input can
-    /// tell.
+    /// Tasks that run, or ran when their run died.
     pub in_flight: u64,
+    /// Tasks that have not run, as the end of the last sitting says; `None` where it did not end in
+    /// order: only the input can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub left: Option<u64>,
     /// The exit code of its last run, if that ended in order.
     pub exit: Option<u8>,
     /// Time at which it began.
@@ -79,6 +84,8 @@ pub struct Details {
     pub journal: String,
     /// Failed tasks by kind of error and number, the most frequent first.
     pub failures: Vec<(String, u64)>,
+    /// One task of each of those kinds.
+    pub samples: Vec<FailureSample>,
 }
 
 /// The run that `jobs retry` is to start.
@@ -110,8 +117,10 @@ pub fn list(state: &StateDir) -> Result<Vec<JobRow>, JobError> {
 pub fn show(state: &StateDir, job: &str) -> Result<Details, JobError> {
     let info = state.find(job)?;
     let contents = read(&info.path)?;
-    let mut failures = failures(&info.path, contents.len, &contents.index)?;
-    failures.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    let mut kinds = failures(&info.path, contents.len, &contents.index)?;
+    kinds.sort_by_key(|kind| std::cmp::Reverse(kind.count));
+    let failures = kinds.iter().map(|kind| (kind.sample.error.clone(), kind.count)).collect();
+    let samples = kinds.into_iter().map(|kind| kind.sample).collect();
     // The command line is left out: it may hold what nobody else should see, and `what` says the
     // same without that.
     let Header { inputs, cwd, key_rule, .. } = info.header.clone();
@@ -122,16 +131,26 @@ pub fn show(state: &StateDir, job: &str) -> Result<Details, JobError> {
         }
     }
     let journal = info.path.display().to_string();
-    Ok(Details { row: row(&info), inputs, cwd, key_rule, sittings: contents.sittings, outputs, journal, failures })
+    Ok(Details { row: row(&info), inputs, cwd, key_rule, sittings: contents.sittings, outputs, journal, failures, samples })
 }
 
-/// Failed tasks of a journal by kind of error and number, in the order of their names.
+/// Failed tasks of one class.
+pub(crate) struct FailureKind {
+    /// Their number.
+    pub(crate) count: u64,
+    /// The first of them, which also names the class.
+    pub(crate) sample: FailureSample,
+}
+
+/// Failed tasks of a journal by kind of error, in the order of their names.
 ///
 /// # Errors
 /// When it cannot be read.
-pub(crate) fn failures(journal: &Path, len: u64, index: &Index) -> Result<Vec<(String, u64)>, JobError> {
+pub(crate) fn failures(journal: &Path, len: u64, index: &Index) -> Result<Vec<FailureKind>, JobError> {
     #[derive(Deserialize)]
     struct Failed {
+        seq: u64,
+        task: Box<RawValue>,
         error: Option<Kind>,
         outcome: String,
     }
@@ -139,23 +158,35 @@ pub(crate) fn failures(journal: &Path, len: u64, index: &Index) -> Result<Vec<(S
     struct Kind {
         kind: String,
         code: Option<i64>,
+        #[serde(default)]
+        message: String,
+        tail: Option<String>,
     }
-    let mut failures: BTreeMap<String, u64> = BTreeMap::new();
+    let mut failures: BTreeMap<String, FailureKind> = BTreeMap::new();
     let read = crate::output::each_current(journal, len, index, |_, head, line| {
         if head.outcome.is_failure()
             && let Ok(failed) = serde_json::from_slice::<Failed>(line)
         {
-            let class = match failed.error {
-                Some(Kind { kind, code: Some(code) }) => format!("{kind} {code}"),
-                Some(Kind { kind, code: None }) => kind,
-                None => failed.outcome,
+            let Failed { seq, task, error, outcome } = failed;
+            let (class, message, tail) = match error {
+                Some(Kind { kind, code: Some(code), message, tail }) => (format!("{kind} {code}"), message, tail),
+                Some(Kind { kind, code: None, message, tail }) => (kind, message, tail),
+                None => (outcome, String::new(), None),
             };
-            *failures.entry(class).or_default() += 1;
+            match failures.get_mut(&class) {
+                Some(known) => known.count += 1,
+                None => {
+                    // A line of the input stands there as a text.
+                    let text = serde_json::from_str::<String>(task.get()).unwrap_or_else(|_| task.get().to_owned());
+                    let sample = FailureSample::new(&class, seq, text.as_bytes(), &message, tail.as_deref());
+                    failures.insert(class, FailureKind { count: 1, sample });
+                }
+            }
         }
         Ok(())
     });
     read.map_err(|error| JobError::Io { path: journal.to_owned(), cause: error.to_string() })?;
-    Ok(failures.into_iter().collect())
+    Ok(failures.into_values().collect())
 }
 
 /// Returns the command line that runs a job's failed tasks again.
@@ -167,7 +198,7 @@ pub fn retry(state: &StateDir, job: &str) -> Result<Retry, JobError> {
     if let JobState::Running(pid) = info.state {
         return Err(JobError::Running { job: info.header.job, pid });
     }
-    let (counts, _) = info.counts()?;
+    let (counts, ..) = info.counts()?;
     let args = info.args()?;
     Ok(Retry { job: info.header.job, failed: counts.failures(), args, cwd: info.header.cwd })
 }
@@ -210,9 +241,9 @@ fn each_current(info: &JobInfo, mut each: impl FnMut(Word, &[u8]) -> io::Result<
 }
 
 fn row(info: &JobInfo) -> JobRow {
-    let (counts, in_flight, broken) = match info.counts() {
-        Ok((counts, in_flight)) => (counts, in_flight, None),
-        Err(error) => (Counts::default(), 0, Some(error.to_string())),
+    let (counts, in_flight, left, broken) = match info.counts() {
+        Ok((counts, in_flight, left)) => (counts, in_flight, left, None),
+        Err(error) => (Counts::default(), 0, None, Some(error.to_string())),
     };
     let (state, pid) = match info.state {
         JobState::Running(pid) => ("running", (pid != 0).then_some(pid)),
@@ -227,6 +258,7 @@ fn row(info: &JobInfo) -> JobRow {
         pid,
         counts,
         in_flight,
+        left,
         exit: info.end.as_ref().map(|end| end.exit),
         started: info.header.started.clone(),
         changed: time(info.changed),

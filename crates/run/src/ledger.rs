@@ -12,7 +12,10 @@ use std::{
 use futures_util::future::{BoxFuture, FutureExt};
 use longshore_core::{
     Attempt, Finished, Outcome, SinkError, Stop,
-    lane::{Lane, Outbox, child::Output},
+    lane::{
+        Lane, Outbox,
+        child::{self, Output},
+    },
     sink::{Room, Sink},
     watch::Counts,
 };
@@ -26,6 +29,7 @@ use crate::{
     last_output::LastOutputs,
     output::save::SaveOutput,
     reply::{self, Cut, Reply},
+    report::FailureSample,
 };
 
 /// A lane whose attempts start when their start lines have been written.
@@ -89,6 +93,8 @@ pub(crate) struct Sums {
     pub(crate) ok_retried: u64,
     /// Failures by class.
     pub(crate) errors: HashMap<String, u64>,
+    /// The first task of each class.
+    pub(crate) samples: Vec<FailureSample>,
     /// Part of what tasks wrote that the journal and JSON lack.
     pub(crate) cut: Cut,
 }
@@ -120,8 +126,13 @@ impl Tally {
         }
         if let Some((kind, code)) = outcome.class() {
             let class = code.map_or_else(|| kind.to_owned(), |code| format!("{kind} {code}"));
-            let known = sums.errors.len() < CLASSES || sums.errors.contains_key(&class);
-            *sums.errors.entry(if known { class } else { "other".to_owned() }).or_default() += count;
+            let first = !sums.errors.contains_key(&class);
+            let known = sums.errors.len() < CLASSES || !first;
+            let class = if known { class } else { "other".to_owned() };
+            if first && known {
+                sums.samples.extend(ended.sample(&class));
+            }
+            *sums.errors.entry(class).or_default() += count;
         }
     }
 }
@@ -164,6 +175,14 @@ impl EndedTask {
     fn output(&self) -> Option<&Output> {
         reply::command_output(&self.finished.outcome).or(self.last.as_deref())
     }
+
+    /// Returns it as an example of its class of failures.
+    fn sample(&self, class: &str) -> Option<FailureSample> {
+        let record = &self.finished.task.payload.as_ref()?.first()?.record;
+        let error = self.finished.outcome.error()?;
+        let said = self.last.as_ref().and_then(|output| tail(&output.stderr));
+        Some(FailureSample::new(class, record.seq(), record.raw(), error.message(), error.tail().or(said.as_deref())))
+    }
 }
 
 /// The sink of a run: results go to the journal, and from there to the output.
@@ -180,6 +199,8 @@ pub(crate) struct Ledger {
     pub last: Arc<LastOutputs>,
     /// Told what could not be written.
     pub unwritable: Box<dyn Fn(String) + Send>,
+    /// Told that the program cannot be started; `None` where it is another for each record.
+    pub no_program: Option<Box<dyn Fn(String) + Send>>,
     /// A pair of readings, so that the engine's instants can be told as times of day.
     pub epoch: (Instant, SystemTime),
     /// Tells of tasks as they end.
@@ -243,6 +264,17 @@ impl Ledger {
         }
     }
 
+    /// Makes a task whose program could not be started one that has not run, where that is no fault
+    /// of its record: all others would end like it, and it is to run when the program is there.
+    fn spare(&self, finished: &mut Finished<Call, Reply>) {
+        if let (Some(tell), Outcome::Failed(error)) = (&self.no_program, &finished.outcome)
+            && child::is_of_program(error)
+        {
+            tell(error.message().to_owned());
+            finished.outcome = Outcome::Cancelled;
+        }
+    }
+
     /// Tells that a task has ended, if anybody wants to hear of it.
     fn say(&self, finished: &Finished<Call, Reply>) {
         let word = finished.outcome.word();
@@ -264,6 +296,7 @@ impl Sink<Call, Reply> for Ledger {
     fn accept<'a>(&'a mut self, batch: &'a mut Vec<Finished<Call, Reply>>, room: &'a Room) -> BoxFuture<'a, Result<(), SinkError>> {
         async move {
             let count = batch.len();
+            batch.iter_mut().for_each(|finished| self.spare(finished));
             let ended: Vec<EndedTask> =
                 batch.drain(..).map(|finished| EndedTask { last: self.last.take(finished.task.id), finished }).collect();
             // Saved before its result line is written: a kill between the two runs the task again,

@@ -70,6 +70,7 @@ mod event;
 pub mod filling;
 mod heard;
 pub mod http;
+mod injection;
 pub mod input;
 mod intake;
 pub mod jobs;

@@ -88,6 +88,10 @@ pub(crate) type Reasons = mpsc::UnboundedSender<Why>;
 impl Opened {
     /// Takes the job, and opens all that the run writes to.
     pub(crate) fn open(plan: Plan, around: Option<Around>, tell: &Reasons) -> Result<(Self, Files), RunError> {
+        // Before there is a job: what cannot run for any record is a mistake in what was asked.
+        if let Some(why) = plan.what.missing() {
+            return Err(RunError::new(RunErrorKind::Usage, why));
+        }
         let (mut job, id) = take_job(&plan)?;
         let raw = plan.output.emit == Emit::Raw;
         let shown = plan.output.open.is_some();

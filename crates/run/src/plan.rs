@@ -11,11 +11,12 @@ use crate::{
     error::{RunError, RunErrorKind},
     input::{Input, Options as InputOptions, Source},
     intake::{LaneRule, Rules},
-    journal::JobSpec,
+    journal::{Begin, JobSpec, StateDir},
     output::OutputSpec,
     shared_limit::SharedLimit,
-    spec::{Concurrency, Destination, InFlight, InputSpec, NamedLimit, Program, ResultSpec, RunSpec, Timeout, retry_on},
+    spec::{Concurrency, Destination, InFlight, InputSpec, JournalSpec, NamedLimit, Program, ResultSpec, RunSpec, Timeout, retry_on},
     template::{Condition, Expr, Shape, hash_sources},
+    text::harmless,
     units,
     what::What,
 };
@@ -238,7 +239,10 @@ impl Plan {
         let of_record = Shape::of(&input);
         let http = matches!(spec.program, Program::Http(_));
         let shape = if http { of_record.clone().with_extra(&["host"]) } else { of_record.clone() };
-        let what = What::compile(&spec.program, &spec.limits(), &of_record).map_err(usage)?;
+        let what = What::compile_known(&spec.program, &spec.limits(), &of_record).map_err(usage)?;
+        if let Some(why) = what.injection().filter(|_| !goes_on(&spec.journal)) {
+            return Err(usage(why));
+        }
         let mut limiting = Limiting::of(&spec, &shape)?;
         let (lane, lane_rule) = lane_rule(&spec, &what, &shape)?;
         let width = Width::of(&spec, &what, lane, &lane_rule, limiting.concurrency);
@@ -386,11 +390,21 @@ impl Plan {
     }
 }
 
+/// Returns whether a run goes on with a job that has begun, and is refused if that did anything
+/// else.
+fn goes_on(spec: &JournalSpec) -> bool {
+    match (&spec.begin, &spec.name) {
+        (Begin::Resume(_) | Begin::RetryFailed(_), _) => true,
+        (Begin::Auto, Some(name)) => StateDir::open(spec.state_dir.as_deref()).and_then(|state| state.find(name)).is_ok(),
+        (Begin::Auto | Begin::Fresh, _) => false,
+    }
+}
+
 fn source_name(source: &Source) -> String {
     match source {
         Source::File(path) => path.display().to_string(),
         Source::Stdin => "-".to_owned(),
-        Source::Words(words) => format!("::: ({} words)", words.len()),
+        Source::Words(words) => format!("::: ({} {})", words.len(), if words.len() == 1 { "word" } else { "words" }),
     }
 }
 
@@ -448,7 +462,7 @@ fn check_records(plan: &Plan, input: Input) -> Result<u64, RunError> {
         }
         if let Err(error) = plan.what.show(&[&record], 0) {
             if bad.len() < SHOWN {
-                bad.push(format!(" #{} {}", record.seq(), error.message()));
+                bad.push(format!(" #{} {}", record.seq(), harmless(error.message(), usize::MAX)));
             } else {
                 more += 1;
             }
@@ -523,4 +537,38 @@ fn batching(spec: &RunSpec, what: &What, by_value: Option<&str>) -> Result<Optio
         None => LONG,
     };
     Ok(Some(Batching::new(size, Some(long), plan.base(), input.max_record)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_of_an_older_version_goes_on_though_a_shell_runs_its_records() {
+        let dir = tempfile::tempdir().unwrap();
+        let spec = |begin: Begin, name: Option<&str>| {
+            let mut spec = RunSpec::new(Program::command(["sh", "-c", "echo {}"])).records(["a"]).journaled();
+            spec.journal.state_dir = Some(dir.path().to_owned());
+            (spec.journal.begin, spec.journal.name) = (begin, name.map(str::to_owned));
+            spec
+        };
+        let refused = |begin: Begin, name| Plan::new(spec(begin, name)).err().map(|error| error.message);
+        assert!(refused(Begin::Auto, Some("old")).is_some_and(|why| why.contains("stands in the script of sh -c")));
+        // As such a version began it.
+        let first = spec(Begin::Auto, Some("old"));
+        let what = What::compile_known(&first.program, &first.limits(), &Shape::lines()).unwrap();
+        let job = JobSpec {
+            name: Some("old".to_owned()),
+            template: format!("{:032x}", hash_sources(what.sources())),
+            key_rule: key_rule(&first),
+            ..JobSpec::default()
+        };
+        drop(StateDir::open(Some(dir.path())).unwrap().begin(&job, &Begin::Auto).unwrap());
+        for begin in [Begin::Auto, Begin::Resume(None), Begin::RetryFailed(Some("old".to_owned()))] {
+            assert_eq!(refused(begin.clone(), Some("old")), None, "{begin:?}");
+        }
+        for (begin, name) in [(Begin::Fresh, Some("old")), (Begin::Auto, Some("new")), (Begin::Auto, None)] {
+            assert!(refused(begin.clone(), name).is_some(), "{begin:?} {name:?}");
+        }
+    }
 }

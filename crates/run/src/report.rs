@@ -1,12 +1,14 @@
 //! What a run comes to: counts, times and reasons, over all sittings of its job.
 
-use std::{path::PathBuf, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
+use longshore_brokers::mask_text;
 pub use longshore_core::engine::Quantiles;
 use longshore_core::watch::Counts;
+use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-use crate::{ending::Facts, reply::Cut, units::round, view::RunView};
+use crate::{ending::Facts, reply::Cut, text::harmless, units::round, view::RunView};
 
 /// A finished or stopped run. Counts, rates and times are over all sittings of the job.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -42,8 +44,12 @@ pub struct Report {
     /// Reasons for which ready tasks waited, each with the share of the wall time (0 to 1) in which
     /// some did. The order does not matter.
     pub waited: Vec<(Waited, f64)>,
+    /// What of the machine held new starts, and for how long, in this sitting.
+    pub held: Vec<(Held, Duration)>,
     /// Tasks that failed for good by their error class (`status 503`). The order does not matter.
     pub failed_by_error: Vec<(String, u64)>,
+    /// One task of each of those classes, as far as it is known.
+    pub samples: Vec<FailureSample>,
     /// The slots, when they were watched.
     pub slots: Vec<SlotSummary>,
     /// The file with the results, if there is one.
@@ -109,6 +115,25 @@ impl Waited {
     }
 }
 
+/// Part of the machine for which new starts wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Held {
+    /// Its load, with `--max-load`.
+    Load,
+    /// Its memory, with `--min-free-mem`.
+    Memory,
+}
+
+impl Held {
+    /// The flag that says so.
+    pub fn flag(self) -> &'static str {
+        match self {
+            Held::Load => "--max-load",
+            Held::Memory => "--min-free-mem",
+        }
+    }
+}
+
 /// One slot's share of the work.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SlotSummary {
@@ -120,6 +145,48 @@ pub struct SlotSummary {
     pub busy: Duration,
     /// That as a share of the wall time, 0 to 1.
     pub share: f64,
+}
+
+/// Most bytes of a record in a [`FailureSample`].
+const SAMPLE_TASK: usize = 80;
+/// Most bytes of an error in a [`FailureSample`].
+const SAMPLE_MESSAGE: usize = 200;
+
+/// A task that failed, as an example of its class. Its texts are short, and can do nothing to a
+/// terminal.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct FailureSample {
+    /// The class (`exit 1`).
+    pub error: String,
+    /// The place of its record in the input.
+    pub seq: u64,
+    /// The record.
+    pub task: String,
+    /// The last line that it wrote to its standard error, else its error; empty where that says no
+    /// more than the class.
+    pub message: String,
+}
+
+impl FailureSample {
+    /// Makes one. `record` may be cut already.
+    pub(crate) fn new(error: &str, seq: u64, record: &[u8], message: &str, tail: Option<&str>) -> Self {
+        let last = tail.and_then(|tail| tail.lines().map(str::trim).rfind(|line| !line.is_empty()));
+        let says_more = |message: &&str| !(error.starts_with("exit ") && message.starts_with("exit status "));
+        let message = last.or_else(|| Some(message).filter(says_more)).unwrap_or_default();
+        let record = String::from_utf8_lossy(&record[..record.len().min(4 * SAMPLE_TASK)]);
+        // Addresses may have a password in them.
+        let shown = |text: &str, most| harmless(mask_text(text).trim_end(), most);
+        Self { error: harmless(error, SAMPLE_TASK), seq, task: shown(&record, SAMPLE_TASK), message: shown(message, SAMPLE_MESSAGE) }
+    }
+}
+
+impl fmt::Display for FailureSample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { error, seq, task, message } = self;
+        let space = if task.is_empty() { "" } else { " " };
+        let colon = if message.is_empty() { "" } else { ": " };
+        write!(f, "#{seq}{space}{task}: {error}{colon}{message}")
+    }
 }
 
 /// A file of results.
@@ -177,6 +244,11 @@ impl Report {
         errors
     }
 
+    /// Returns a task that failed in this way.
+    pub fn sample_of(&self, class: &str) -> Option<&FailureSample> {
+        self.samples.iter().find(|sample| sample.error == class)
+    }
+
     /// Writes it as one JSON object on one line, without a newline. Times are in milliseconds.
     pub fn json(&self) -> String {
         let millis = |time: Duration| json!(round(time.as_secs_f64() * 1e3));
@@ -188,7 +260,16 @@ impl Report {
         let counts: Map<String, Value> = self.counts.by_word().map(|(word, count)| (word.to_string(), json!(count))).collect();
         let waited: Map<String, Value> =
             self.waited.iter().map(|(reason, share)| (reason.as_str().replace(' ', "_"), json!(round(*share)))).collect();
-        let errors: Vec<Value> = self.sorted_errors().iter().map(|(class, count)| json!({ "error": class, "count": count })).collect();
+        let held: Map<String, Value> =
+            self.held.iter().map(|(held, time)| (held.flag().trim_start_matches('-').replace('-', "_"), millis(*time))).collect();
+        let error = |(class, count): &(String, u64)| {
+            let mut error = json!({ "error": class, "count": count });
+            if let Some(FailureSample { seq, task, message, .. }) = self.sample_of(class) {
+                error["sample"] = json!({ "seq": seq, "task": task, "message": message });
+            }
+            error
+        };
+        let errors: Vec<Value> = self.sorted_errors().into_iter().map(error).collect();
         let slots: Vec<Value> = self
             .slots
             .iter()
@@ -212,6 +293,7 @@ impl Report {
             "run_ms": quantiles(&self.run),
             "wait_ms": quantiles(&self.wait),
             "waited": waited,
+            "held_ms": held,
             "failed_by_error": errors,
             "slots": slots,
             "results": self.results.as_ref().map(|results| json!({ "path": results.path.to_string_lossy(), "lines": results.lines })),
@@ -254,6 +336,21 @@ pub(crate) mod tests {
             exit_code: 1,
             ..Report::default()
         }
+    }
+
+    #[test]
+    fn a_sample_says_what_a_task_died_of_in_few_bytes() {
+        let long = "x".repeat(10_000);
+        for (error, record, message, tail, want) in [
+            ("exit 1", "img 7.png", "exit status 1", Some("reading\ncannot open\n"), "#7 img 7.png: exit 1: cannot open"),
+            ("exit 1", "img 7.png", "exit status 1", None, "#7 img 7.png: exit 1"),
+            ("timeout", "a", "no end within 1s", None, "#7 a: timeout: no end within 1s"),
+            ("invalid", "", "no field `id`", None, "#7: invalid: no field `id`"),
+            ("exit 2", "\u{1b}[2J", "exit status 2", Some("\u{1b}]0;x\u{7}"), r"#7 \u{1b}[2J: exit 2: \u{1b}]0;x\u{7}"),
+        ] {
+            assert_eq!(FailureSample::new(error, 7, record.as_bytes(), message, tail).to_string(), want);
+        }
+        assert!(FailureSample::new("exit 1", 7, long.as_bytes(), &long, Some(&long)).to_string().len() < 320);
     }
 
     #[test]

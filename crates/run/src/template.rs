@@ -152,6 +152,31 @@ struct Hole {
     quoted: bool,
 }
 
+impl Hole {
+    /// Returns true if it can be nothing but a number of ours.
+    fn is_number(&self) -> bool {
+        match &self.what {
+            What::Seq | What::Slot => true,
+            What::Jinja(jinja) => jinja.names().iter().all(|name| matches!(name.as_str(), "seq" | "slot" | "attempt")),
+            What::Record | What::Path(_) | What::Part(_) => false,
+        }
+    }
+}
+
+/// A part of a template.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum TextPart<'a> {
+    /// Bytes that are the same for every record.
+    Text(&'a [u8]),
+    /// A placeholder.
+    Value {
+        /// As it was written.
+        written: &'a str,
+        /// It can be nothing but a number of ours.
+        number: bool,
+    },
+}
+
 #[derive(Debug)]
 enum What {
     Record,
@@ -215,6 +240,14 @@ impl Template {
             What::Slot => true,
             What::Jinja(jinja) => jinja.names().iter().any(|name| name == "slot" || name == "attempt"),
             _ => false,
+        })
+    }
+
+    /// Returns its parts in order: what it says, and where values go.
+    pub(crate) fn parts(&self) -> impl Iterator<Item = TextPart<'_>> {
+        self.pieces.iter().map(|piece| match piece {
+            TemplatePiece::Literal(range) => TextPart::Text(&self.source[range.clone()]),
+            TemplatePiece::Hole(hole) => TextPart::Value { written: &hole.written, number: hole.is_number() },
         })
     }
 

@@ -100,6 +100,27 @@ pub fn columns(text: &str) -> usize {
     columns
 }
 
+/// Returns a text of others that can do nothing to a terminal and stays on its line: control
+/// characters and those that nobody can see are written as escapes, and what is longer than `most`
+/// bytes is cut, with a `…` behind.
+pub fn harmless(text: &str, most: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(most));
+    for (at, each) in text.char_indices() {
+        let before = out.len();
+        match each {
+            '"' | '\'' | '\\' => out.push(each),
+            _ => out.extend(each.escape_debug()),
+        }
+        let is_last = at + each.len_utf8() == text.len();
+        if out.len() > most || (out.len() == most && !is_last) {
+            out.truncate(before);
+            out.push('…');
+            break;
+        }
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -145,6 +166,23 @@ mod tests {
             [(0.0, "0/s"), (98.7, "98.7/s"), (1234.0, "1,234/s"), (0.25, "0.25/s"), (0.05, "3.00/min"), (0.001, "3.60/h")]
         {
             assert_eq!(rate(per_second), want);
+        }
+    }
+
+    #[test]
+    fn a_text_of_others_is_one_short_line_without_escapes() {
+        for (text, most, want) in [
+            ("img 7.png", 99, "img 7.png"),
+            ("a\nb\t\u{1b}[2J", 99, r"a\nb\t\u{1b}[2J"),
+            ("say \"it's\" C:\\x", 99, "say \"it's\" C:\\x"),
+            ("\u{202e}gpj.exe", 99, r"\u{202e}gpj.exe"),
+            ("abcdef", 6, "abcdef"),
+            ("abcdefg", 6, "abcde…"),
+            ("äöü", 5, "äö…"),
+            ("ab\u{1b}", 4, "ab…"),
+            ("", 0, ""),
+        ] {
+            assert_eq!(harmless(text, most), want, "{text:?}");
         }
     }
 

@@ -25,9 +25,10 @@ use crate::{
     intake::IntakeCounts,
     journal::{Feed, Index},
     ledger::Tally,
-    machine,
+    machine::{self, MachineHold},
     overdue::Overdue,
     rate::RateMeter,
+    report::Held,
     spec::RunSpec,
     steer::{Order, Steering},
     units,
@@ -48,6 +49,8 @@ pub(crate) enum Why {
     },
     UntilOk,
     ReaderGone,
+    /// The program cannot be started, whatever the record; what was said.
+    NoProgram(String),
     /// The journal or the output; what they said.
     Unwritable(String),
 }
@@ -62,6 +65,8 @@ pub(crate) struct Left {
     pub(crate) words: Vec<String>,
     /// The reason why it stopped early; of no interest when nothing is left all the same.
     pub(crate) early: Option<String>,
+    /// Times for which the machine's load and memory held it.
+    pub(crate) held: Vec<(Held, Duration)>,
     /// About how many records the input has.
     pub(crate) total: Option<u64>,
 }
@@ -113,6 +118,7 @@ pub(crate) struct WatchState {
     terminated: bool,
     stopped: bool,
     paused_by: Pauses,
+    machine: MachineHold,
     /// The reader of results has had its last chance.
     giving_up: bool,
     facts: Facts,
@@ -146,6 +152,11 @@ impl Watch {
         orders: &mut mpsc::UnboundedReceiver<Order>,
     ) -> Left {
         let began = Instant::now();
+        // It starts paused where the machine is full.
+        if self.spec.lanes.max_load.is_some() || self.spec.lanes.min_free_mem.is_some() {
+            self.look_at_machine();
+            self.apply_pause();
+        }
         let mut estimate = Some(estimate);
         let mut tick = interval(LOOK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -206,8 +217,9 @@ impl Watch {
             self.state.total = estimate.await.ok().flatten();
         }
         self.tell_what_was_found();
+        let held = self.state.machine.times(Instant::now());
         let WatchState { facts, words, early, total, .. } = self.state;
-        Left { engine, facts, wall: began.elapsed(), width: self.concurrency, words, early, total }
+        Left { engine, facts, wall: began.elapsed(), width: self.concurrency, words, early, total, held }
     }
 
     /// Looks at the engine, and publishes what is seen.
@@ -394,9 +406,8 @@ impl Watch {
     }
 
     fn look_at_machine(&mut self) {
-        let lanes = &self.spec.lanes;
-        let loaded = lanes.max_load.is_some_and(|most| machine::load().is_some_and(|load| load > most));
-        let low = lanes.min_free_mem.is_some_and(|least| machine::free_memory().is_some_and(|free| free < least));
+        let (loaded, low) = machine::is_full(&self.spec.lanes);
+        self.state.machine.see(loaded, low, Instant::now());
         if (loaded || low) != self.state.paused_by.machine {
             self.state.paused_by.machine = loaded || low;
             self.apply_pause();
@@ -439,6 +450,11 @@ impl Watch {
                 state.facts.reader_gone = true;
                 self.drain();
                 self.handle.stop(Stop::Soft);
+            }
+            Why::NoProgram(text) => {
+                state.facts.no_program = true;
+                state.early.get_or_insert_with(|| format!("stopped: {text}"));
+                self.drain();
             }
             Why::Unwritable(text) => {
                 if !std::mem::replace(&mut state.facts.unwritable, true) {

@@ -10,7 +10,7 @@ use longshore_core::{
         AsyncHandler, Lane, Outbox,
         async_::AsyncLane,
         blocking::BlockingLane,
-        child::{Children, Command, Exit, Stdin},
+        child::{self, Children, Command, Exit, Stdin},
         cpu::CpuLane,
         process::{ProcessLane, exit_outcome},
     },
@@ -61,8 +61,41 @@ impl What {
     /// Compiles the templates of what runs, for records of this shape.
     ///
     /// # Errors
-    /// A sentence for people: a bad template, a field that cannot be there.
+    /// A sentence for people: a bad template, a field that cannot be there, a placeholder whose
+    /// value a shell would run.
     pub fn compile(program: &Program, limits: &ProgramLimits, shape: &Shape) -> Result<Self, String> {
+        let what = Self::compile_known(program, limits, shape)?;
+        what.injection().map_or(Ok(what), Err)
+    }
+
+    /// Returns why it would run what stands in a record, and what to write; `None` if it does not.
+    pub(crate) fn injection(&self) -> Option<String> {
+        if let What::Command(plan) = self { plan.injection() } else { None }
+    }
+
+    /// Returns why its program cannot run for any record, as far as that is known before it is
+    /// tried. Blocks.
+    pub(crate) fn missing(&self) -> Option<String> {
+        match self {
+            What::Command(plan) => plan.missing(),
+            What::Pipe(plan) => plan.missing(),
+            What::Http(_) | What::Task(_) | What::Noop => None,
+        }
+    }
+
+    /// Returns whether it starts the same program for every record, so that a program that cannot
+    /// be started is no record's fault.
+    pub(crate) fn has_one_program(&self) -> bool {
+        match self {
+            What::Command(plan) => plan.has_one_program(),
+            What::Pipe(_) => true,
+            What::Http(_) | What::Task(_) | What::Noop => false,
+        }
+    }
+
+    /// Does as [`compile`](Self::compile), for a job that may have begun in a version that did not
+    /// look at what a shell would run.
+    pub(crate) fn compile_known(program: &Program, limits: &ProgramLimits, shape: &Shape) -> Result<Self, String> {
         let env = |pairs: &[String]| {
             let pair = |pair: &String| env_pair(pair, shape).map_err(|error| format!("--env {error}"));
             pairs.iter().map(pair).collect::<Result<Vec<_>, _>>()
@@ -160,8 +193,11 @@ impl What {
     /// yet.
     ///
     /// # Errors
-    /// A sentence for people; and for what is no program.
+    /// A sentence for people: the program does not exist, or it is none.
     pub fn open(&self, job: String, children: &Children) -> Result<OpenProgram, String> {
+        if let Some(why) = self.missing() {
+            return Err(why);
+        }
         Ok(match self {
             What::Command(plan) => OpenProgram::Command(plan.clone()),
             What::Http(plan) => OpenProgram::Http(plan.clone(), HttpClient::new(plan.options())?),
@@ -432,6 +468,13 @@ impl PipePlan {
         options.max_answer = Some((usize::try_from(limits.max_record).unwrap_or(usize::MAX), " (--max-record)"));
         options.limits = ChildLimits::default().kill_after(limits.kill_after);
         Ok(Self { options, env, text: text.clone() })
+    }
+
+    fn missing(&self) -> Option<String> {
+        let sets_path = self.env.iter().any(|(name, _)| name == "PATH");
+        let program = self.options.argv.first().filter(|_| !sets_path)?;
+        let command = Command { program: program.clone(), cwd: self.options.cwd.clone(), ..Command::default() };
+        child::missing(&command).map(|error| error.message().to_owned())
     }
 
     /// The children, none of which is started yet.

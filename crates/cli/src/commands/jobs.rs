@@ -229,12 +229,14 @@ fn print_details(details: &Details, out: &mut impl Write) -> io::Result<()> {
     let mut line = |label: &str, text: String| if text.is_empty() { Ok(()) } else { writeln!(out, "  {label:<9} {}", plain(&text)) };
     line("what", row.what.clone())?;
     line("inputs", details.inputs.join(" "))?;
-    line(
-        "tasks",
-        format!("ok {}   failed {}   skipped {}   in flight {}", row.counts.ok, row.counts.failures(), row.counts.skipped, row.in_flight),
-    )?;
+    let left = row.left.filter(|left| *left > 0).map_or(String::new(), |left| format!("   left {left}"));
+    let (ok, failed, skipped) = (row.counts.ok, row.counts.failures(), row.counts.skipped);
+    line("tasks", format!("ok {ok}   failed {failed}   skipped {skipped}   in flight {}{left}", row.in_flight))?;
     let failures: Vec<String> = details.failures.iter().take(10).map(|(class, count)| format!("{count} {class}")).collect();
     line("failed by", failures.join("   "))?;
+    for sample in details.samples.iter().take(10) {
+        line("e.g.", sample.to_string())?;
+    }
     line("started", format!("{}   changed {}   sittings {}", row.started, row.changed, details.sittings))?;
     line("output", details.outputs.join(" "))?;
     line("journal", details.journal.clone())?;
@@ -261,6 +263,7 @@ mod tests {
             pid: None,
             counts: Counts::from([2, 1, 0, 0, 0, 0, 0, 0]),
             in_flight: 0,
+            left: None,
             exit: None,
             started: String::new(),
             changed: String::new(),

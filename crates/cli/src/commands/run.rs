@@ -16,7 +16,7 @@ use clap::{
 
 use longshore_worker::App;
 
-use longshore_run::{CallPreview, Plan, jobs::StateDir};
+use longshore_run::{CallPreview, Plan, jobs::StateDir, text::harmless};
 
 use self::args::RunArgs;
 use crate::{
@@ -50,6 +50,23 @@ pub fn take_words(argv: &mut Vec<OsString>) -> Option<Vec<OsString>> {
     let mut words: Vec<_> = argv.drain(at..end.unwrap_or(argv.len())).collect();
     words.remove(0);
     Some(words)
+}
+
+/// Refuses the marks of other runners that would become records or words of the command.
+///
+/// # Errors
+/// What to write in their place.
+pub fn refuse_marks(argv: &[OsString]) -> Result<(), Fault> {
+    let table = "longshore run --format tsv --no-header -- CMD {1} {2}";
+    let is = |mark: &str| argv.iter().any(|word| word == mark);
+    Err(usage(match () {
+        () if argv.iter().filter(|word| *word == ":::").count() > 1 => {
+            format!("a second `:::`: lists are not combined here; make the pairs first, one a line, and pipe them into {table}")
+        }
+        () if is(":::+") => format!("`:::+`: lists are not joined here; join them first: paste a.txt b.txt | {table}"),
+        () if is("::::") || is("::::+") => "`::::`: a file with records is an input: longshore run FILE -- CMD".to_owned(),
+        () => return Ok(()),
+    }))
 }
 
 /// Reads the arguments of `run`, with those of the configuration and of the job that is resumed.
@@ -275,8 +292,8 @@ fn call_line(call: &CallPreview, rest: &str) -> String {
         records => records.iter().map(|seq| format!("#{seq}")).collect::<Vec<_>>().join(" "),
     };
     match &call.call {
-        Ok((key, text)) => format!(" {places} {text}   key {}…   lane {}   {rest}", &key[..4], call.lane),
-        Err(why) => format!(" {places} invalid: {why}"),
+        Ok((key, text)) => format!(" {places} {}   key {}…   lane {}   {rest}", harmless(text, usize::MAX), &key[..4], call.lane),
+        Err(why) => format!(" {places} invalid: {}", harmless(why, usize::MAX)),
     }
 }
 
@@ -300,6 +317,20 @@ mod tests {
             let mut argv = words(line);
             assert_eq!(take_words(&mut argv), want.map(words), "{line}");
             assert_eq!(argv, words(rest), "{line}");
+        }
+    }
+
+    #[test]
+    fn marks_of_other_runners_are_refused_with_what_to_write() {
+        for (line, want) in [
+            ("longshore run -- echo {} ::: a b", None),
+            ("longshore run -- echo {1} {2} ::: a b ::: c d", Some("a second `:::`: lists are not combined")),
+            ("longshore run -- echo ::: a b :::+ c d", Some("`:::+`: lists are not joined")),
+            ("longshore run -- echo :::: names.txt", Some("longshore run FILE -- CMD")),
+        ] {
+            let refused = refuse_marks(&words(line)).err().map(|fault| fault.to_string());
+            assert_eq!(refused.is_some(), want.is_some(), "{line}");
+            assert!(want.is_none_or(|want| refused.unwrap_or_default().contains(want)), "{line}");
         }
     }
 

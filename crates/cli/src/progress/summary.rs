@@ -52,9 +52,16 @@ impl Summary<'_> {
             }
             out.push('\n');
         }
+        if !self.held.is_empty() {
+            let held: Vec<_> = self.held.iter().map(|(held, time)| format!("{} for {}", held.flag(), text::short(*time))).collect();
+            let _ = writeln!(out, "   new starts held by {}", held.join(", by "));
+        }
         if !self.failed_by_error.is_empty() {
             let again = if self.durable { format!("      retry them: {}", self.again("--retry-failed")) } else { String::new() };
             let _ = writeln!(out, "   failed by error:  {}{again}", self.errors_text());
+            for sample in self.sorted_errors().iter().take(CLASSES).filter_map(|(class, _)| self.sample_of(class)) {
+                let _ = writeln!(out, "     e.g. {sample}");
+            }
         }
         out += &self.cut_text();
         if let Some(results) = &self.results {

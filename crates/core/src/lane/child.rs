@@ -27,6 +27,7 @@ pub use crate::lane::Stop;
 pub use children::{Child, ChildSlot, Children, End, RunningChild};
 pub use longshore_sys::{Exit, Usage, child::Status};
 pub use spill::{Rest, Spill};
+pub use start::{is_of_program, missing};
 
 use std::{
     cell::RefCell,

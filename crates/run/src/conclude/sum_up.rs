@@ -8,7 +8,7 @@ use tokio::task::spawn_blocking;
 use super::{Ended, Totals};
 use crate::{
     input::{Format, count_records},
-    jobs::failures,
+    jobs::{FailureKind, failures},
     journal::Index,
     open::Before,
     report::{Report, ResultsFile, SlotSummary, Waited},
@@ -24,11 +24,11 @@ pub(crate) struct SumUp<'a> {
     /// The output is a file.
     pub(crate) regular: bool,
     /// Failures of earlier sittings by class.
-    pub(crate) earlier: Vec<(String, u64)>,
+    pub(crate) earlier: Vec<FailureKind>,
 }
 
 /// Reads from the journal what failed in earlier sittings.
-pub(crate) async fn failures_before(before: Option<&Before>, index: &Arc<Index>) -> Vec<(String, u64)> {
+pub(crate) async fn failures_before(before: Option<&Before>, index: &Arc<Index>) -> Vec<FailureKind> {
     let Some(before) = before.filter(|before| before.resumed && index.failed() > 0) else { return Vec::new() };
     let ((path, len), index) = (before.errors.clone(), index.clone());
     let read = spawn_blocking(move || failures(&path, len, &index)).await;
@@ -52,9 +52,11 @@ pub(crate) fn sum_up(of: SumUp<'_>) -> Report {
         run: engine.run,
         wait: engine.wait,
         waited: waited(engine, left.wall),
+        held: left.held.clone(),
         slots: slots(engine),
         ok_retried: sums.ok_retried,
         failed_by_error: sums.errors.into_iter().collect(),
+        samples: sums.samples,
         width: u32::try_from(left.width).unwrap_or(u32::MAX),
         durable: opened.journaled,
         stdin: ended.reads_stdin(),
@@ -69,7 +71,7 @@ pub(crate) fn sum_up(of: SumUp<'_>) -> Report {
     // Tasks are counted over all sittings, so time and failures must be, too, or the rate is wrong.
     if let Some(before) = before.filter(|before| before.resumed) {
         report.wall += before.spent;
-        add_up(&mut report.failed_by_error, earlier);
+        earlier.into_iter().for_each(|kind| add_up(&mut report, kind));
     }
     report.rate_per_s = report.finished() as f64 / report.wall.as_secs_f64().max(f64::EPSILON);
     report.total = totals.ended.then_some(totals.read);
@@ -115,11 +117,13 @@ fn waited_for(reason: &Reason) -> Option<Waited> {
     })
 }
 
-fn add_up(sums: &mut Vec<(String, u64)>, more: Vec<(String, u64)>) {
-    for (class, count) in more {
-        match sums.iter_mut().find(|(known, _)| *known == class) {
-            Some((_, sum)) => *sum += count,
-            None => sums.push((class, count)),
-        }
+fn add_up(report: &mut Report, kind: FailureKind) {
+    let FailureKind { count, sample } = kind;
+    match report.failed_by_error.iter_mut().find(|(known, _)| *known == sample.error) {
+        Some((_, sum)) => *sum += count,
+        None => report.failed_by_error.push((sample.error.clone(), count)),
+    }
+    if report.sample_of(&sample.error).is_none() {
+        report.samples.push(sample);
     }
 }

@@ -37,11 +37,15 @@ pub(crate) struct Index {
     tasks: HashMap<[u32; 4], [u32; 2], BuildHasherDefault<KeyHasher>>,
     counts: Counts,
     in_flight: u64,
+    /// Those of them that wait for nothing: neither cancelled nor to be retried.
+    started: u64,
 }
 
 /// Attempts take 20 bits of a packed state; a larger number stays at this one.
 const MOST_ATTEMPTS: u64 = (1 << 20) - 1;
 const IN_FLIGHT: u64 = 15;
+/// It was cancelled, or its failure is to be retried, and it has not started again.
+const WAITING: u64 = 14;
 
 impl Index {
     /// Returns the state of the task that has this key and stands behind `nth` others with the same
@@ -70,6 +74,11 @@ impl Index {
         self.in_flight
     }
 
+    /// Returns the number of tasks that run, or ran when their run died.
+    pub(crate) fn started(&self) -> u64 {
+        self.started
+    }
+
     /// Returns true if the result line that begins at `at` is the one that counts for its task.
     pub(crate) fn is_current(&self, key: u128, nth: u32, at: u64) -> bool {
         matches!(self.state_of(key, nth), TaskState::Finished { at: current, .. } if current == at)
@@ -80,7 +89,7 @@ impl Index {
     }
 
     pub(crate) fn result(&mut self, head: &Head<'_>, at: u64) {
-        let state = if is_final(head.outcome) { head.outcome as u64 } else { IN_FLIGHT };
+        let state = if is_final(head.outcome) { head.outcome as u64 } else { WAITING };
         self.put(identity(head.key, head.nth), pack(at, state, head.attempts));
     }
 
@@ -92,13 +101,16 @@ impl Index {
             {
                 self.counts.take(word, 1);
                 self.in_flight += 1;
-                *packed = pack(0, IN_FLIGHT, attempts_of(*packed));
+                *packed = pack(0, WAITING, attempts_of(*packed));
             }
         }
     }
 
     fn put(&mut self, identity: [u32; 4], packed: [u32; 2]) {
-        match self.tasks.insert(identity, packed).map(unpack) {
+        let before = self.tasks.insert(identity, packed);
+        self.started -= u64::from(before.is_some_and(is_started));
+        self.started += u64::from(is_started(packed));
+        match before.map(unpack) {
             None | Some(TaskState::New) => {}
             Some(TaskState::InFlight { .. }) => self.in_flight -= 1,
             Some(TaskState::Finished { word, .. }) => self.counts.take(word, 1),
@@ -126,6 +138,10 @@ fn pack(at: u64, state: u64, attempts: u32) -> [u32; 2] {
 
 fn attempts_of(packed: [u32; 2]) -> u32 {
     packed[0] & MOST_ATTEMPTS as u32
+}
+
+fn is_started(packed: [u32; 2]) -> bool {
+    u64::from(packed[0]) >> 20 & 15 == IN_FLIGHT
 }
 
 fn unpack(packed: [u32; 2]) -> TaskState {
@@ -208,7 +224,11 @@ mod tests {
         assert_eq!((index.finished(), index.failed(), index.in_flight()), (1, 1, 0));
         index.reopen_failed();
         assert_eq!(index.state_of(7, 0), TaskState::InFlight { attempts: 2 });
-        assert_eq!((index.finished(), index.failed(), index.in_flight()), (0, 0, 1));
+        assert_eq!((index.finished(), index.failed(), index.in_flight(), index.started()), (0, 0, 1, 0));
+        index.start(&Start { seq: 0, key: 7, nth: 0, attempt: 3 });
+        assert_eq!((index.in_flight(), index.started()), (1, 1));
+        index.result(&head(7, 0, Word::Ok, 3), 9);
+        assert_eq!((index.in_flight(), index.started()), (0, 0));
     }
 
     #[test]
@@ -217,6 +237,7 @@ mod tests {
         index.start(&Start { seq: 0, key: 7, nth: 0, attempt: 1 });
         index.result(&head(7, 0, Word::Cancelled, 1), 9);
         assert_eq!(index.state_of(7, 0), TaskState::InFlight { attempts: 1 });
+        assert_eq!((index.in_flight(), index.started()), (1, 0));
     }
 
     #[test]

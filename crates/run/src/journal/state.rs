@@ -506,18 +506,19 @@ impl JobInfo {
         })
     }
 
-    /// Finished tasks by outcome and the number of unfinished ones that started; reads the whole
-    /// journal unless its end says them.
+    /// Finished tasks by outcome, the number of those in flight, and that of all that are left where
+    /// it is known; reads the whole journal unless its end says them. A task is in flight while it
+    /// runs; where its run died, from then on until it runs again.
     ///
     /// # Errors
     /// When the journal cannot be read or understood.
-    pub fn counts(&self) -> Result<(Counts, u64), JobError> {
+    pub fn counts(&self) -> Result<(Counts, u64, Option<u64>), JobError> {
         if let Some(error) = &self.broken {
             return Err(error.clone());
         }
         match &self.end {
-            Some(end) => Ok((end.counts, end.unfinished)),
-            None => read(&self.path).map(|contents| (contents.index.counts(), contents.index.in_flight())),
+            Some(end) if !matches!(self.state, JobState::Running(_)) => Ok((end.counts, 0, Some(end.unfinished))),
+            _ => read(&self.path).map(|contents| (contents.index.counts(), contents.index.started(), None)),
         }
     }
 }

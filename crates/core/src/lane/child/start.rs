@@ -102,6 +102,27 @@ fn never(code: Option<i32>, message: String) -> TaskError {
     TaskError::new("spawn", message).with_code(code.unwrap_or(0).into()).with_again(Again::Never)
 }
 
+/// Returns why no command of this program can be started, if that is sure before one is: there is
+/// no such file. What else may be wrong with it is known when it is tried.
+pub fn missing(command: &Command) -> Option<TaskError> {
+    let has_slash = command.program.as_bytes().contains(&b'/');
+    let path = own_path(command).or_else(|| env::var_os("PATH"));
+    // Where PATH is not set the system has one of its own; a folder of it that is not absolute
+    // means another one after the child has gone to its directory.
+    let sure = has_slash || path.is_some_and(|path| env::split_paths(&path).all(|folder| folder.is_absolute()));
+    if !sure || command.cwd.as_ref().is_some_and(|cwd| !cwd.is_dir()) || exists(command).is_some() {
+        return None;
+    }
+    Some(error(command, &io::Error::from_raw_os_error(ENOENT)))
+}
+
+/// Returns whether an error says that no command of this program can be started, whatever its
+/// arguments are.
+pub fn is_of_program(error: &TaskError) -> bool {
+    let codes = [ENOENT, ENOEXEC, EACCES, ENOTDIR].map(i64::from);
+    error.kind() == "spawn" && error.again() == Again::Never && error.code().is_some_and(|code| codes.contains(&code))
+}
+
 fn exists(command: &Command) -> Option<PathBuf> {
     if command.program.as_bytes().contains(&b'/') {
         let file = command.cwd.as_deref().unwrap_or(Path::new("")).join(&command.program);
