@@ -15,7 +15,9 @@ use crate::{
     config::{Config, ConfigError, RUN_WORDS, Section, Sources},
     exit::Exit,
     fault::{Fault, conclude, leave, speak_with},
+    foreign,
     global::Global,
+    help,
     queue::Place,
     runtime::block_on,
 };
@@ -91,16 +93,9 @@ enum Command {
     #[cfg(feature = "kafka")]
     #[command(subcommand)]
     Kafka(crate::commands::kafka::KafkaCommand),
-    /// Kafka: consume and produce records, make topics, see how far groups are behind
-    #[cfg(not(feature = "kafka"))]
-    #[command(disable_help_flag = true)]
-    Kafka {
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true, hide = true)]
-        words: Vec<OsString>,
-    },
     /// Which lane and how many workers: guessed from words, or measured
     Advise(advise::AdviseArgs),
-    /// The configuration: init, check, show
+    /// The configuration: init, check, show, trust, untrust
     #[command(subcommand)]
     Config(config_command::ConfigCommand),
     /// Measure the engine, its lanes, its pace, its children, or the task queue on a broker
@@ -140,7 +135,7 @@ pub fn main(app: &App) -> ExitCode {
     let parse = |argv: &[OsString]| Cli::command().try_get_matches_from(argv);
     // This first reading says which command it is and which flags are given; the second has the
     // configuration's flags too.
-    let first = parse(&argv).unwrap_or_else(|error| leave(&error));
+    let first = parse(&argv).unwrap_or_else(|error| refuse(&argv, &error));
     let (command, given) = first.subcommand().map_or(("", &first), |(name, matches)| (name, matches));
     let sources = Sources::of_process(first.get_one::<PathBuf>("config").cloned());
     // The other commands have to work with whatever a configuration says.
@@ -204,10 +199,6 @@ pub fn main(app: &App) -> ExitCode {
         }
         #[cfg(feature = "kafka")]
         Command::Kafka(command) => command.run(&config, &cli.global),
-        #[cfg(not(feature = "kafka"))]
-        Command::Kafka { words: _ } => Err(Fault::usage(
-            "Kafka is not built in, because its client is a C library: cargo build --release --features kafka (with TLS: kafka-tls)",
-        )),
         Command::Advise(args) => advise::advise(&args, cli.global.json, cli.global.voice(), &mut std::io::stdout().lock()),
         Command::Config(command) => config_command::run(&command, &cli.global, &validate),
         Command::Bench(args) => bench::run(&args, &config, &cli.global, state_dir.as_deref(), &mut std::io::stdout().lock()),
@@ -218,6 +209,22 @@ pub fn main(app: &App) -> ExitCode {
         Command::Man { dir } => shell::man(&dir, Cli::command()).map(|()| Exit::Done),
     };
     conclude(ended).into()
+}
+
+/// Ends for a command line that cannot be read, or that asks for help: `-h` is one screen, and a
+/// word of another program is answered with ours.
+fn refuse(argv: &[OsString], error: &clap::Error) -> ! {
+    let verb = verb_of(argv).map(|word| word.to_string_lossy()).unwrap_or_default();
+    if matches!(error.kind(), ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand)
+        && help::is_short(argv)
+        && let Err(screen) = help::short(Cli::command(), verb.is_empty(), OF_QUEUE.contains(&&*verb)).try_get_matches_from(argv)
+    {
+        leave(&screen);
+    }
+    match foreign::answer(argv, &verb, error) {
+        Some(answer) => std::process::exit(conclude(Err(Fault::usage(answer))).code().into()),
+        None => leave(error),
+    }
 }
 
 /// The command's name: the first word that is neither a flag nor the value of one.
@@ -319,7 +326,7 @@ fn validate(words: &[&str], name: &str, value: &str) -> Result<(), String> {
 
 #[cfg(all(test, feature = "kafka"))]
 mod tests {
-    use super::{Cli, CommandFactory, ErrorKind, Exit, validate};
+    use super::{Cli, CommandFactory, ErrorKind, Exit, OsString, foreign, help, validate};
     use crate::config::flags_of_sections;
 
     /// Returns the numbers behind `Exit:` in a help text.
@@ -344,6 +351,94 @@ mod tests {
         }
     }
 
+    /// A command's lines of `-h`.
+    fn screen(words: &[&str]) -> String {
+        let argv = [&["longshore"], words, &["-h"]].concat();
+        let verb = words.first().copied().unwrap_or_default();
+        let short = help::short(Cli::command(), words.is_empty(), super::OF_QUEUE.contains(&verb));
+        short.try_get_matches_from(argv).expect_err("help").to_string()
+    }
+
+    #[test]
+    fn the_help_of_every_command_fits_a_screen_and_is_one_where_there_is_much_to_say() {
+        for (mut command, path) in paths(Cli::command(), &[]) {
+            let words: Vec<&str> = path.iter().map(String::as_str).collect();
+            if words == ["demo"] {
+                // A program of its own answers it.
+                continue;
+            }
+            let text = screen(&words);
+            let lines = text.lines().count();
+            assert!(lines <= help::SCREEN, "{path:?}: {lines} lines\n{text}");
+            let much = command.render_help().to_string().lines().count() > help::SCREEN + 30;
+            assert!(!much || lines >= 24, "{path:?}: {lines} lines\n{text}");
+            assert!(text.contains("--help"), "{path:?}: {text}");
+        }
+    }
+
+    /// All commands, each with the words that it has.
+    fn paths(command: clap::Command, path: &[String]) -> Vec<(clap::Command, Vec<String>)> {
+        let inner = command.get_subcommands().cloned().flat_map(|inner| {
+            let path = [path, &[inner.get_name().to_owned()]].concat();
+            paths(inner, &path)
+        });
+        inner.chain([(command.clone(), path.to_vec())]).collect()
+    }
+
+    /// Checks that words such as `longshore run --task NAME` or `--batch 50` are ours.
+    fn assert_ours(at: foreign::At, words: &str) {
+        let of = match at {
+            foreign::At::FlagOf(command) => vec![command],
+            _ => vec![],
+        };
+        let words: Vec<&str> = words.split_whitespace().collect();
+        let mut commands = match words.strip_prefix(&["longshore"]) {
+            Some(words) => words.iter().copied().take_while(|word| word.chars().all(|c| c.is_ascii_lowercase())).collect(),
+            None => of,
+        };
+        let mut command = Cli::command();
+        command.build();
+        for name in commands.drain(..) {
+            // `inspect` and `control` take words of Celery.
+            if !command.has_subcommands() {
+                break;
+            }
+            command = command.find_subcommand(name).unwrap_or_else(|| panic!("{words:?}: no {name}")).clone();
+        }
+        for flag in words.iter().filter(|word| word.starts_with('-') && **word != "--") {
+            let known = command.get_arguments().any(|arg| {
+                arg.get_long().is_some_and(|long| *flag == format!("--{long}"))
+                    || arg.get_short().is_some_and(|short| *flag == format!("-{short}"))
+            });
+            assert!(known, "{words:?}: no {flag}");
+        }
+    }
+
+    #[test]
+    fn each_foreign_word_is_none_of_ours_and_is_answered_with_words_that_are() {
+        let mut count = 0;
+        for foreign in foreign::WORDS {
+            for word in foreign.words {
+                let argv: Vec<OsString> = match foreign.at {
+                    foreign::At::Command => vec!["longshore", word],
+                    foreign::At::FlagOf(command) => vec!["longshore", command, word],
+                    foreign::At::AnyFlag => vec!["longshore", word],
+                }
+                .into_iter()
+                .map(OsString::from)
+                .collect();
+                let refused = Cli::command().try_get_matches_from(&argv).expect_err(word);
+                let verb = argv[1].to_string_lossy();
+                let answer = foreign::answer(&argv, &verb, &refused).unwrap_or_else(|| panic!("{argv:?}: {refused}"));
+                assert_eq!(answer, format!("{word} is a word of {}; here: {}", foreign.of, foreign.here));
+                count += 1;
+            }
+            let ours = foreign.here.split('`').skip(1).step_by(2).filter(|ours| ours.starts_with('-') || ours.starts_with("longshore "));
+            ours.for_each(|ours| assert_ours(foreign.at, ours));
+        }
+        assert!(count > 100, "{count}");
+    }
+
     #[test]
     fn every_key_of_a_section_is_a_flag_of_its_command() {
         for (words, flag) in flags_of_sections() {
@@ -361,5 +456,19 @@ mod tests {
         assert!(of_kafka("setting", "group.id=x").is_err_and(|why| why.contains("an option of its own")));
         assert!(of_kafka("bootstrap", "http://me:secret@h").is_err_and(|why| why.contains("unknown scheme") && !why.contains("secret")));
         assert!(validate(&["worker"], "grace", "soon").is_err_and(|why| why.contains("is not a duration")));
+    }
+}
+
+#[cfg(all(test, not(feature = "kafka")))]
+mod without_kafka {
+    use super::{Cli, CommandFactory, OsString, foreign};
+
+    #[test]
+    fn kafka_is_not_in_the_help_and_who_asks_for_it_learns_how_to_get_it() {
+        assert!(!Cli::command().render_long_help().to_string().contains("afka"));
+        let argv = ["longshore", "kafka", "consume", "orders", "--group", "g"].map(OsString::from);
+        let refused = Cli::command().try_get_matches_from(&argv).expect_err("not built in");
+        let answer = foreign::answer(&argv, "kafka", &refused).expect("an answer");
+        assert!(answer.contains("--features kafka"), "{answer}");
     }
 }

@@ -22,7 +22,9 @@ mod entry;
 pub mod exit;
 pub mod fault;
 pub mod flags;
+mod foreign;
 pub mod global;
+mod help;
 #[cfg(feature = "kafka")]
 pub mod kafka;
 pub mod keys;

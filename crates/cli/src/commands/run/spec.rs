@@ -9,7 +9,7 @@ use longshore_run::{
 };
 
 use super::args::RunArgs;
-use crate::{config::Config, flags, units};
+use crate::{config::Config, flags, foreign, units};
 
 fn usage(message: impl Into<String>) -> RunError {
     RunError::new(RunErrorKind::Usage, message)
@@ -68,6 +68,7 @@ fn begin(args: &RunArgs) -> Begin {
 fn program(args: &RunArgs) -> Result<Program, RunError> {
     let given = [!args.what.command.is_empty(), args.what.http.is_some(), args.what.pipe.is_some(), args.task.is_some(), args.noop];
     match given.iter().filter(|given| **given).count() {
+        0 if let Some(answer) = foreign::without_dashes(&args.inputs) => return Err(usage(answer)),
         0 => return Err(usage("nothing to run: write -- CMD ARG…, --http 'GET URL', --pipe 'COMMAND' or --task NAME")),
         1 => {}
         _ => return Err(usage("more than one thing to run: -- CMD, --http, --pipe and --task exclude each other")),
