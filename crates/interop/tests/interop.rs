@@ -12,6 +12,8 @@ use std::{
     process::{Command, Stdio},
 };
 
+use longshore_testkit::left_out::{left_out, missing};
+
 /// Where the Python side lies.
 const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/interop");
 
@@ -19,15 +21,10 @@ const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/interop");
 fn celerys_clients_workers_and_tools_find_nothing_strange_beside_ours() {
     let python = match environment() {
         Ok(python) => python,
-        Err(missing) if std::env::var("CI").is_ok_and(|ci| ci == "true") => panic!("{missing}"),
-        Err(missing) => {
-            // Not by `eprintln!`, which is shown only when a test fails.
-            let _ = writeln!(std::io::stderr(), "interop tests skipped: {missing}");
-            return;
-        }
+        Err(what) => return missing(&what),
     };
     let mut pytest = Command::new(python);
-    pytest.args(["-m", "pytest", "--color=no", "-p", "no:cacheprovider"]);
+    pytest.args(["-m", "pytest", "--color=no", "-p", "no:cacheprovider", "-rs"]);
     pytest.args(std::env::var("LONGSHORE_INTEROP_ARGS").unwrap_or_default().split_whitespace());
     // Pytest ends with us, and what it started with it: also when we are killed.
     pytest.env("LONGSHORE_INTEROP_PARENT", std::process::id().to_string());
@@ -47,6 +44,11 @@ fn celerys_clients_workers_and_tools_find_nothing_strange_beside_ours() {
     }
     let status = pytest.wait().unwrap();
     assert!(status.success(), "pytest: {status}\n{}", said.join("\n"));
+    // `SKIPPED [3] test_x.py:12: the reason`
+    for line in said.iter().filter_map(|line| line.strip_prefix("SKIPPED [")) {
+        let (count, reason) = line.split_once("] ").unwrap_or(("1", line));
+        left_out(reason.split_once(": ").map_or(reason, |(_, reason)| reason), count.parse().unwrap_or(1));
+    }
     let _ = writeln!(std::io::stderr(), "interop: {}", said.last().map_or("", |line| line.trim_matches(['=', ' '])));
 }
 

@@ -3,6 +3,7 @@
 //! Layout:
 //! - `simulator.rs`: random runs of the engine on a paused clock, with every invariant checked;
 //!   `simulator/{plan,world,actors}.rs`
+//! - `left_out.rs`: what a test says when something that it needs is not there
 //! - `servers.rs` (Redis), `kafka.rs`: real servers for tests, each a `process.rs`; `proxy.rs`: a
 //!   relay that loses what it carries
 //! - `conformance.rs`: what every source, sink and lane must do:
@@ -10,6 +11,7 @@
 
 pub mod conformance;
 pub mod kafka;
+pub mod left_out;
 pub mod process;
 pub mod proxy;
 pub mod servers;

@@ -27,8 +27,7 @@ impl Redis {
     pub fn start(arguments: &[&str]) -> Option<Self> {
         if Command::new("redis-server").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_err() {
             let text = "redis-server is missing: install it (Debian and Ubuntu: the package `redis-server`; Fedora: `redis`; macOS: `brew install redis`)";
-            assert!(std::env::var("CI").as_deref() != Ok("true"), "{text}");
-            eprintln!("skipped: {text}");
+            crate::left_out::missing(text);
             return None;
         }
         let mut server = Self { process: Process::new("redis"), port: 0, arguments: arguments.iter().map(ToString::to_string).collect() };

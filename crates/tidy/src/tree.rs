@@ -120,7 +120,7 @@ impl CrateTree {
         let dir_name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let mut tree = Self {
             name: name.trim_matches('"').replace('-', "_"),
-            for_tests: matches!(dir_name.as_str(), "testkit" | "interop" | "tidy"),
+            for_tests: matches!(dir_name.as_str(), "testkit" | "interop" | "tidy" | "suite"),
             dir: dir_name,
             files: Vec::new(),
             modules: Vec::new(),
