@@ -153,8 +153,10 @@ impl<'a> WatchRound<'a> {
         self.owner.alone.store(post == WatcherPost::Alone, Ordering::Relaxed);
     }
 
+    /// Believes no missing sign for a lease: whoever was cut off may have given one that expired
+    /// too soon, and counts on it.
     fn doubt(&mut self) {
-        self.doubtful = Some(Instant::now() + self.owner.lease / 2 + Duration::from_secs(1));
+        self.doubtful = Some(Instant::now() + self.owner.lease + Duration::from_secs(1));
         self.missing.clear();
     }
 
@@ -283,12 +285,19 @@ impl<'a> WatchRound<'a> {
     }
 
     /// Returns false for a server that was just started: it may have let signs expire whose givers
-    /// live.
+    /// live, and may have forgotten that it took them.
     async fn server_is_no_newcomer(&self) -> Result<bool, Fail> {
         let facts = self.link.one(&[b"INFO", b"server"], Wait::Forever).await?.text().unwrap_or_default();
-        let uptime = facts.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:")?.trim().parse().ok());
-        Ok(Duration::from_secs(uptime.unwrap_or(0)) > self.owner.lease.min(Duration::from_secs(30)) / 2)
+        Ok(knows_the_dead(&facts, self.owner.lease))
     }
+}
+
+/// Returns whether a server has been there for a whole lease, by what it says of itself, which may
+/// be a second too much. Its last second may be lost, and with it a sign that it took: whoever gave
+/// that one, and was cut off then, counts on it until its lease is over.
+fn knows_the_dead(facts: &str, lease: Duration) -> bool {
+    let uptime = facts.lines().find_map(|line| line.strip_prefix("uptime_in_seconds:")?.trim().parse().ok());
+    Duration::from_secs(uptime.unwrap_or(0)) >= lease + Duration::from_secs(1)
 }
 
 #[cfg(test)]
@@ -311,6 +320,22 @@ mod tests {
             (8000, 8000, true),
         ] {
             assert_eq!(agree(at(0, 0), at(there, here)), expected, "{there} {here}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_was_started_again_calls_nobody_dead_while_a_lease_may_last_that_it_forgot() {
+        let (quick, usual, long) = (Duration::from_millis(500), Duration::from_secs(5), Duration::from_secs(600));
+        for (facts, lease, knows) in [
+            ("uptime_in_seconds:1\r\n", quick, false),
+            ("uptime_in_seconds:2\r\n", quick, true),
+            ("redis_version:7.0.15\r\nuptime_in_seconds:5\r\n", usual, false),
+            ("redis_version:7.0.15\r\nuptime_in_seconds:6\r\nhz:10\r\n", usual, true),
+            ("uptime_in_seconds:600\r\n", long, false),
+            ("uptime_in_seconds:601\r\n", long, true),
+            ("redis_version:7.0.15\r\n", usual, false),
+        ] {
+            assert_eq!(knows_the_dead(facts, lease), knows, "{facts:?} {lease:?}");
         }
     }
 
