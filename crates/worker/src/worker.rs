@@ -152,8 +152,8 @@ pub struct WorkerSummary {
     /// whatever way; `lost` those that nobody knows of any more: acknowledged before their end,
     /// and neither that end nor that they did not end could be told.
     pub counts: Counts,
-    /// Tasks that the broker could not be told of, done or not: it takes them for running, and they
-    /// come again when the lease is over.
+    /// Tasks that the broker could not be told of, done or not, or that it was told of and did not
+    /// answer: what it has not heard of comes again, when the lease is over at the latest.
     pub untold: u64,
     /// Error that ended it; none where it was told to end.
     pub error: Option<String>,

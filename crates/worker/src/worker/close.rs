@@ -1,5 +1,9 @@
 //! How tasks end: results, follow-ups and acknowledgements, in as few steps as the stores allow.
 //! Results before acknowledgements, always.
+//!
+//! Layout: `close/apart.rs`: what is stored or sent before the step that acknowledges
+
+mod apart;
 
 use std::{
     collections::BTreeMap,
@@ -8,14 +12,14 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::future::BoxFuture;
-use longshore_brokers::{BrokerError, ChordPart, End, Ended, Finish, Key, Outgoing, PartState, Stored};
+use longshore_brokers::{BrokerError, ChordPart, End, Ended, Finish, Key, Outgoing, PartState, Stored, lease::Term};
 use longshore_celery::{
     Exception, GroupResult, Message, ResultTree, Signature, State, TaskResult, Value,
     canvas::{self, ChordOutcome, ChordParts, ChordStart},
 };
 use longshore_core::{ErrorKind, Receipt, watch::Detail};
 
+use self::apart::{StoreRequests, together};
 use super::{
     conclude::{self, Conclusion},
     notice::{TaskChange, TaskNotice, WorkerEvent},
@@ -33,6 +37,8 @@ const SURE: Duration = Duration::from_secs(1);
 pub(crate) struct Closing {
     /// `None` where it was acknowledged as it started.
     pub(crate) receipt: Option<Receipt>,
+    /// Term of our lease in which it was claimed, where somebody else may have it after that.
+    pub(crate) term: Option<Term>,
     pub(crate) queue: Arc<str>,
     pub(crate) message: Option<Arc<Message>>,
     pub(crate) work: Option<Arc<ClaimedTask>>,
@@ -86,10 +92,11 @@ impl Closer {
         // What was acknowledged as it started sends its follow-ups first, as in Celery.
         let results = &self.shared.results;
         together(&sent, &mut refused, |messages| Box::pin(self.send_once(messages))).await?;
-        together(&stored, &mut refused, |documents| Box::pin(insist(move || results.store(documents)))).await?;
-        // Whoever was refused is left out of the step that acknowledges.
+        self.store_apart(batch, stored, &mut refused, late).await?;
+        // Whoever was refused, or is another's now, is left out of the step that acknowledges.
         let mut complete = Vec::new();
-        let (places, finishes): (Vec<usize>, Vec<Finish>) = finishes.into_iter().filter(|(place, _)| !refused.contains_key(place)).unzip();
+        let (places, finishes): (Vec<usize>, Vec<Finish>) =
+            finishes.into_iter().filter(|(place, _)| !refused.contains_key(place) && !late.contains(place)).unzip();
         if !finishes.is_empty() {
             let ended = self.shared.consumer.finish(&finishes).await?;
             for (place, ended) in places.into_iter().zip(ended) {
@@ -208,7 +215,7 @@ impl Closer {
         for document in results {
             let said = match in_one_step {
                 Some(receipt) => self.piece(Finish { results: vec![document], ..finish(receipt, End::Keep) }).await?,
-                None => insist(|| self.shared.results.store(std::slice::from_ref(&document))).await?.map(|()| true),
+                None => self.store_one_apart(closing, document).await?,
             };
             match said {
                 Ok(false) => return Ok(false),
@@ -495,26 +502,6 @@ where
     }
 }
 
-/// Gives a store what several ask for, in one call; where that is refused, each one's part alone,
-/// so that only whoever is at fault is refused.
-async fn together<'a, T>(
-    asked: &'a StoreRequests<T>,
-    refused: &mut Refusals,
-    give: impl Fn(&'a [T]) -> BoxFuture<'a, Result<Result<(), String>, BrokerError>>,
-) -> Result<(), BrokerError> {
-    if asked.all.is_empty() || give(&asked.all).await?.is_ok() {
-        return Ok(());
-    }
-    let mut from = 0;
-    for (place, to) in &asked.ends {
-        if let Err(why) = give(&asked.all[from..*to]).await? {
-            refused.insert(*place, why);
-        }
-        from = *to;
-    }
-    Ok(())
-}
-
 /// All that a batch asks for, by the step in which it is done.
 struct BatchSteps {
     /// With the acknowledgement of a message.
@@ -525,26 +512,6 @@ struct BatchSteps {
     sent: StoreRequests<Outgoing>,
     /// Parts of chords that are counted by themselves.
     apart: Vec<(usize, ChordPart)>,
-}
-
-/// Things that several of a batch want from a store, in one list.
-struct StoreRequests<T> {
-    all: Vec<T>,
-    /// Place of each who asks, and the end of its part of `all`.
-    ends: Vec<(usize, usize)>,
-}
-
-impl<T> StoreRequests<T> {
-    fn new() -> Self {
-        Self { all: Vec::new(), ends: Vec::new() }
-    }
-
-    fn add(&mut self, place: usize, some: Vec<T>) {
-        if !some.is_empty() {
-            self.all.extend(some);
-            self.ends.push((place, self.all.len()));
-        }
-    }
 }
 
 fn finish(receipt: Receipt, end: End) -> Finish {

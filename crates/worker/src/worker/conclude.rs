@@ -122,7 +122,9 @@ pub(crate) fn ended(shared: &Shared, finished: Finished<TaskTicket, AttemptResul
         Verdict::Crashed(reason) => case.crashed(&work, &reason),
     };
     conclusion.times = work.started().map(|_| times);
-    Some(Closing { receipt: work.owed(), queue: work.queue.clone(), message: Some(message), work: Some(work), conclusion })
+    let (receipt, term) = (work.owed(), work.term);
+    work.ending.store(!matches!(conclusion.end, End::Back { .. }), Ordering::Release);
+    Some(Closing { receipt, term, queue: work.queue.clone(), message: Some(message), work: Some(work), conclusion })
 }
 
 /// Concludes a message that is not run.
@@ -150,17 +152,16 @@ pub(crate) fn unrun(shared: &Shared, message: Arc<Message>, receipt: Receipt, qu
             case.failed(&exception, None, End::Dead { reason })
         }
     };
-    Closing { receipt: Some(receipt), queue, message: Some(message), work: None, conclusion }
+    Closing { receipt: Some(receipt), term: None, queue, message: Some(message), work: None, conclusion }
 }
 
 /// Concludes a message that was lent again although its task has succeeded: what followed its
 /// result may not have been sent.
-pub(crate) fn already(shared: &Shared, work: &ClaimedTask, result: TaskResult) -> Closing {
-    let message = work.message.clone();
+pub(crate) fn already(shared: &Shared, message: Arc<Message>, receipt: Option<Receipt>, queue: Arc<str>, result: TaskResult) -> Closing {
     let case = TaskCase {
         shared,
         message: &message,
-        queue: &work.queue,
+        queue: &queue,
         ignores_result: true,
         children: Vec::new(),
         runtime: None,
@@ -179,7 +180,7 @@ pub(crate) fn already(shared: &Shared, work: &ClaimedTask, result: TaskResult) -
     // It was somebody else who ran it, and who counts it.
     conclusion.what = None;
     conclusion.counted = &[];
-    Closing { receipt: work.owed(), queue: work.queue.clone(), message: Some(message), work: None, conclusion }
+    Closing { receipt, term: None, queue, message: Some(message), work: None, conclusion }
 }
 
 /// Concludes a message that cannot be read. Whoever waits for it is told, if its id could be read.
@@ -201,7 +202,7 @@ pub(crate) fn bad(shared: &Shared, bad: &BadMessage, receipt: Receipt, queue: Ar
     }
     conclusion.what = Some(TaskChange::Dead { reason: bad.reason.clone() });
     conclusion.counted = &[|counts| &mut counts.dead];
-    Closing { receipt: Some(receipt), queue, message: None, work: None, conclusion }
+    Closing { receipt: Some(receipt), term: None, queue, message: None, work: None, conclusion }
 }
 
 /// Concludes once more what a store has refused: whatever was asked for, it has failed, with the

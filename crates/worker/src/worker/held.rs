@@ -21,6 +21,8 @@ pub(crate) struct HeldEntry {
     /// Its queue.
     pub(crate) queue: Arc<str>,
     pub(crate) crashes: u32,
+    /// It was lent before.
+    pub(crate) redelivered: bool,
     /// Task for whose rate it waits; none where it waits for its ETA.
     pub(crate) paced: Option<Arc<str>>,
     /// Its slot of that rate is reserved: it runs when it is due. Otherwise it asks for one then.
@@ -82,6 +84,7 @@ mod tests {
             receipt,
             queue: "q".into(),
             crashes: 0,
+            redelivered: false,
             paced: (receipt > 1).then(|| if receipt == 4 { "a".into() } else { "b".into() }),
             slot: false,
         }

@@ -1,9 +1,11 @@
 //! From the broker to the engine: claims, reads, sorts out, holds back what is not due.
 //!
 //! Layout: `claims.rs`: when to claim; `ahead.rs`: how many are claimed ahead; `share.rs`: how many
-//! are this worker's share; `back.rs`: what goes back unrun; `turns.rs`: whose turn it is, of
-//! suspects and others; `rated.rs`: how many of a rate wait for their lane
+//! are this worker's share; `back.rs`: what goes back unrun; `again.rs`: what was lent before and
+//! has ended; `turns.rs`: whose turn it is, of suspects and others; `rated.rs`: how many of a rate
+//! wait for their lane
 
+mod again;
 mod ahead;
 mod back;
 mod claims;
@@ -23,8 +25,8 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use longshore_brokers::{BrokerError, Claimed, FEW, Key, Slot, apart, lease::Term};
-use longshore_celery::{BadMessage, Message, State, TaskResult};
+use longshore_brokers::{BrokerError, Claimed, FEW, Slot, apart, lease::Term};
+use longshore_celery::{BadMessage, Message};
 use longshore_core::{
     Delivery, ErrorKind, LaneKind, Options, Receipt, SourceError,
     source::{Fetched, Settlement, Source},
@@ -35,13 +37,14 @@ use tokio::{
 };
 
 use self::{
+    again::LentBefore,
     ahead::AheadEstimate,
     rated::RatedLines,
     share::{ClaimShare, LaneForecast},
     turns::suspect,
 };
 use super::{
-    close::{self, Closer, Closing},
+    close::Closer,
     conclude::{self, UnrunReason},
     held::{HeldEntry, HeldMessages},
     notice::{TaskChange, WorkerEvent},
@@ -282,7 +285,7 @@ impl Intake {
         let mut closings = Vec::new();
         let mut are_large = false;
         let mut works = Vec::with_capacity(claimed.len());
-        let mut again = Vec::new();
+        let mut again = LentBefore::default();
         let (mut to_hold, mut later, mut asking) = (Vec::new(), Vec::new(), Vec::new());
         // Until they are held or live, an error here loses them; then that is counted.
         let given = back::count_given(&self.shared, &claimed);
@@ -298,13 +301,16 @@ impl Intake {
             }
             let Claimed { receipt, redelivered, .. } = claimed;
             let queue = claimed.queue.clone();
-            match sorted {
+            let sorted = match sorted {
                 SortedMessage::Run(message, task) | SortedMessage::Ask(message, task) if suspect(crashes, &task).is_guilty() => {
-                    closings.push(conclude::unrun(&self.shared, message, receipt, queue, UnrunReason::Crashed(crashes)));
+                    SortedMessage::Unrun(message, UnrunReason::Crashed(crashes))
                 }
+                sorted => sorted,
+            };
+            match sorted {
                 SortedMessage::Run(message, task) => {
                     if redelivered || message.redelivered {
-                        again.push(works.len());
+                        again.works.push(works.len());
                     }
                     works.push(Arc::new(ClaimedTask::new(message, task, claimed, term)));
                 }
@@ -313,9 +319,14 @@ impl Intake {
                     asking.push((Arc::new(ClaimedTask::new(message, task, claimed, term)), redelivered));
                 }
                 SortedMessage::Later { due, paced, slot } => {
-                    later.push(HeldEntry { due, receipt: receipt.0, queue, crashes, paced, slot });
+                    later.push(HeldEntry { due, receipt: receipt.0, queue, crashes, redelivered, paced, slot });
                 }
-                SortedMessage::Unrun(message, why) => closings.push(conclude::unrun(&self.shared, message, receipt, queue, why)),
+                SortedMessage::Unrun(message, why) => {
+                    if redelivered || message.redelivered {
+                        again.closings.push(closings.len());
+                    }
+                    closings.push(conclude::unrun(&self.shared, message, receipt, queue, why));
+                }
                 SortedMessage::Bad(bad) => closings.push(conclude::bad(&self.shared, &bad, receipt, queue)),
             }
         }
@@ -326,14 +337,13 @@ impl Intake {
         back::are_ours(&self.shared, to_hold.len() as u64);
         for (work, redelivered) in self.ask(asking).await? {
             if redelivered {
-                again.push(works.len());
+                again.works.push(works.len());
             }
             works.push(work);
         }
         // What was lent before may have ended in a worker that died before it could say so.
-        if !again.is_empty() {
-            closings.extend(self.take_out_finished(&mut works, again).await?);
-        }
+        self.end_finished(again, &mut works, &mut closings).await?;
+        closings.iter_mut().for_each(|closing| closing.term = Some(term));
         // Live from here on: remote control sees them, and a stop gives them back.
         self.note(&works);
         back::are_ours(&self.shared, given - to_hold.len() as u64);
@@ -389,27 +399,10 @@ impl Intake {
                     Slot::Ask(after) => (after, false),
                 };
                 let (receipt, queue, crashes) = (work.receipt.0, work.queue.clone(), work.crashes);
-                state.held.push(HeldEntry { due: now + wait, receipt, queue, crashes, paced: Some(task.clone()), slot });
+                state.held.push(HeldEntry { due: now + wait, receipt, queue, crashes, redelivered, paced: Some(task.clone()), slot });
             }
         }
         Ok(ready)
-    }
-
-    /// Takes out, of those that were lent before, the ones that have succeeded already: their
-    /// worker died between result and acknowledgement.
-    async fn take_out_finished(&self, works: &mut Vec<Arc<ClaimedTask>>, again: Vec<usize>) -> Result<Vec<Closing>, BrokerError> {
-        let keys: Vec<Key> = again.iter().map(|place| Key::Task(works[*place].message.id.clone())).collect();
-        // Where they cannot be read, it is as if nothing were stored.
-        let stored = close::insist(|| self.shared.results.get(&keys)).await?.unwrap_or_else(|_| vec![None; keys.len()]);
-        let mut closings = Vec::new();
-        for (place, doc) in again.into_iter().zip(stored).rev() {
-            let result = doc.and_then(|doc| TaskResult::decode(&doc, self.shared.limits.body).ok());
-            if let Some(result) = result.filter(|result| result.state == State::Success) {
-                let work = works.remove(place);
-                closings.push(conclude::already(&self.shared, &work, result));
-            }
-        }
-        Ok(closings)
     }
 
     /// Notes what was received.
@@ -453,8 +446,8 @@ impl Intake {
         for (entry, raw) in due.into_iter().zip(raws) {
             // One that is not ours any more was rescued: somebody else runs it.
             let Some(raw) = raw else { continue };
-            let claimed =
-                Claimed { receipt: entry.receipt(), queue: entry.queue, raw, crashes: entry.crashes, redelivered: false, given: false };
+            let (receipt, HeldEntry { queue, crashes, redelivered, .. }) = (entry.receipt(), &entry);
+            let claimed = Claimed { receipt, queue: queue.clone(), raw, crashes: *crashes, redelivered: *redelivered, given: false };
             // A slot that was not used in its time has passed: were several of them made up for at
             // once, the rate would be exceeded.
             let is_past = now.duration_since(entry.due).is_ok_and(|late| late > PAST);

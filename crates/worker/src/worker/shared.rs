@@ -285,13 +285,13 @@ impl Shared {
     }
 
     /// Sums up at the end, when nobody adds to the counts any more. `gone_back`: the broker has
-    /// taken back whatever was left.
+    /// taken back whatever was left; of what was about to end nobody knows whether it was.
     pub(crate) fn summary(&self, gone_back: bool, error: Option<String>) -> WorkerSummary {
         let mut counts = self.counts.ends().counts;
         let left = self.works();
         let gone = left.iter().filter(|work| work.is_gone()).count() as u64;
-        let rest = left.len() as u64 - gone;
-        let (returned, untold) = if gone_back { (rest, 0) } else { (0, rest) };
+        let untold = left.iter().filter(|work| !work.is_gone() && (!gone_back || work.ending.load(Ordering::Acquire))).count() as u64;
+        let returned = left.len() as u64 - gone - untold;
         counts.handed_back += returned;
         counts.lost += gone + self.counts.given_unread.load(Ordering::Relaxed);
         WorkerSummary { counts, untold, error }

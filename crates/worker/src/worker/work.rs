@@ -41,6 +41,8 @@ pub(crate) struct ClaimedTask {
     pub(crate) acked: AtomicBool,
     /// True where the broker has heard that, and holds nothing of it.
     pub(crate) gone: AtomicBool,
+    /// True where it has ended, and the broker is being told of that.
+    pub(crate) ending: AtomicBool,
     /// The message as it was given: if it does not start it is held after all.
     given: Option<Vec<u8>>,
     started: OnceLock<AttemptStart>,
@@ -82,6 +84,7 @@ impl ClaimedTask {
             signal: AtomicU8::new(0),
             acked: AtomicBool::new(given),
             gone: AtomicBool::new(given),
+            ending: AtomicBool::new(false),
             given: given.then_some(raw),
             started: OnceLock::new(),
             context: OnceLock::new(),

@@ -523,31 +523,50 @@ async fn what_three_workers_died_of_is_not_run_but_buried_and_told() {
     assert_eq!(bench.stopped_dead().await.len(), 1);
 }
 
+/// Whatever else were to become of its message.
 #[tokio::test]
 async fn a_task_that_has_succeeded_is_not_run_again_but_what_follows_it_is_sent() {
-    let runs = Arc::new(AtomicU32::new(0));
-    let counted = runs.clone();
-    let once = Task::plain("once", move |_, _| {
-        counted.fetch_add(1, Ordering::SeqCst);
-        Ok(Value::Int(1))
-    });
-    let Connected { results, .. } = connected("again");
-    let id = "done-before".to_owned();
-    let doc = TaskResult { task_id: id.clone(), state: State::Success, result: Value::Int(7), ..TaskResult::default() }.encode();
-    let stored = longshore_brokers::Stored { key: Key::Task(id.clone()), doc, expires: None, keep_success: false };
-    results.store(&[stored]).await.unwrap();
-    let bench = Bench::new("again", [once, add()]).await;
-    let mut link = longshore_celery::Signature { task: "add".to_owned(), args: vec![1.into()], ..Default::default() };
-    link.options.set("task_id", "follows");
-    let raw =
-        Message { id: id.clone(), routing_key: "celery".to_owned(), callbacks: vec![link], ..call("once", vec![]) }.encode(Encoding::Json);
-    let raw = longshore_celery::mark_redelivered(&raw, None).unwrap();
-    bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
-    assert_eq!(bench.result("follows").await.result, Value::Int(8));
-    assert_eq!(runs.load(Ordering::SeqCst), 0);
-    let connected = bench.connected.clone();
-    bench.stop().await;
-    assert_eq!(left(&connected).await, (0, 0));
+    let past = Some(SystemTime::now() - Duration::from_secs(1));
+    for (case, expires, crashes, is_revoked, is_limited) in [
+        ("plain", None, None, false, false),
+        ("expired", past, None, false, false),
+        ("poison", None, Some(3), false, false),
+        ("revoked", None, None, true, false),
+        ("limited", None, None, false, true),
+    ] {
+        let runs = Arc::new(AtomicU32::new(0));
+        let counted = runs.clone();
+        let mut once = Task::plain("once", move |_, _| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            Ok(Value::Int(1))
+        });
+        once.policy.rate_limit = is_limited.then(|| longshore_core::Rate::per_second(5.0));
+        let name = format!("again-{case}");
+        let before = connected(&name);
+        let id = "done-before".to_owned();
+        let doc = TaskResult { task_id: id.clone(), state: State::Success, result: Value::Int(7), ..TaskResult::default() }.encode();
+        let stored = longshore_brokers::Stored { key: Key::Task(id.clone()), doc, expires: None, keep_success: false };
+        before.results.store(&[stored]).await.unwrap();
+        if is_revoked {
+            before.shared().unwrap().revoke(std::slice::from_ref(&id)).await.unwrap();
+        }
+        let bench = Bench::new(&name, [once, add()]).await;
+        if is_limited {
+            // It takes the slot, and the other one is held for the next.
+            bench.send(call("once", vec![])).await;
+        }
+        let mut link = longshore_celery::Signature { task: "add".to_owned(), args: vec![1.into()], ..Default::default() };
+        link.options.set("task_id", "follows");
+        let message = Message { id, routing_key: "celery".to_owned(), callbacks: vec![link], expires, ..call("once", vec![]) };
+        let raw = longshore_celery::mark_redelivered(&message.encode(Encoding::Json), crashes).unwrap();
+        bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+        let follows = tokio::time::timeout(Duration::from_secs(5), bench.result("follows")).await.expect(case);
+        assert_eq!((follows.result, runs.load(Ordering::SeqCst)), (Value::Int(8), u32::from(is_limited)), "{case}");
+        let connected = bench.connected.clone();
+        let summary = bench.stop().await;
+        assert_eq!(summary, summed(|counts| counts.ok = 1 + u64::from(is_limited)), "{case}");
+        assert_eq!(left(&connected).await, (0, 0), "{case}");
+    }
 }
 
 #[tokio::test]

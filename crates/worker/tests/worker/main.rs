@@ -42,4 +42,34 @@ mod rehearsal {
         assert_eq!((summary.counts.ok, summary.counts.late, summary.error), (1, 1, None));
         assert_eq!(left(&connected).await, (0, 0));
     }
+
+    #[tokio::test]
+    async fn what_ends_too_late_leaves_the_result_of_whoever_has_the_message_now() {
+        let gates = [Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0))];
+        let (attempts, opened) = (Arc::new(AtomicU32::new(0)), gates.clone());
+        let (started, mut begun) = mpsc::unbounded_channel();
+        // The first attempt succeeds, the second one fails.
+        let task = Task::future("wait", move |_, _| {
+            let attempt = attempts.fetch_add(1, Ordering::SeqCst);
+            let (started, gate) = (started.clone(), opened[attempt as usize].clone());
+            async move {
+                let _ = started.send(());
+                gate.acquire().await.unwrap().forget();
+                if attempt == 0 { Ok(Value::Null) } else { Err(Failure::error("ValueError", "the second one")) }
+            }
+        });
+        let bench = Bench::new("too-late", [task]).await;
+        let id = bench.send(call("wait", vec![])).await;
+        begun.recv().await.unwrap();
+        longshore_brokers::rehearsal::Rehearsal::open("too-late").lose_connections();
+        tokio::time::timeout(Duration::from_secs(20), begun.recv()).await.unwrap().unwrap();
+        gates[1].add_permits(1);
+        assert_eq!(bench.result(&id).await.state, State::Failure);
+        gates[0].add_permits(1);
+        let results = bench.results.clone();
+        let summary = bench.stop().await;
+        assert_eq!((summary.counts.failed, summary.counts.late, summary.error), (1, 1, None));
+        let stored = results.get(&[Key::Task(id)]).await.unwrap().pop().flatten().unwrap();
+        assert_eq!(TaskResult::decode(&stored, 1 << 20).unwrap().state, State::Failure);
+    }
 }

@@ -1,0 +1,69 @@
+//! What was lent before and has ended: in a worker that died, or lost its lease, before it could say
+//! so to the broker.
+
+use std::sync::Arc;
+
+use longshore_brokers::{BrokerError, Key};
+use longshore_celery::{Message, State, TaskResult};
+
+use super::{
+    super::{
+        close::{self, Closing},
+        conclude,
+        work::ClaimedTask,
+    },
+    Intake,
+};
+
+/// Places of those that were lent before.
+#[derive(Default)]
+pub(super) struct LentBefore {
+    /// Among those that may run.
+    pub(super) works: Vec<usize>,
+    /// Among those that shall not run.
+    pub(super) closings: Vec<usize>,
+}
+
+impl Intake {
+    /// Ends, of those that were lent before, the ones that have succeeded already, whatever else
+    /// were to become of them: the success stands, and what follows it may not have been sent.
+    pub(super) async fn end_finished(
+        &self,
+        again: LentBefore,
+        works: &mut Vec<Arc<ClaimedTask>>,
+        closings: &mut Vec<Closing>,
+    ) -> Result<(), BrokerError> {
+        let of_works: Vec<Arc<Message>> = again.works.iter().map(|place| works[*place].message.clone()).collect();
+        let mut succeeded = self.succeeded(&of_works).await?;
+        for (place, result) in again.works.into_iter().zip(succeeded.drain(..)).rev() {
+            if let Some(result) = result {
+                let work = works.remove(place);
+                closings.push(conclude::already(&self.shared, work.message.clone(), work.owed(), work.queue.clone(), result));
+            }
+        }
+        let of_closings: Vec<Arc<Message>> = again.closings.iter().filter_map(|place| closings[*place].message.clone()).collect();
+        let succeeded = self.succeeded(&of_closings).await?;
+        for (place, (message, result)) in again.closings.into_iter().zip(of_closings.into_iter().zip(succeeded)) {
+            if let Some(result) = result {
+                let closing = &mut closings[place];
+                *closing = conclude::already(&self.shared, message, closing.receipt, closing.queue.clone(), result);
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns the results of these, where they have succeeded.
+    async fn succeeded(&self, messages: &[Arc<Message>]) -> Result<Vec<Option<TaskResult>>, BrokerError> {
+        if messages.is_empty() {
+            return Ok(Vec::new());
+        }
+        let keys: Vec<Key> = messages.iter().map(|message| Key::Task(message.id.clone())).collect();
+        // Where they cannot be read, it is as if nothing were stored.
+        let stored = close::insist(|| self.shared.results.get(&keys)).await?.unwrap_or_else(|_| vec![None; keys.len()]);
+        let success = |doc: Option<Vec<u8>>| {
+            let result = TaskResult::decode(&doc?, self.shared.limits.body).ok()?;
+            (result.state == State::Success).then_some(result)
+        };
+        Ok(stored.into_iter().map(success).collect())
+    }
+}
