@@ -547,8 +547,10 @@ impl Consumer for Taker {
                 };
                 let said = self.link.say(finish).await;
                 if let Said::Answer(ended) | Said::Unanswered(ended) = &said {
-                    let over =
-                        |(finish, ended): &(&Finish, &Ended)| finish.end != End::Keep && matches!(ended, Ended::Done | Ended::Refused);
+                    let over = |(finish, ended): &(&Finish, &Ended)| match ended {
+                        Ended::Done => finish.end != End::Keep,
+                        ended => matches!(ended, Ended::Refused),
+                    };
                     let over = batch.iter().zip(ended).filter(over).map(|(finish, _)| finish.receipt.0);
                     let mut known = self.known();
                     for receipt in over {

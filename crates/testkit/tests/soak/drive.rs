@@ -431,7 +431,9 @@ impl Run {
         self.note(|| format!("node {number} has stopped: {summary:?}"));
         self.world.ledger(|ledger| {
             let succeeded = ledger.nodes.entry(number).or_default().succeeded;
-            if one_store && summary.counts.ok != succeeded {
+            // Of what it has told and got no answer for it knows nothing.
+            let ok = summary.counts.ok;
+            if one_store && !(ok..=ok + summary.untold).contains(&succeeded) {
                 ledger.blame(Invariant::Counts, || format!("node {number} stored {succeeded} results of success, and counts {summary:?}"));
             }
         });
@@ -494,6 +496,7 @@ impl Run {
             }
             Fault::Freeze(ms) | Fault::Sleep(ms) => {
                 node.frozen = Some((until(ms), matches!(fault, Fault::Sleep(_))));
+                self.world.ledger(|ledger| ledger.nodes.entry(number).or_default().still = until(ms));
                 self.deafen(Some(place), until(ms));
                 self.reliable = false;
             }

@@ -47,6 +47,8 @@ pub(crate) enum Invariant {
 
 /// In nanoseconds.
 const SECOND: u64 = 1_000_000_000;
+/// No way to a store is longer, with the turn in which it ends.
+const WAY: u64 = 120_000_000;
 
 /// What is known of a task.
 #[derive(Default)]
@@ -72,6 +74,14 @@ pub(crate) struct Known {
     /// The broker has forgotten something of it, or that it was sent at all.
     forgotten: bool,
     pub(crate) lost: bool,
+    /// The store has forgotten that it was counted as a part of its chord. Who had counted it may
+    /// have acknowledged it since.
+    pub(crate) uncounted: bool,
+    /// When it came back last from a worker that is taken for dead.
+    back: u64,
+    /// A result of it was on its way to a store apart when the lease of its worker ran out: where
+    /// another one ends it otherwise, what follows is sent by nobody.
+    overtaken: bool,
 }
 
 /// What is known of a node.
@@ -80,6 +90,8 @@ pub(crate) struct NodeFacts {
     /// When it came to be, and until when it was frozen or heard nothing.
     pub(crate) began: u64,
     pub(crate) deaf: u64,
+    /// Until when it stood still.
+    pub(crate) still: u64,
     pub(crate) succeeded: u64,
     /// The latest time of the day that it has seen.
     pub(crate) latest: Option<SystemTime>,
@@ -101,6 +113,8 @@ pub(crate) struct Ledger {
     pub(crate) waiting: u64,
     /// Of whom anything has happened since the broker last wrote down what it has, if it did.
     pub(crate) touched: Option<BTreeSet<String>>,
+    /// The parts of chords that were counted since then.
+    pub(crate) counted: BTreeSet<String>,
 }
 
 /// Whether a task with this state has ended.
@@ -123,6 +137,7 @@ impl Ledger {
             redelivered: 0,
             waiting: 0,
             touched: None,
+            counted: BTreeSet::new(),
         }
     }
 
@@ -223,13 +238,27 @@ impl Ledger {
         }
     }
 
-    /// A result is stored.
-    pub(crate) fn stored(&mut self, now: u64, node: usize, id: &str, state: &str) {
+    /// A result is stored. `holds`: this node holds a delivery of it.
+    pub(crate) fn stored(&mut self, now: u64, node: usize, id: &str, state: &str, holds: bool) {
         if !is_final(state) {
             return;
         }
         self.touch(id);
         self.note(now, || format!("node {node} stores {state} of {id}"));
+        // One that is called off, and a body whose part has failed, has its state from anybody.
+        let is_body = plan::place(id).is_some_and(|place| self.plan.tasks.get(place).is_some_and(|task| !task.parts.is_empty()));
+        let from_anybody = state == "REVOKED" || (state == "FAILURE" && is_body);
+        let elsewhere = !holds && !from_anybody && !self.of(id).sent.is_empty() && self.name(id) != Some("early");
+        if elsewhere && !self.is_forgotten(id) {
+            // No more than the way to the store lies between its look and this.
+            let still = self.nodes.entry(node).or_default().still;
+            let known = self.of(id);
+            let on_its_way = known.back.max(still) + WAY > now;
+            known.overtaken |= on_its_way;
+            if !on_its_way {
+                self.blame(Invariant::Own, || format!("node {node} stores {state} of {id}, which it does not hold"));
+            }
+        }
         let known = self.of(id);
         if known.state.as_deref() != Some("SUCCESS") {
             known.state = Some(state.to_owned());
@@ -255,10 +284,11 @@ impl Ledger {
     }
 
     /// A worker died, or is taken for dead.
-    pub(crate) fn died(&mut self, id: &str, accused: bool) {
+    pub(crate) fn died(&mut self, now: u64, id: &str, accused: bool) {
         self.redelivered += 1;
         self.touch(id);
         let known = self.of(id);
+        known.back = now;
         known.deaths += 1;
         known.blames += u32::from(accused);
     }
@@ -362,7 +392,8 @@ impl Ledger {
             let has = self.known.get(&id).is_some_and(|known| !known.sent.is_empty() || known.state.is_some());
             if let Some((before, succeeded)) = task.after {
                 let before_state = state(self, before);
-                let due = before_state.as_deref() == Some(if succeeded { "SUCCESS" } else { "FAILURE" });
+                let overtaken = self.known.get(&plan::id(before)).is_some_and(|known| known.overtaken);
+                let due = before_state.as_deref() == Some(if succeeded { "SUCCESS" } else { "FAILURE" }) && !overtaken;
                 if due && !has && !self.is_forgotten(&id) {
                     self.blame(Invariant::FollowUps, || format!("{id} was not sent although {} is {before_state:?}", plan::id(before)));
                 }
@@ -372,7 +403,8 @@ impl Ledger {
                 }
             }
             let complete = !task.parts.is_empty() && task.parts.iter().all(|part| state(self, *part).as_deref() == Some("SUCCESS"));
-            if complete && !has && !self.is_forgotten(&id) {
+            let uncounted = |part: &usize| self.known.get(&plan::id(*part)).is_some_and(|known| known.uncounted);
+            if complete && !has && !self.is_forgotten(&id) && !task.parts.iter().any(uncounted) {
                 self.blame(Invariant::ChordBody, || format!("the body {id} was not sent although all of its parts are there"));
             }
         }

@@ -142,8 +142,8 @@ fn every_planted_bug_is_found() {
         (S::StraysAreLeft, &[I::Ends, I::Left]),
         (S::LeaseByWall, &[I::Own, I::Ends]),
     ] {
-        let (violations, _) = run(0, 200, 1, sabotage);
-        let Some(violation) = violations.first() else { panic!("{sabotage:?} goes unnoticed in 200 runs") };
+        let (violations, _) = run(0, 400, 1, sabotage);
+        let Some(violation) = violations.first() else { panic!("{sabotage:?} goes unnoticed in 400 runs") };
         println!("{sabotage:?}: seed {}: {:?}: {}", violation.plan.seed, violation.invariant, violation.what);
         assert!(invariants.contains(&violation.invariant), "{sabotage:?} is taken for something else: {:?}", violation.invariant);
     }

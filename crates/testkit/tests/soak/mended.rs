@@ -39,3 +39,15 @@ fn a_body_that_another_worker_has_sent_is_not_sent_again() {
     }
     assert!(rescued > 0, "only {rescued} of the cuts came between the last part and the body");
 }
+
+/// A worker that gave up while its word was on the way to the broker counted what it had told as
+/// handed back.
+#[test]
+fn what_a_worker_told_and_got_no_answer_for_is_neither_done_nor_handed_back() {
+    let plan = Plan::draw(15_051);
+    let run = simulate(&plan, Sabotage::None, true);
+    assert!(run.is_ok(), "{}", run.err().map_or_else(String::new, |violation| violation.what));
+    let stopped = trace(&plan).into_iter().filter(|(_, line)| line.contains("has stopped"));
+    // Another seed shows it where plans are drawn in another way.
+    assert!(stopped.filter(|(_, line)| !line.contains("untold: 0")).count() > 0, "every word was answered");
+}

@@ -155,18 +155,20 @@ impl Broker {
             revoked: revoked.clone(),
         });
         self.ledger.touched = Some(BTreeSet::new());
+        self.ledger.counted.clear();
     }
 
     /// Is started again at that time, with what was written down. Nobody listens any more.
     pub(crate) fn restart(&mut self, up: u64) {
         self.restarts += 1;
-        self.young = up + LEASE.as_nanos() as u64 / 2;
+        self.young = up + LEASE.as_nanos() as u64;
         self.listeners.clear();
         self.watchers.clear();
         let Some(past) = self.past.take() else { return };
         (self.queue, self.held, self.owners, self.dead) = (past.queue, past.held, past.owners, past.dead);
         (self.documents, self.chords, self.next_slot, self.revoked) = (past.documents, past.chords, past.next_slot, past.revoked);
         let touched = self.ledger.touched.take().unwrap_or_default();
+        std::mem::take(&mut self.ledger.counted).iter().for_each(|id| self.ledger.of(id).uncounted = true);
         for id in touched {
             let stored = self.documents.get(&Key::Task(id.clone())).and_then(|doc| find(doc, "status"));
             let state = stored.filter(|state| is_final(state)).map(str::to_owned);
@@ -232,7 +234,7 @@ impl Broker {
         for receipt in receipts.into_iter().rev() {
             let Some(Held { mut msg, accused, .. }) = self.held.remove(&receipt) else { continue };
             if died {
-                self.ledger.died(&msg.id, accused);
+                self.ledger.died(clock::now(), &msg.id, accused);
                 let accused = accused || self.cheats(Sabotage::InnocentIsCounted);
                 msg.crashes = after_crash(crashes_of(&msg.raw).max(msg.crashes), accused, false);
                 self.ledger.note(clock::now(), || format!("{} comes back, {} crashes", msg.id, msg.crashes));
@@ -258,6 +260,7 @@ impl Broker {
                 given: false,
             };
             let msg = Msg { lent: true, ..msg };
+            self.ledger.note(clock::now(), || format!("node {node} claims {} (delivery {receipt})", msg.id));
             self.ledger.touch(&msg.id);
             self.held.insert(receipt, Held { msg, owner, node, accused: false, started: false });
             claimed
@@ -292,6 +295,7 @@ impl Broker {
         let receipt = finish.receipt.0;
         let ours = self.held.get(&receipt).is_some_and(|held| held.owner == owner);
         if !ours && !self.cheats(Sabotage::LateEndIsTaken) {
+            self.ledger.note(clock::now(), || format!("node {node} is refused delivery {receipt}"));
             return Ended::Refused;
         }
         if finish.results.iter().any(is_refused) {
@@ -338,6 +342,9 @@ impl Broker {
 
     /// Acknowledges before anything else is done.
     pub(crate) fn acknowledge_first(&mut self, finish: &Finish) {
+        if finish.end == End::Keep {
+            return;
+        }
         if let Some(held) = self.held.remove(&finish.receipt.0) {
             let sends_itself = finish.publish.iter().any(|out| find(&out.raw, "id") == Some(&held.msg.id));
             self.ledger.ended(clock::now(), held.node, finish.receipt.0, &held.msg.id, true, sends_itself);
@@ -354,7 +361,8 @@ impl Broker {
     pub(crate) fn store(&mut self, node: usize, stored: &Stored) {
         if let Key::Task(id) = &stored.key {
             let state = find(&stored.doc, "status").unwrap_or_default().to_owned();
-            self.ledger.stored(clock::now(), node, id, &state);
+            let holds = self.held.values().any(|held| held.node == node && held.msg.id == *id);
+            self.ledger.stored(clock::now(), node, id, &state, holds);
         }
         let succeeded = self.documents.get(&stored.key).is_some_and(|doc| find(doc, "status") == Some("SUCCESS"));
         if stored.keep_success && succeeded {
@@ -395,6 +403,8 @@ impl Broker {
 
     pub(crate) fn part(&mut self, part: &ChordPart) -> PartState {
         let now = clock::now();
+        self.ledger.note(now, || format!("the part {} is counted", part.id));
+        self.ledger.counted.insert(part.id.clone());
         let twice = self.cheats(Sabotage::PartIsCountedTwice);
         let chord = self.chords.entry(part.group.clone()).or_default();
         chord.parts.entry((part.index, part.id.clone())).or_insert_with(|| part.member.clone());
