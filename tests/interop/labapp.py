@@ -16,6 +16,7 @@ from celery import Celery, chain, group
 from celery.app.task import Context
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.signals import worker_process_init
+from celery.worker.control import control_command
 
 IMPLEMENTATION = "python"
 # Of a message's properties, those that are Celery's or Kombu's own. Celery's retry puts `origin` there, too.
@@ -25,6 +26,11 @@ PROPERTIES = {"correlation_id", "reply_to", "delivery_mode", "delivery_info", "p
 @worker_process_init.connect
 def die_with_the_worker(**_):
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+@control_command(args=[("colour", str)])
+def lab_paint(state, colour="white"):
+    return {"ok": f"painted {colour}"}
 
 
 def mark(path, *words):
@@ -83,6 +89,22 @@ def register(app):
     @task("defaults")
     def defaults(a, b=2, *, c=3):
         return [a, b, c]
+
+    @task("gathered")
+    def gathered(first, *rest, unit="m", **others):
+        return [first, list(rest), unit, others]
+
+    @task("halved", bind=True, max_retries=3)
+    def halved(self, size, *tags, least=2):
+        """Asks for retries with other arguments, until it is small enough."""
+        if size > least:
+            raise self.retry(args=(size // 2, *tags), kwargs={"least": least}, exc=ValueError(size), countdown=0.05)
+        return [size, list(tags), self.request.retries]
+
+    @task("alarmed")
+    def alarmed(request, exc, traceback, path):
+        """An errback of the new kind."""
+        mark(path, "alarmed", request.id, repr(exc))
 
     @task("nothing")
     def nothing():

@@ -419,3 +419,10 @@ def test_the_events_of_a_task_tell_its_story(own_lab, events):
     assert story(gone)[-1]["expired"] is True and story(gone)[-1]["terminated"] is False
     clocks = [event["clock"] for event in events.seen if event["hostname"] == lab.workers[0].node]
     assert clocks == sorted(clocks)
+
+
+def test_a_programs_own_command_is_answered_as_celerys_are(lab):
+    node = lab.workers[0].node
+    ask = lambda **arguments: lab.app.control.broadcast("lab_paint", arguments=arguments, destination=[node], reply=True, timeout=5, limit=1)
+    assert ask(colour="red") == [{node: {"ok": "painted red"}}] and ask() == [{node: {"ok": "painted white"}}]
+    assert "lab_paint() got an unexpected keyword argument" in ask(size=1)[0][node]["error"]

@@ -50,7 +50,7 @@ pub use builtin::{Builtin, accumulate, chunks, map_calls};
 pub use chord::{ChordFailure, ChordOutcome, ChordParts, chord_complete, joined};
 pub use plan::{CanvasError, ChordStart, Context, Parent, Plan, PlannedSend, Routing};
 pub use queues::refused_part;
-pub use replace::{add_to_chord, replace, retry};
+pub use replace::{add_to_chord, replace, retry, retry_as};
 
 /// The deepest nesting of signatures in signatures that is followed.
 pub(crate) const DEEPEST: usize = 64;

@@ -28,8 +28,8 @@ pub use message::{
     mark_redelivered, sent_at,
 };
 pub use repr::{REPR_LENGTH, args_repr, kwargs_repr, repr, short_repr};
-pub use result::{Exception, Extended, GroupResult, ResultTree, State, TaskResult};
-pub use signature::{Signature, Subtask};
+pub use result::{Exception, Extended, FailedRequest, GroupResult, ResultTree, State, TaskResult};
+pub use signature::{Subtask, WireSignature};
 pub use value::{Map, Value, ValueError};
 
 /// A time as Celery writes it: `2026-11-21T00:02:13.362734+00:00`.

@@ -26,7 +26,7 @@ use std::{
 };
 
 use crate::{
-    signature::Signature,
+    signature::WireSignature,
     value::{Map, Value},
 };
 
@@ -97,15 +97,15 @@ pub struct Message {
     /// The keyword arguments.
     pub kwargs: Map,
     /// Sent with its result.
-    pub callbacks: Vec<Signature>,
+    pub callbacks: Vec<WireSignature>,
     /// Told of its failure.
-    pub errbacks: Vec<Signature>,
+    pub errbacks: Vec<WireSignature>,
     /// Tasks that come after it, **the last first**. `Some` of nothing stands at the end of a
     /// chain.
-    pub chain: Option<Vec<Signature>>,
+    pub chain: Option<Vec<WireSignature>>,
     /// The body of the chord that it is a part of. Shared: a chord has many parts, and its body may
     /// be large.
-    pub chord: Option<Arc<Signature>>,
+    pub chord: Option<Arc<WireSignature>>,
 }
 
 /// The header in which longshore counts the workers that died with a message.

@@ -1,8 +1,9 @@
 //! What is stored of a task: its state, its result, what it sent. `result/`: exceptions as
-//! documents, the tree of results.
+//! documents, what errbacks are told, the tree of results.
 
 mod document;
 mod exception;
+mod failed;
 #[cfg(test)]
 mod tests;
 mod tree;
@@ -10,6 +11,7 @@ mod tree;
 use std::time::SystemTime;
 
 pub use exception::Exception;
+pub use failed::FailedRequest;
 pub use tree::{GroupResult, ResultTree};
 
 use crate::value::{Map, Value};

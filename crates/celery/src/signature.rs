@@ -21,7 +21,7 @@ pub enum Subtask {
 /// A task that is yet to be sent: what is embedded in messages, and what canvas is made of. Unknown
 /// options are kept.
 #[derive(Clone, Debug, PartialEq, Default)]
-pub struct Signature {
+pub struct WireSignature {
     /// The task's name.
     pub task: String,
     /// Its positional arguments.
@@ -62,7 +62,7 @@ impl From<&str> for Subtask {
     }
 }
 
-impl Signature {
+impl WireSignature {
     /// Reads one that is written as an object. All but its task may be absent or null.
     ///
     /// # Errors
@@ -71,7 +71,7 @@ impl Signature {
         let Value::Map(members) = value else {
             return Err(ValueError::expected("a signature (an object)", &value));
         };
-        let mut signature = Signature::default();
+        let mut signature = WireSignature::default();
         for (name, value) in members.0 {
             let wrong = |expected: &str, found: &Value| Err(ValueError::expected(expected, found).in_member(&name));
             match (name.as_str(), value) {
@@ -105,7 +105,7 @@ impl Signature {
         ]))
     }
 
-    /// Writes what [`to_value`](Signature::to_value) gives.
+    /// Writes what [`to_value`](WireSignature::to_value) gives.
     pub fn write(&self, into: &mut Vec<u8>) {
         into.extend_from_slice(b"{\"task\": ");
         write::text(&self.task, into);

@@ -4,27 +4,27 @@
 use std::time::{Duration, SystemTime};
 
 use longshore_celery::{
-    Exception, Map, Message, Signature, Value,
+    Exception, Map, Message, Value, WireSignature,
     canvas::{
         CanvasError, ChordOutcome, ChordParts, Context, ErrbackStyle, add_to_chord, after_failure, after_success, apply, chain, chord,
-        chord_complete, group, replace, retry,
+        chord_complete, group, replace, retry, retry_as,
     },
 };
 
-fn add(numbers: &[i64]) -> Signature {
-    Signature::new("lab.add").args(numbers.iter().copied())
+fn add(numbers: &[i64]) -> WireSignature {
+    WireSignature::new("lab.add").args(numbers.iter().copied())
 }
 
-fn sum() -> Signature {
-    Signature::new("lab.tsum")
+fn sum() -> WireSignature {
+    WireSignature::new("lab.tsum")
 }
 
-fn echo() -> Signature {
-    Signature::new("lab.echo")
+fn echo() -> WireSignature {
+    WireSignature::new("lab.echo")
 }
 
-fn errback() -> Signature {
-    Signature::new("lab.eb")
+fn errback() -> WireSignature {
+    WireSignature::new("lab.eb")
 }
 
 /// Values whose members are in order, whatever they were written in.
@@ -53,7 +53,7 @@ fn what_is_built_here_is_what_celery_builds() {
         ("chain_immutable", chain([add(&[1, 2]), add(&[3, 3]).immutable(), add(&[4])])),
         ("chain_of_chains", chain([chain([add(&[1, 2]), add(&[3])]), chain([add(&[4]), add(&[5])]), add(&[6])])),
         ("chain_linked", chain([add(&[1, 2]), add(&[3])]).link(add(&[100])).link(add(&[200]))),
-        ("chain_errback", chain([add(&[1, 2]), Signature::new("lab.fail"), add(&[3])]).link_error(errback())),
+        ("chain_errback", chain([add(&[1, 2]), WireSignature::new("lab.fail"), add(&[3])]).link_error(errback())),
         ("chain_group_middle", chain([add(&[1, 2]), group([add(&[3]), add(&[4])]), sum()])),
         ("chain_group_middle_then_more", chain([add(&[1, 2]), group([add(&[3]), add(&[4])]), sum(), add(&[5]), add(&[6])])),
         ("chain_group_first", chain([group([add(&[3, 1]), add(&[4, 1])]), sum()])),
@@ -66,7 +66,7 @@ fn what_is_built_here_is_what_celery_builds() {
         ("chord_linked", chord([add(&[1, 2]), add(&[3, 4])], sum()).link(add(&[1]))),
         ("chord_body_group_errback", {
             let body = group([sum(), chain([sum(), add(&[1])])]).link_error(errback());
-            chord([add(&[1, 2]), Signature::new("lab.fail")], body)
+            chord([add(&[1, 2]), WireSignature::new("lab.fail")], body)
         }),
         ("chain_stamped", chain([add(&[1, 2]), add(&[3]), group([add(&[4]), add(&[5])])]).stamp("mon", "abc")),
         ("chord_then", {
@@ -142,7 +142,7 @@ fn a_canvas_works_as_an_errback() {
 #[test]
 fn an_errback_is_told_what_it_takes() {
     let told = |name: &str| if name == "lab.eb3" { ErrbackStyle::Error } else { ErrbackStyle::Id };
-    let three = || Signature::new("lab.eb3");
+    let three = || WireSignature::new("lab.eb3");
     let error = Exception::builtin("ValueError", "kaboom");
     let stored = error.to_value();
     let message = Message {
@@ -189,7 +189,7 @@ fn the_priority_of_a_chords_body_survives_a_chain() {
 
 #[test]
 fn a_chain_that_begins_with_a_group_hands_its_arguments_to_the_members() {
-    let mut first = Signature { kwargs: Map::default(), ..chain([]) };
+    let mut first = WireSignature { kwargs: Map::default(), ..chain([]) };
     first.kwargs.set("tasks", Value::List(vec![group([add(&[1]), add(&[2])]).to_value(), sum().to_value()]));
     let message = Message { id: "m".into(), callbacks: vec![first], ..Message::default() };
     let sent = after_success(&message, &Value::Int(9), &context(), &mut ids()).unwrap().sends;
@@ -238,10 +238,41 @@ fn the_next_attempt_is_the_same_task() {
         ..Message::default()
     };
     let when = SystemTime::UNIX_EPOCH + Duration::from_secs(9);
-    let next = retry(&task, Some(when), None);
+    let next = retry(&task, Some(when));
     let expected =
         Message { retries: 2, eta: Some(when), root_id: Some("m".into()), parent_id: Some("m".into()), redelivered: false, ..task.clone() };
     assert_eq!(next, expected);
-    let changed = retry(&task, None, Some((vec![2.into()], Map::default())));
-    assert_eq!((changed.args, changed.argsrepr), (vec![Value::Int(2)], None));
+}
+
+#[test]
+fn the_next_attempt_has_the_arguments_and_options_of_another_call_of_it() {
+    let task = Message {
+        id: "m".into(),
+        task: "lab.add".into(),
+        expires: Some(SystemTime::UNIX_EPOCH + Duration::from_secs(60)),
+        ..Message::default()
+    };
+    let when = SystemTime::UNIX_EPOCH + Duration::from_secs(9);
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(5);
+    let call = WireSignature::new("lab.add").arg(2).kwarg("y", 3);
+    let (next, queue) = retry_as(&task, when, &call, now).unwrap();
+    assert_eq!((next.args, next.kwargs, next.eta, queue), (vec![Value::Int(2)], Map::from_iter([("y", 3)]), Some(when), None));
+    assert_eq!((next.argsrepr.as_deref(), next.kwargsrepr.as_deref()), (Some("(2,)"), Some("{'y': 3}")));
+    assert_eq!((next.retries, next.id.as_str(), next.expires), (1, "m", task.expires));
+    let call = call.queue("q").priority(3).countdown(Duration::from_secs(1)).expires_in(Duration::from_secs(2)).header("h", 1);
+    let (next, queue) = retry_as(&task, when, &call, now).unwrap();
+    assert_eq!((queue.as_deref(), next.priority), (Some("q"), Some(3)));
+    assert_eq!((next.eta, next.expires), (Some(now + Duration::from_secs(1)), Some(now + Duration::from_secs(2))));
+    assert_eq!(next.headers.get("h"), Some(&Value::Int(1)));
+    let endless = WireSignature::new("lab.add").option("expires", Value::Null);
+    assert_eq!(retry_as(&task, when, &endless, now).unwrap().0.expires, None);
+    for (call, says) in [
+        (WireSignature::new("lab.sum"), "a retry is another attempt of lab.add, and not lab.sum"),
+        (chain([add(&[1]), add(&[1])]), "a retry is another attempt of lab.add, and not celery.chain"),
+        (add(&[1]).link(sum()), "a retry of lab.add cannot have the option link"),
+        (add(&[1]).option("expires", "tomorrow"), "expires of the signature of lab.add is no time"),
+    ] {
+        let error = retry_as(&task, when, &call, now).unwrap_err().to_string();
+        assert!(error.contains(says), "{error}");
+    }
 }

@@ -10,7 +10,7 @@ use std::{
 };
 
 use longshore_celery::{
-    Exception, Map, Message, ResultTree, Signature, Value,
+    Exception, Map, Message, ResultTree, Value, WireSignature,
     canvas::{
         CanvasError, ChordOutcome, ChordParts, ChordStart, Context, ErrbackStyle, Plan, after_failure, after_success, apply, chain, chord,
         chord_complete, group, replace,
@@ -32,9 +32,9 @@ fn ids() -> impl FnMut() -> String {
 }
 
 /// Canvases as people make them.
-fn canvas() -> impl Strategy<Value = Signature> {
+fn canvas() -> impl Strategy<Value = WireSignature> {
     let leaf = (0..9_i64, any::<bool>()).prop_map(|(n, immutable)| {
-        let task = Signature::new("add").arg(n);
+        let task = WireSignature::new("add").arg(n);
         if immutable { task.immutable() } else { task }
     });
     leaf.prop_recursive(5, 60, 3, |inner| {
@@ -141,7 +141,7 @@ proptest! {
 
     #[test]
     fn whatever_a_signature_is_nothing_panics(value in anything()) {
-        let Ok(signature) = Signature::from_value(value) else { return Ok(()) };
+        let Ok(signature) = WireSignature::from_value(value) else { return Ok(()) };
         let mut fresh = ids();
         let message = Message {
             id: "m".into(),
@@ -256,8 +256,8 @@ fn anything() -> impl Strategy<Value = Value> {
 
 #[test]
 fn a_long_chain_is_sent_and_its_results_are_named_as_far_back_as_anybody_reads() {
-    let tasks = (0..20_000).map(|_| Signature::new("add").arg(1));
-    let sent = apply(&group([chain(tasks), Signature::new("add")]), &[], &context(), &mut ids()).unwrap();
+    let tasks = (0..20_000).map(|_| WireSignature::new("add").arg(1));
+    let sent = apply(&group([chain(tasks), WireSignature::new("add")]), &[], &context(), &mut ids()).unwrap();
     let mut parents = 0;
     let mut node = &sent.result.unwrap().children.unwrap()[0];
     while let Some(parent) = &node.parent {
@@ -269,8 +269,8 @@ fn a_long_chain_is_sent_and_its_results_are_named_as_far_back_as_anybody_reads()
 
 #[test]
 fn what_would_come_to_gigabytes_is_refused() {
-    let header = (0..20_000).map(|_| Signature::new("add"));
-    let large = chord(header, Signature::new("sum").arg("x".repeat(100_000)));
+    let header = (0..20_000).map(|_| WireSignature::new("add"));
+    let large = chord(header, WireSignature::new("sum").arg("x".repeat(100_000)));
     let refused = apply(&large, &[], &context(), &mut ids()).unwrap_err();
     assert_eq!(
         refused.to_string(),
@@ -279,9 +279,9 @@ fn what_would_come_to_gigabytes_is_refused() {
 }
 
 /// A task, and then groups of it, each as wide as the others.
-fn groups(width: usize, levels: usize) -> Signature {
-    let wide = || group(vec![Signature::new("add").immutable(); width]);
-    chain(std::iter::once(Signature::new("add")).chain(std::iter::repeat_with(wide).take(levels)))
+fn groups(width: usize, levels: usize) -> WireSignature {
+    let wide = || group(vec![WireSignature::new("add").immutable(); width]);
+    chain(std::iter::once(WireSignature::new("add")).chain(std::iter::repeat_with(wide).take(levels)))
 }
 
 #[test]
@@ -306,7 +306,7 @@ fn a_chain_of_groups_takes_no_more_than_the_bytes_that_are_sent() {
 
 #[test]
 fn what_multiplies_is_seen_before_it_is_made() {
-    let long = || Signature::new("add").arg("x".repeat(1_000)).immutable();
+    let long = || WireSignature::new("add").arg("x".repeat(1_000)).immutable();
     let wide = |width| group((0..width).map(|_| long()));
     let rows = [
         ("a group, and what follows it", chain([long(), wide(1_000), wide(1_000)])),
@@ -326,9 +326,9 @@ fn what_multiplies_is_seen_before_it_is_made() {
 
 #[test]
 fn signatures_that_are_nested_too_deeply_are_refused() {
-    let mut deep = Signature::new("add");
+    let mut deep = WireSignature::new("add");
     for _ in 0..100 {
-        deep = Signature { kwargs: Map::from_iter([("tasks", Value::List(vec![deep.to_value()]))]), ..group([]) };
+        deep = WireSignature { kwargs: Map::from_iter([("tasks", Value::List(vec![deep.to_value()]))]), ..group([]) };
     }
     assert_eq!(apply(&deep, &[], &context(), &mut ids()), Err(CanvasError::TooDeep));
 }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use longshore_celery::{
-    Encoding, GroupResult, Limits, Map, Message, MessageParts, Signature, TaskResult, Value, crashes_of, mark_redelivered,
+    Encoding, GroupResult, Limits, Map, Message, MessageParts, TaskResult, Value, WireSignature, crashes_of, mark_redelivered,
 };
 use proptest::{collection::vec, option, prelude::*};
 
@@ -34,10 +34,17 @@ fn time() -> impl Strategy<Value = SystemTime> {
     (0u64..4_102_444_800_000_000).prop_map(|micros| SystemTime::UNIX_EPOCH + Duration::from_micros(micros))
 }
 
-fn signature() -> impl Strategy<Value = Signature> {
+fn signature() -> impl Strategy<Value = WireSignature> {
     let subtask = prop_oneof![Just(""), Just("chain"), Just("group"), Just("chord"), Just("xmap")];
     ("[a-z.ß\"]{1,9}", vec(value(), 0..3), map(value()), map(value()), subtask, any::<bool>()).prop_map(
-        |(task, args, kwargs, options, subtask, immutable)| Signature { task, args, kwargs, options, subtask: subtask.into(), immutable },
+        |(task, args, kwargs, options, subtask, immutable)| WireSignature {
+            task,
+            args,
+            kwargs,
+            options,
+            subtask: subtask.into(),
+            immutable,
+        },
     )
 }
 

@@ -70,8 +70,9 @@ fn recorded_messages_say_what_was_sent() {
         let again = Value::parse(&message.encode(Encoding::Json), 128).unwrap();
         let headers = again.get("headers").unwrap();
         for (member, expected) in fixture.get("expect").unwrap().as_map().unwrap().iter() {
-            let signatures =
-                |list: &[longshore_celery::Signature]| Value::List(list.iter().map(longshore_celery::Signature::to_value).collect());
+            let signatures = |list: &[longshore_celery::WireSignature]| {
+                Value::List(list.iter().map(longshore_celery::WireSignature::to_value).collect())
+            };
             let found = match member {
                 "id" if expected.is_null() => continue,
                 "id" => text(Some(&message.id)),

@@ -9,7 +9,7 @@ use std::{process::ExitCode, time::Duration};
 
 use longshore::{
     Client, ClientError, Signature, Value,
-    celery::{Map, Signature as Wire},
+    celery::{Map, WireSignature},
 };
 use tokio::{
     io::{AsyncBufReadExt, AsyncWriteExt, BufReader, stdin, stdout},
@@ -67,7 +67,7 @@ async fn serve(client: &Client, request: &Value) -> Result<Map, String> {
         client.result(id)
     } else {
         let signature = request.get("send").cloned().ok_or("neither send nor get")?;
-        let wire = Wire::from_value(signature).map_err(|error| error.to_string())?;
+        let wire = WireSignature::from_value(signature).map_err(|error| error.to_string())?;
         client.send::<Value>(Signature::from(wire)).await.map_err(|error| error.to_string())?
     };
     let mut said = Map(vec![("id".to_owned(), answer.id().into())]);

@@ -9,7 +9,7 @@ use std::{
 
 use longshore::{
     App, Failure, Signature, TaskContext, Value,
-    celery::Map,
+    celery::{Exception, FailedRequest, Map},
     chain, group,
     queue::{Call, Task},
     task,
@@ -24,6 +24,10 @@ pub(crate) fn app() -> App {
         .task(identity)
         .task(Task::plain("lab.echo", echo))
         .task(defaults)
+        .task(gathered)
+        .task(halved)
+        .task(alarmed)
+        .command(paint)
         .task(nothing)
         .task(Task::plain("lab.who", who))
         .task(Task::plain("lab.request", request))
@@ -94,6 +98,32 @@ fn echo(_: TaskContext, call: Call) -> Result<Value, Failure> {
 #[task(name = "lab.defaults")]
 fn defaults(a: i64, #[default(2)] b: i64, #[default(3)] c: i64) -> Vec<i64> {
     vec![a, b, c]
+}
+
+#[task(name = "lab.gathered")]
+fn gathered(first: Value, #[args] rest: Vec<Value>, #[default("m".to_owned())] unit: String, #[kwargs] others: Map) -> Vec<Value> {
+    vec![first, rest.into(), unit.into(), others.into()]
+}
+
+#[task(name = "lab.halved", retries = 3)]
+async fn halved(context: &TaskContext, size: i64, #[args] tags: Vec<String>, #[default(2)] least: i64) -> Result<Vec<Value>, Failure> {
+    if size > least {
+        let smaller = halved::call(size / 2, tags, least).countdown(Duration::from_millis(50));
+        return Err(context.retry().with_call(smaller).because(Failure::error("ValueError", size)));
+    }
+    Ok(vec![size.into(), tags.into(), context.retries().into()])
+}
+
+/// An errback of the new kind.
+#[task(name = "lab.alarmed", errback)]
+fn alarmed(request: FailedRequest, exception: Exception, _traceback: Option<String>, #[default] path: String) -> Result<(), Failure> {
+    Ok(mark(&path, &["alarmed", &request.id, &exception.to_string()])?)
+}
+
+/// A command of remote control.
+#[task(name = "lab_paint")]
+async fn paint(#[default("white".to_owned())] colour: String) -> String {
+    format!("painted {colour}")
 }
 
 #[task(name = "lab.nothing")]

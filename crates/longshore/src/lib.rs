@@ -231,6 +231,12 @@
 //! | `app = Celery("tasks", broker=url, backend=url)` | `App::new().broker(url).results(url)` |
 //! | `@app.task(bind=True, max_retries=5, rate_limit="10/m")` | `#[task(retries = 5, rate = "10/m")]`, with a first parameter of type [`TaskContext`] |
 //! | `raise self.retry(exc=e, countdown=5)` | `return Err(context.retry_in(Duration::from_secs(5)).because(e))` |
+//! | `raise self.retry(args=(url, n // 2), expires=60)` | `return Err(context.retry().with_call(fetch::call(url, n / 2).expires_in(minute)))` |
+//! | `raise Reject(why)`, `raise Reject(why, requeue=True)` | `return Err(Failure::reject(why))`, `Failure::requeue(why)` |
+//! | `def f(x, *args, unit="m", **kwargs)` | `fn f(x: i64, #[args] args: Vec<i64>, unit: Option<String>, #[kwargs] kwargs: HashMap<String, Value>)` |
+//! | `def on_failure(request, exc, traceback)` for `link_error` | `#[task(errback)]`, with a [`FailedRequest`](celery::FailedRequest) and an [`Exception`](celery::Exception) |
+//! | `@control_command` | [`App::command`]`(function)`, asked with [`queue::remote::ask`] or `longshore control NAME key=value` |
+//! | `task_routes = {"mail.*": "mail"}`, `task_acks_late = False` | `App::new().route("mail.*", "mail").acks(Acks::Early)` |
 //! | `self.update_state(state="PROGRESS", meta=m)` | `context.progress(&m).await?` |
 //! | `add.delay(1, 1).get()` | `client.send(add::call(1, 1)).await?.get().await?` |
 //! | `app.send_task("tasks.add", [1, 1])` | `client.send(Signature::named("tasks.add").arg(&1).arg(&1))` |
@@ -259,7 +265,9 @@
 //! slow callbacks, the price of a queue), `leaky_bucket` (a steady pace, and what happens on
 //! overflow), `mixed_lanes` (waiting and computing side by side), `isolated` (functions that crash,
 //! in child processes), `pipeline` (an assembly line, its ideal time and its bottleneck),
-//! `task_queue` (a worker and a client on one SQLite file), and `seed004_worker` with
+//! `task_queue` (a worker and a client on one SQLite file), `from_celery` (retries with other
+//! arguments, `*args`, an errback, a control command and routes, as a user of Celery would write
+//! them), and `seed004_worker` with
 //! `seed004_client` (the same against Celery's own client and worker). With the feature `kafka`,
 //! `mtc75` (a producer and a consumer whose knobs are turned while it runs).
 

@@ -90,6 +90,25 @@ fn a_pipeline_takes_what_its_slowest_stage_takes_and_names_it() {
     assert!(holds("pipeline", "--scale 0.2 --workers 2").contains("within 5 % of the ideal"));
 }
 
+#[cfg(feature = "queue")]
+#[test]
+fn what_a_user_of_celery_would_write_does_what_celery_does() {
+    let text = holds("from_celery", "");
+    for line in [
+        "retry     https://shop: pages of 25, after 2 retries",
+        "TimeoutError('no answer with pages of 100')",
+        "control   {\"ok\": \"\"}",
+        "refused   {\"error\": \"ValueError('a lot is no currency')\"}",
+        "args      Ada owes 40 EUR for 2 items {\"paid\": \"no\"}",
+        "CardDeclined('1234 does not cover 40')",
+        "errback   shop.tasks.charge of [\"1234\", 40] failed with CardDeclined('1234 does not cover 40')",
+        "route     shop.alarms.remember goes to alarms",
+        "worker    4 ok, 5 retries, 2 failed",
+    ] {
+        assert!(text.contains(line), "{line}\n{text}");
+    }
+}
+
 #[test]
 fn an_example_helps_and_refuses_what_it_does_not_know() {
     for name in ["producer_consumer", "leaky_bucket", "mixed_lanes", "isolated", "pipeline"] {

@@ -16,6 +16,8 @@ use crate::units::{self, Backoff, Rate};
 #[derive(Default)]
 pub(crate) struct Attributes {
     pub(crate) name: Option<LitStr>,
+    /// Stands before the function's name: a text, or a constant that is one.
+    pub(crate) prefix: Option<Expr>,
     pub(crate) lane: Option<(Lane, Span)>,
     pub(crate) queue: Option<LitStr>,
     pub(crate) priority: Option<u8>,
@@ -32,6 +34,9 @@ pub(crate) struct Attributes {
     pub(crate) acks_on_failure: Option<bool>,
     pub(crate) ignore_result: Option<bool>,
     pub(crate) track_started: Option<bool>,
+    /// What comes back is a `Result` under another name.
+    pub(crate) fallible: bool,
+    pub(crate) errback: Option<bool>,
     pub(crate) krate: Option<Path>,
 }
 
@@ -45,6 +50,7 @@ pub(crate) enum Lane {
 
 const WORDS: &[&str] = &[
     "name",
+    "prefix",
     "lane",
     "queue",
     "priority",
@@ -60,6 +66,8 @@ const WORDS: &[&str] = &[
     "acks_on_failure",
     "ignore_result",
     "track_started",
+    "errback",
+    "fallible",
     "crate",
 ];
 
@@ -94,6 +102,7 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Attributes> {
         }
         match entry.word.as_str() {
             "name" => this.name = Some(name(&entry)?),
+            "prefix" => this.prefix = Some(prefix(&entry)?),
             "lane" => this.lane = Some((lane(&entry)?, entry.span)),
             "queue" => this.queue = Some(queue(&entry)?),
             "priority" => this.priority = Some(priority(&entry)?),
@@ -117,6 +126,8 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Attributes> {
             "acks_on_failure" => this.acks_on_failure = Some(entry.flag()?),
             "ignore_result" => this.ignore_result = Some(entry.flag()?),
             "track_started" => this.track_started = Some(entry.flag()?),
+            "errback" => this.errback = Some(entry.flag()?),
+            "fallible" => this.fallible = entry.flag()?,
             "crate" => this.krate = Some(entry.text()?.parse()?),
             other => return Err(Error::new(entry.span, unknown(other))),
         }
@@ -129,6 +140,12 @@ pub(crate) fn parse(tokens: TokenStream) -> Result<Attributes> {
         return Err(Error::new(
             Span::call_site(),
             "`soft_timeout` must be shorter than `timeout`: the task is told at the one and ended at the other",
+        ));
+    }
+    if let (Some(name), Some(_)) = (&this.name, &this.prefix) {
+        return Err(Error::new(
+            name.span(),
+            "`name` is the whole name; with `prefix` the function's own stands behind it: write one of the two",
         ));
     }
     if this.rate_shared.is_some() && this.rate.is_none() {
@@ -189,6 +206,25 @@ fn name(entry: &Entry) -> Result<LitStr> {
         return Err(Error::new(text.span(), "a task's name has no spaces and is not empty, as in \"tasks.add\""));
     }
     Ok(text)
+}
+
+fn prefix(entry: &Entry) -> Result<Expr> {
+    let help = "`prefix` is what stands before the function's name: a text such as \"shop.orders\", or the name of a constant that is one";
+    match &entry.value {
+        Some(Expr::Lit(ExprLit { lit: Lit::Str(text), .. })) => {
+            let value = text.value();
+            let bad = value.is_empty() || value.ends_with('.') || value.chars().any(|c| c.is_whitespace() || c.is_control());
+            if bad {
+                let message =
+                    "a prefix has no spaces, is not empty and has no dot at its end, which comes by itself, as in \"shop.orders\"";
+                return Err(Error::new(text.span(), message));
+            }
+        }
+        Some(Expr::Path(_)) => {}
+        Some(other) => return Err(Error::new_spanned(other, help)),
+        None => return Err(Error::new(entry.span, help)),
+    }
+    entry.value.clone().ok_or_else(|| Error::new(entry.span, help))
 }
 
 fn queue(entry: &Entry) -> Result<LitStr> {

@@ -8,7 +8,7 @@ use syn::{Error, ItemFn, Result, ext::IdentExt, spanned::Spanned};
 
 use crate::{
     attributes::{self, Attributes, Lane},
-    function::{self, ContextAs, Function},
+    function::{self, ContextAs, Function, Parameter, Takes},
     units::Backoff,
 };
 
@@ -17,7 +17,7 @@ pub(crate) fn task(attributes: TokenStream, function: TokenStream) -> Result<Tok
     let item: ItemFn = syn::parse2(function)
         .map_err(|_| Error::new(span, "`#[task]` stands on a function: `async fn name(…) -> …`, or without `async`"))?;
     let attributes = attributes::parse(attributes)?;
-    let function = function::read(item)?;
+    let function = function::read(item, attributes.fallible)?;
     let is_async = function.item.sig.asyncness.is_some();
     let lane = match attributes.lane {
         None if is_async => Lane::Async,
@@ -32,9 +32,17 @@ pub(crate) fn task(attributes: TokenStream, function: TokenStream) -> Result<Tok
 
 /// Returns the task's name as an expression: the one that was given, else the function's path.
 fn task_name(attributes: &Attributes, krate: &TokenStream, plain_name: &str) -> TokenStream {
-    match &attributes.name {
-        Some(name) => quote!(#name),
-        None => quote! {{
+    match (&attributes.name, &attributes.prefix) {
+        (Some(name), _) => quote!(#name),
+        (None, Some(prefix)) => quote! {{
+            // The prefix may be the name of any constant: ours has one that nobody gives.
+            const __LONGSHORE_NAME: [u8; (#prefix).len() + 1 + #plain_name.len()] = #krate::private::prefixed(#prefix, #plain_name);
+            match ::core::str::from_utf8(&__LONGSHORE_NAME) {
+                ::core::result::Result::Ok(name) => name,
+                ::core::result::Result::Err(_) => #prefix,
+            }
+        }},
+        (None, None) => quote! {{
             const PATH: &str = ::core::concat!(::core::module_path!(), "::", #plain_name);
             const BYTES: [u8; #krate::private::name_length(PATH)] = #krate::private::name_bytes(PATH);
             match ::core::str::from_utf8(&BYTES) {
@@ -47,7 +55,7 @@ fn task_name(attributes: &Attributes, krate: &TokenStream, plain_name: &str) -> 
 
 fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenStream {
     let krate = attributes.krate.as_ref().map_or_else(|| quote!(::longshore), |path| quote!(#path));
-    let Function { item, parameters, returns, .. } = function;
+    let Function { item, parameters, .. } = function;
     let ident = &item.sig.ident;
     let visibility = &item.vis;
     let plain_name = ident.unraw().to_string();
@@ -69,17 +77,14 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
     let output = &item.sig.output;
     let body = &item.block;
     let asyncness = &item.sig.asyncness;
-    let result = &returns.ty;
+    let result = result_type(&krate, function);
 
     // A text parameter takes whatever becomes a `String`, so that callers may write literals.
     let call_inputs = parameters.iter().map(|parameter| {
         let (ident, ty) = (&parameter.ident, &parameter.ty);
         if parameter.is_string() { quote!(#ident: impl ::core::convert::Into<#ty>) } else { quote!(#ident: #ty) }
     });
-    let call_arguments = parameters.iter().map(|parameter| {
-        let (ident, ty) = (&parameter.ident, &parameter.ty);
-        if parameter.is_string() { quote!(.arg::<#ty>(&::core::convert::Into::into(#ident))) } else { quote!(.arg::<#ty>(&#ident)) }
-    });
+    let call_arguments = call_arguments(&krate, parameters);
 
     // The rest of what a `Task` is made of.
     let handler = handler(&krate, function, &plain_name, lane);
@@ -93,14 +98,16 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
     let policy = policy(&krate, attributes, is_process);
     let call_doc = format!("A call of `{plain_name}` with these arguments, yet to be sent.");
 
-    // A type takes the function's name, so that the name alone says which task is meant; the
-    // function itself is its `run`.
+    let told = hidden_result(&krate, function);
+
+    // A type takes the function's name, so that `add::call` is a call of it, and a function that
+    // gives the task, so that `App::task(add)` says which is meant, and `let add` still can be
+    // written. The function itself is its `run`.
     quote! {
         #(#cfgs)*
         #docs
-        #[allow(non_camel_case_types, reason = "it stands where the function stood")]
-        #[derive(Clone, Copy, Debug)]
-        #visibility struct #ident;
+        #[allow(non_camel_case_types, dead_code, reason = "it stands where the function stood")]
+        #visibility struct #ident {}
 
         #(#cfgs)*
         impl #ident {
@@ -109,6 +116,7 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
             #visibility const NAME: &'static str = #name;
 
             /// The function itself, called at once.
+            #[allow(dead_code, reason = "a program that only calls the task does not run it")]
             #(#others)*
             #visibility #asyncness fn run(#inputs) #output #body
 
@@ -116,7 +124,7 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
             #[allow(dead_code, reason = "a program need not call its own tasks")]
             #[allow(clippy::too_many_arguments, clippy::needless_pass_by_value, reason = "as many as the function has, and as it has them")]
             #visibility fn call(#(#call_inputs),*) -> #krate::private::Signature<#result> {
-                #ident::signature() #(#call_arguments)*
+                #call_arguments
             }
 
             /// A call without arguments, yet to be given some and to be sent.
@@ -126,19 +134,75 @@ fn generate(attributes: &Attributes, function: &Function, lane: Lane) -> TokenSt
             }
         }
 
+        #told
+
         #(#cfgs)*
+        #[doc(hidden)]
+        #[allow(dead_code, reason = "a program that only calls the task does not register it")]
         #[allow(clippy::all, clippy::pedantic, clippy::nursery, clippy::restriction, reason = "generated")]
-        impl ::core::convert::From<#ident> for #krate::private::Task {
-            fn from(_: #ident) -> Self {
-                #krate::private::Task {
-                    name: ::std::sync::Arc::from(#ident::NAME),
-                    lane: #krate::private::LaneKind::#lane,
-                    policy: #policy,
-                    handler: #handler,
-                }
+        #visibility fn #ident() -> #krate::private::Task {
+            #krate::private::Task {
+                name: ::std::sync::Arc::from(#ident::NAME),
+                lane: #krate::private::LaneKind::#lane,
+                policy: #policy,
+                handler: #handler,
             }
         }
     }
+}
+
+/// Returns the type of what comes back; of a `Result`, its `Ok` type.
+fn result_type(krate: &TokenStream, function: &Function) -> TokenStream {
+    let ty = &function.returns.ty;
+    match &function.returns.alias {
+        Some(alias) => quote_spanned!(alias.span()=> <#alias as #krate::private::Fallible>::Ok),
+        None => quote!(#ty),
+    }
+}
+
+/// Returns what refuses a `Result` under another name, of which nothing was said: it would be taken
+/// for a value.
+fn hidden_result(krate: &TokenStream, function: &Function) -> TokenStream {
+    let ty = &function.returns.ty;
+    if function.returns.fallible || matches!(ty, syn::Type::Tuple(_)) {
+        return quote!();
+    }
+    let text = format!(
+        "`{}` is a `Result` under another name, which `#[task]` cannot see: write `#[task(fallible)]`, or `Result<T, E>`",
+        quote!(#ty).to_string().replace(" < ", "<").replace(" > ", ">").replace(" >", ">").replace(" ,", ",").replace(" :: ", "::")
+    );
+    quote_spanned! {ty.span()=>
+        const _: () = {
+            #[allow(unused_imports, reason = "it is used unless the type is a `Result`")]
+            use #krate::private::NoResult as _;
+            ::core::assert!(!#krate::private::Returned::<#ty>::IS_RESULT, #text);
+        };
+    }
+}
+
+/// Returns the call of a task with its arguments: those at its end that are `None` are left out, as
+/// they may be absent for whoever runs it.
+fn call_arguments(krate: &TokenStream, parameters: &[Parameter]) -> TokenStream {
+    let mut call = quote!(Self::signature());
+    let (mut places, mut least) = (0_usize, 0_usize);
+    for parameter in parameters {
+        let (ident, ty, name) = (&parameter.ident, &parameter.ty, parameter.name());
+        let value = if parameter.is_string() { quote!(&::core::convert::Into::into(#ident)) } else { quote!(&#ident) };
+        call = match &parameter.takes {
+            Takes::One { none: true, .. } if parameter.by_name => quote!(#krate::private::optional_kwarg(#call, #name, #value)),
+            Takes::One { .. } if parameter.by_name => quote!(#call.kwarg::<#ty>(#name, #value)),
+            Takes::One { none, .. } => {
+                places += 1;
+                if !none {
+                    least = places;
+                }
+                quote!(#call.arg::<#ty>(#value))
+            }
+            Takes::Args => quote!(#call.args::<#ty>(#value)),
+            Takes::Kwargs => quote!(#call.kwargs::<#ty>(#value)),
+        };
+    }
+    if least < places { quote!(#krate::private::without_nones(#call, #least, #places)) } else { call }
 }
 
 /// Returns the code that runs the function: arguments out of the message, the result into one.
@@ -146,19 +210,23 @@ fn handler(krate: &TokenStream, function: &Function, plain_name: &str, lane: Lan
     let ident = &function.item.sig.ident;
     let parameters = function.parameters.iter().map(|parameter| {
         let name = parameter.name();
-        if parameter.default.is_some() {
-            quote!(#krate::private::Parameter::optional(#name))
-        } else {
-            quote!(#krate::private::Parameter::required(#name))
+        match &parameter.takes {
+            Takes::One { default: Some(_), .. } => quote!(#krate::private::Parameter::optional(#name)),
+            Takes::One { default: None, .. } => quote!(#krate::private::Parameter::required(#name)),
+            Takes::Args => quote!(#krate::private::Parameter::args(#name)),
+            Takes::Kwargs => quote!(#krate::private::Parameter::kwargs(#name)),
         }
     });
     let names: Vec<_> = (0..function.parameters.len()).map(|place| format_ident!("argument_{place}")).collect();
     let takes = function.parameters.iter().zip(&names).map(|(parameter, name)| {
         let ty = &parameter.ty;
         // Whatever is wrong with the type is said where it stands.
-        match &parameter.default {
-            Some(default) => quote_spanned!(ty.span()=> let #name: #ty = arguments.take_or::<#ty>(|| #default)?;),
-            None => quote_spanned!(ty.span()=> let #name: #ty = arguments.take::<#ty>()?;),
+        match &parameter.takes {
+            Takes::One { default: Some(default), .. } => {
+                quote_spanned!(ty.span()=> let #name: #ty = arguments.take_or::<#ty>(|| #default)?;)
+            }
+            Takes::One { default: None, .. } => quote_spanned!(ty.span()=> let #name: #ty = arguments.take::<#ty>()?;),
+            Takes::Args | Takes::Kwargs => quote_spanned!(ty.span()=> let #name: #ty = arguments.take_further::<#ty>()?;),
         }
     });
     let context = match function.context {
@@ -168,8 +236,8 @@ fn handler(krate: &TokenStream, function: &Function, plain_name: &str, lane: Lan
     };
     // An error's conversion is chosen by its type: failures, errors, whatever prints.
     let wait = function.item.sig.asyncness.map(|_| quote!(.await));
-    let ty = &function.returns.ty;
-    let reply = quote_spanned!(ty.span()=> #krate::private::reply::<#ty>(&result));
+    let ty = result_type(krate, function);
+    let reply = quote_spanned!(function.returns.ty.span()=> #krate::private::reply::<#ty>(&result));
     let answer = if function.returns.fallible {
         quote! {
             match result {
@@ -275,12 +343,13 @@ fn policy(krate: &TokenStream, attributes: &Attributes, isolated: bool) -> Token
     }
     // Acknowledgement and results.
     if let Some(early) = attributes.acks_early {
-        set("acks", if early { quote!(#krate::private::Acks::Early) } else { quote!(#krate::private::Acks::Late) });
+        set("acks", some(if early { quote!(#krate::private::Acks::Early) } else { quote!(#krate::private::Acks::Late) }));
     }
     for (field, value) in [
         ("acks_on_failure", attributes.acks_on_failure),
         ("ignore_result", attributes.ignore_result),
         ("track_started", attributes.track_started),
+        ("errback", attributes.errback),
     ] {
         if let Some(value) = value {
             set(field, quote!(#value));
@@ -337,7 +406,11 @@ mod tests {
             ("fn f() -> impl Sized {}", "its type must be named", "impl Sized"),
             ("fn f() -> &'static str {}", "return an owned value", "&'static str"),
             ("fn f() -> ! {}", "a task must end", "!"),
-            ("fn f() -> fmt::Result {}", "write out what comes back", "fmt::Result"),
+            ("fn f(#[kwargs] x: Map, y: u8) {}", "it is the last parameter", "y"),
+            ("fn f(#[args] x: Vec<u8>, #[args] y: Vec<u8>) {}", "one `#[args]` takes all", "y"),
+            ("fn f(#[args] #[kwargs] x: Map) {}", "`#[args]` is enough", "#[kwargs]"),
+            ("fn f(#[args] #[default] x: Vec<u8>) {}", "it is empty where nothing is given", "#[default]"),
+            ("fn f(#[args(3)] x: Vec<u8>) {}", "unexpected token", "("),
             ("unsafe fn f() {}", "cannot be unsafe", "unsafe"),
             ("const fn f() {}", "cannot be const", "const"),
         ] {
@@ -353,7 +426,7 @@ mod tests {
             ("retrys = 3", "did you mean `retries`?", "retrys"),
             ("max_retries = 3", "did you mean `retries`?", "max_retries"),
             ("soft_time_limit = 3", "did you mean `soft_timeout`?", "soft_time_limit"),
-            ("colour = 3", "there are name, lane, queue, priority, retries", "colour"),
+            ("colour = 3", "there are name, prefix, lane, queue, priority, retries", "colour"),
             ("retries = 3, retries = 4", "stands here twice", "retries"),
             ("retries = \"many\"", "is a number, or \"forever\"", "\"many\""),
             ("retries", "takes a number", "retries"),
@@ -368,6 +441,9 @@ mod tests {
             ("rate_shared = \"yes\"", "is true or false", "\"yes\""),
             ("ignore_result = 1", "is true or false", "1"),
             ("name = \"a b\"", "has no spaces", "\"a b\""),
+            ("prefix = \"a.\"", "which comes by itself", "\"a.\""),
+            ("prefix = 3", "the name of a constant", "3"),
+            ("prefix = \"a\", name = \"b\"", "write one of the two", "\"b\""),
         ] {
             let (text, span) = refused(attributes, "fn f() {}");
             assert!(text.contains(says), "{attributes}: {text}");

@@ -69,7 +69,7 @@ fn main() {
             "worker" => {
                 let tasks: [longshore::Task; 4] = [noop.into(), sleep.into(), wait.into(), cpu.into()];
                 let app = tasks.into_iter().fold(app, |app, mut task| {
-                    task.policy.acks = if has("early") { Acks::Early } else { Acks::Late };
+                    task.policy.acks = Some(if has("early") { Acks::Early } else { Acks::Late });
                     task.policy.ignore_result = has("noresult");
                     app.task(task)
                 });

@@ -8,7 +8,7 @@ use std::{
 };
 
 use longshore_brokers::{Connected, News, Notice};
-use longshore_celery::Compression;
+use longshore_celery::{Compression, control::Command};
 
 use crate::{
     answer::Answer,
@@ -52,7 +52,13 @@ impl App {
     /// results are in the file `longshore.db` of the working directory.
     pub fn new() -> Self {
         let told: Notice = Arc::new(|news: &News| eprintln!("longshore: {news}"));
-        let registry = TaskRegistry { tasks: HashMap::new(), settings: Settings::default(), environment: Environment::SYSTEM };
+        let registry = TaskRegistry {
+            tasks: HashMap::new(),
+            commands: HashMap::new(),
+            acks: Acks::default(),
+            settings: Settings::default(),
+            environment: Environment::SYSTEM,
+        };
         let app = Self { registry: Arc::new(registry), told: Some(told), client: Arc::default() };
         built_in::tasks().into_iter().fold(app, Self::task)
     }
@@ -89,11 +95,26 @@ impl App {
         self
     }
 
+    /// Sets when messages of tasks are acknowledged that do not say it themselves
+    /// (`#[task(acks = "…")]`), in place of [`Acks::Late`].
+    /// ```
+    /// use longshore_worker::{Acks, App};
+    ///
+    /// let app = App::new().acks(Acks::Early); // as Celery does
+    /// # let _ = app;
+    /// ```
+    #[must_use]
+    pub fn acks(mut self, acks: Acks) -> Self {
+        self.registry_mut().acks = acks;
+        self
+    }
+
     /// Names an errback that takes three arguments, as those of Celery's new style do; `mail.*`
     /// matches what begins so. When a task fails here, such an errback is sent the failed task's
     /// request (an object with its `id`, `task`, `args`, …), its exception (as results have it:
     /// `exc_type`, `exc_message`, `exc_module`) and its traceback. All others are sent the failed
-    /// task's id alone: a message does not say what an errback takes.
+    /// task's id alone: a message does not say what an errback takes. An errback of this app says it
+    /// itself, `#[task(errback)]`.
     #[must_use]
     pub fn errback(mut self, task: impl Into<String>) -> Self {
         self.settings_mut().errbacks.push(task.into());
@@ -174,6 +195,53 @@ impl App {
         self
     }
 
+    /// Adds a command to remote control: `longshore control NAME key=value`, `celery control NAME`
+    /// and [`remote::ask`](crate::remote::ask) call this function in every worker of this app, or in
+    /// those that they name. Its name is the last word of its task's: `shop.set_rate` is `set_rate`.
+    ///
+    /// Arguments come by name. What it returns is the reply, `{"ok": …}`; its failure is
+    /// `{"error": …}`, as Celery's own commands have it. It is no task: it waits in no queue, is
+    /// answered while all slots are busy, has no retries and stores nothing. A plain function runs
+    /// on a thread. It has as long as its task's `timeout` says, else a minute; at most 32 run at
+    /// once.
+    /// ```
+    /// use longshore_worker::{App, Client, Failure, Task, Worker, WorkerOptions, remote};
+    /// use longshore_celery::control::Request;
+    ///
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// let greet = Task::plain("shop.greet", |_context, mut call| {
+    ///     let name = call.kwargs.remove("name").ok_or_else(|| Failure::error("KeyError", "name"))?;
+    ///     Ok(name)
+    /// });
+    /// let app = App::new().broker("memory://commands").command(greet);
+    /// let worker = Worker::start(app.clone(), WorkerOptions::new("w1@here")).await?;
+    ///
+    /// let client = Client::of(&app)?;
+    /// let request = Request::new("greet").argument("name", "Ada").to(["w1@here"]);
+    /// let mut replies = Vec::new();
+    /// while replies.is_empty() {
+    ///     // It listens soon after it has started.
+    ///     replies = remote::ask(client.connected(), request.clone(), remote::PATIENCE).await?;
+    /// }
+    /// assert_eq!(replies[0].1.get("ok"), Some(&"Ada".into()));
+    /// # worker.stopper().warm();
+    /// # worker.join().await;
+    /// # Ok::<(), longshore_worker::ClientError>(())
+    /// # }).unwrap();
+    /// ```
+    ///
+    /// # Panics
+    /// There is a command of this name, one of Celery's or of ours.
+    #[must_use]
+    pub fn command(mut self, command: impl Into<Task>) -> Self {
+        let task = command.into();
+        let name: Arc<str> = task.name.rsplit('.').next().unwrap_or_default().into();
+        let is_known = Command::is_known(&name);
+        let before = self.registry_mut().commands.insert(name.clone(), Arc::new(task));
+        assert!(before.is_none() && !is_known, "two commands of remote control are named {name}: give one of them another `name`");
+        self
+    }
+
     /// Changes every task, for what a worker is told of all of them.
     pub fn change_tasks(&mut self, mut change: impl FnMut(&mut Task)) {
         self.registry_mut().tasks.values_mut().for_each(|task| change(Arc::make_mut(task)));
@@ -195,7 +263,7 @@ impl App {
     /// messages away as they are claimed.
     pub(crate) fn is_early(&self) -> bool {
         let mut own = self.registry.tasks.values().filter(|task| !task.name.starts_with("celery.")).peekable();
-        own.peek().is_some() && own.all(|task| task.policy.acks == Acks::Early)
+        own.peek().is_some() && own.all(|task| self.registry.acks_of(&task.policy) == Acks::Early)
     }
 
     /// Returns the settings.
@@ -221,7 +289,7 @@ impl App {
 
     /// Returns the app's share in its client.
     fn client_parts(&self) -> ClientParts {
-        let TaskRegistry { tasks, settings, environment } = &*self.registry;
+        let TaskRegistry { tasks, settings, environment, .. } = &*self.registry;
         let defaults = tasks.values().map(|task| (task.name.clone(), task.policy.options())).collect();
         ClientParts { settings: settings.clone(), environment: *environment, told: self.told.clone(), defaults }
     }
@@ -312,15 +380,23 @@ mod tests {
 
     #[test]
     fn an_errback_that_is_named_is_told_more() {
-        let app = App::new().errback("shop.alarm").errback("mail.*");
+        let own = Task::plain("own.alarm", |_, _| Ok(Value::Null)).with_policy(|policy| policy.errback = true);
+        let app = App::new().errback("shop.alarm").errback("mail.*").task(own);
         for (errback, told) in [
+            ("own.alarm", ErrbackStyle::Error),
             ("shop.alarm", ErrbackStyle::Error),
             ("mail.failed", ErrbackStyle::Error),
             ("shop.alarms", ErrbackStyle::Id),
             ("shop", ErrbackStyle::Id),
         ] {
-            assert_eq!(app.settings().told(errback), told, "{errback}");
+            assert_eq!(app.registry().told(errback), told, "{errback}");
         }
+    }
+
+    #[test]
+    #[should_panic(expected = "two commands of remote control are named ping")]
+    fn a_command_has_no_name_of_celerys() {
+        let _ = App::new().command(Task::plain("shop.ping", |_, _| Ok(Value::Null)));
     }
 
     #[test]

@@ -20,19 +20,47 @@ pub struct Call {
 pub struct Parameter {
     /// Its name.
     pub name: &'static str,
-    /// True where a call may leave it out.
-    pub optional: bool,
+    /// The arguments that it takes.
+    pub kind: ParameterKind,
+}
+
+/// The arguments that a parameter takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParameterKind {
+    /// One, which every call must give. By place or by name; behind [`Args`](Self::Args) by name
+    /// only.
+    Required,
+    /// One, which a call may leave out.
+    Optional,
+    /// All further positional ones, as a list (`*args`).
+    Args,
+    /// All keyword ones that no other parameter is named after, as a map (`**kwargs`).
+    Kwargs,
 }
 
 impl Parameter {
     /// Returns one that every call must give.
     pub const fn required(name: &'static str) -> Self {
-        Self { name, optional: false }
+        Self { name, kind: ParameterKind::Required }
     }
 
     /// Returns one that a call may leave out.
     pub const fn optional(name: &'static str) -> Self {
-        Self { name, optional: true }
+        Self { name, kind: ParameterKind::Optional }
+    }
+
+    /// Returns one that takes all further positional arguments.
+    pub const fn args(name: &'static str) -> Self {
+        Self { name, kind: ParameterKind::Args }
+    }
+
+    /// Returns one that takes all further keyword arguments.
+    pub const fn kwargs(name: &'static str) -> Self {
+        Self { name, kind: ParameterKind::Kwargs }
+    }
+
+    const fn takes_one(&self) -> bool {
+        matches!(self.kind, ParameterKind::Required | ParameterKind::Optional)
     }
 }
 
@@ -65,29 +93,44 @@ impl Arguments {
     /// known or is given twice.
     pub fn bind(function: &'static str, parameters: &'static [Parameter], call: Call) -> Result<Self, Failure> {
         let given = call.args.len();
-        let mut values: Vec<Option<Value>> = call.args.into_iter().take(parameters.len()).map(Some).collect();
+        // Those behind `*args` have no place.
+        let places = parameters.iter().position(|parameter| !parameter.takes_one()).unwrap_or(parameters.len());
+        let collects = |kind| parameters.iter().position(|parameter| parameter.kind == kind);
+        let mut args = call.args.into_iter();
+        let mut values: Vec<Option<Value>> = args.by_ref().take(places).map(Some).collect();
         values.resize_with(parameters.len(), || None);
+        let mut further = None;
         for (name, value) in call.kwargs.0 {
-            let Some(place) = parameters.iter().position(|parameter| parameter.name == name) else {
-                return Err(type_error(format!("{function}() got an unexpected keyword argument '{name}'")));
+            let Some(place) = parameters.iter().position(|parameter| parameter.takes_one() && parameter.name == name) else {
+                let Some(kwargs) = collects(ParameterKind::Kwargs) else {
+                    return Err(type_error(format!("{function}() got an unexpected keyword argument '{name}'")));
+                };
+                further.get_or_insert_with(|| (kwargs, Map::default())).1.set(name, value);
+                continue;
             };
-            if place < given {
+            if place < given.min(places) {
                 return Err(type_error(format!("{function}() got multiple values for argument '{name}'")));
             }
             // Of a JSON object with one name twice the last one counts, as in Python.
             values[place] = Some(value);
         }
-        if given > parameters.len() {
-            return Err(type_error(too_many(function, parameters, given)));
+        if let Some((place, map)) = further {
+            values[place] = Some(Value::Map(map));
         }
-        let missing: Vec<&str> = parameters
-            .iter()
-            .zip(&values)
-            .filter(|(parameter, value)| !parameter.optional && value.is_none())
-            .map(|(parameter, _)| parameter.name)
-            .collect();
-        if !missing.is_empty() {
-            return Err(type_error(lacking(function, &missing)));
+        if given > places {
+            let Some(place) = collects(ParameterKind::Args) else {
+                return Err(type_error(too_many(function, &parameters[..places], given)));
+            };
+            values[place] = Some(Value::List(args.collect()));
+        }
+        for (parameters, values, what) in
+            [(&parameters[..places], &values[..places], "positional"), (&parameters[places..], &values[places..], "keyword-only")]
+        {
+            let lacks = |(parameter, value): &(&Parameter, &Option<Value>)| parameter.kind == ParameterKind::Required && value.is_none();
+            let missing: Vec<&str> = parameters.iter().zip(values).filter(lacks).map(|(parameter, _)| parameter.name).collect();
+            if !missing.is_empty() {
+                return Err(type_error(lacking(function, what, &missing)));
+            }
         }
         Ok(Self { function, parameters, values, next: 0 })
     }
@@ -100,6 +143,18 @@ impl Arguments {
         let (name, value) = self.advance();
         // Of an optional parameter that is taken so, nothing is `None`.
         values::to(value.unwrap_or_default()).map_err(|error| self.wrong(name, &error))
+    }
+
+    /// Takes what the next parameter has collected of further arguments (`*args`, `**kwargs`);
+    /// nothing, where there were none.
+    ///
+    /// # Errors
+    /// `TypeError`: one of them is not of this type.
+    pub fn take_further<T: DeserializeOwned>(&mut self) -> Result<T, Failure> {
+        let is_map = self.parameters.get(self.next).is_some_and(|parameter| parameter.kind == ParameterKind::Kwargs);
+        let (name, value) = self.advance();
+        let value = value.unwrap_or_else(|| if is_map { Value::Map(Map::default()) } else { Value::List(Vec::new()) });
+        values::to(value).map_err(|error| self.wrong(name, &error))
     }
 
     /// Takes the next argument as it came.
@@ -136,7 +191,7 @@ fn type_error(text: String) -> Failure {
 
 fn too_many(function: &str, parameters: &[Parameter], given: usize) -> String {
     let most = parameters.len();
-    let least = parameters.iter().filter(|parameter| !parameter.optional).count();
+    let least = parameters.iter().filter(|parameter| parameter.kind == ParameterKind::Required).count();
     let takes = if least < most { format!("from {least} to {most}") } else { most.to_string() };
     // Python counts the larger number for the plural, and says "was" for one.
     let plural = if most == 1 { "" } else { "s" };
@@ -144,7 +199,7 @@ fn too_many(function: &str, parameters: &[Parameter], given: usize) -> String {
     format!("{function}() takes {takes} positional argument{plural} but {given} {were} given")
 }
 
-fn lacking(function: &str, missing: &[&str]) -> String {
+fn lacking(function: &str, what: &str, missing: &[&str]) -> String {
     let quoted: Vec<String> = missing.iter().map(|name| format!("'{name}'")).collect();
     let (plural, names) = match quoted.as_slice() {
         [one] => ("", one.clone()),
@@ -152,7 +207,7 @@ fn lacking(function: &str, missing: &[&str]) -> String {
         [others @ .., last] => ("s", format!("{}, and {last}", others.join(", "))),
         [] => ("s", String::new()),
     };
-    format!("{function}() missing {} required positional argument{plural}: {names}", missing.len())
+    format!("{function}() missing {} required {what} argument{plural}: {names}", missing.len())
 }
 
 #[cfg(test)]
@@ -204,6 +259,32 @@ mod tests {
         ] {
             let mut bound = Arguments::bind("f", &X_Y, call(args, kwargs)).unwrap();
             assert_eq!((bound.take().unwrap(), bound.take_or(|| 10).unwrap()), want);
+        }
+    }
+
+    static ALL: [Parameter; 4] =
+        [Parameter::required("x"), Parameter::args("rest"), Parameter::required("unit"), Parameter::kwargs("others")];
+
+    /// As `def f(x, *rest, unit, **others)` takes them; the texts are those of Python 3.11.
+    #[test]
+    fn further_arguments_are_collected_as_in_python() {
+        for (args, kwargs, rest, others) in [
+            (&[1_i64][..], &[("unit", 7)][..], &[][..], &[][..]),
+            (&[1, 2, 3], &[("unit", 7)], &[2_i64, 3], &[]),
+            (&[], &[("x", 1), ("b", 2), ("unit", 7), ("rest", 3)], &[], &[("b", 2_i64), ("rest", 3)]),
+        ] {
+            let mut bound = Arguments::bind("f", &ALL, call(args, kwargs)).unwrap();
+            assert_eq!((bound.take::<i64>(), bound.take_further::<Vec<i64>>()), (Ok(1), Ok(rest.to_vec())));
+            let others = Map(others.iter().map(|&(name, value)| (name.to_owned(), Value::Int(value))).collect());
+            assert_eq!((bound.take::<i64>(), bound.take_further::<Map>()), (Ok(7), Ok(others)));
+        }
+        for (args, kwargs, says) in [
+            (&[1_i64][..], &[][..], "f() missing 1 required keyword-only argument: 'unit'"),
+            (&[], &[], "f() missing 1 required positional argument: 'x'"),
+            (&[1, 2], &[("x", 3), ("unit", 7)], "f() got multiple values for argument 'x'"),
+        ] {
+            let failure = Arguments::bind("f", &ALL, call(args, kwargs)).unwrap_err();
+            assert_eq!(failure, Failure::error("TypeError", says));
         }
     }
 

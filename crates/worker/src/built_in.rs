@@ -151,7 +151,13 @@ mod tests {
             _ => Err(Failure::error("TypeError", "no number")),
         });
         let tasks = tasks().into_iter().chain([double]).map(|task| (task.name.clone(), Arc::new(task))).collect();
-        let registry = TaskRegistry { tasks, settings: Settings::default(), environment: Environment::SYSTEM };
+        let registry = TaskRegistry {
+            tasks,
+            commands: std::collections::HashMap::new(),
+            acks: crate::task::Acks::Late,
+            settings: Settings::default(),
+            environment: Environment::SYSTEM,
+        };
         TaskContext::new(ContextParts {
             message: Arc::new(Message::default()),
             registry: Arc::new(registry),
@@ -160,6 +166,7 @@ mod tests {
             cancel: CancelToken::new(),
             soft: CancelToken::new(),
             time_limit: None,
+            soft_time_limit: None,
             client: None,
             node: "w@here".into(),
         })

@@ -6,7 +6,7 @@ use std::{collections::HashMap, fmt, sync::Arc};
 
 use futures_util::Stream;
 use longshore_brokers::{Broker, BrokerError, Connected, Key, Notice, Outgoing, ResultBackend};
-use longshore_celery::{Map, Message, ResultTree, Signature as Wire, Value, canvas};
+use longshore_celery::{Map, Message, ResultTree, Value, WireSignature, canvas};
 use longshore_core::ErrorKind;
 
 pub use bulk::{Refused, SendAll, Sent};
@@ -121,7 +121,7 @@ impl Client {
     /// # Cancel safety
     /// Not cancel safe: of a dropped future nobody knows whether the task was sent.
     pub async fn send<R>(&self, signature: Signature<R>) -> Result<Answer<R>, ClientError> {
-        let wire = signature.into_wire().map_err(ClientError::Signature)?;
+        let wire = signature.into_wire()?;
         let plan = self.plan(&wire, None)?;
         let tree = place(&plan)?;
         let queue = self.publish(plan).await?;
@@ -167,7 +167,7 @@ impl Client {
     }
 
     /// Plans what is to be sent, as the task of this message or as nobody's.
-    pub(crate) fn plan(&self, signature: &Wire, parent: Option<&Message>) -> Result<canvas::Plan, ClientError> {
+    pub(crate) fn plan(&self, signature: &WireSignature, parent: Option<&Message>) -> Result<canvas::Plan, ClientError> {
         // A link is sent by whoever runs its task, when it is too late to say it to the sender.
         if let Some(message) = canvas::refused_part(signature, &|queue| self.inner.connections.connected.broker.refused_queue(queue)) {
             return Err(BrokerError { kind: ErrorKind::Refused, message }.into());

@@ -2,7 +2,7 @@
 
 use std::{any::Any, error::Error, fmt, io, time::Duration};
 
-use longshore_celery::{Exception, Signature, Value};
+use longshore_celery::{Exception, Value, WireSignature};
 use longshore_core::{Again, TaskError};
 
 use crate::error::ClientError;
@@ -48,6 +48,9 @@ pub enum Failure {
         why: Option<Box<Failure>>,
         /// Instead of the task's own `max_retries`.
         max_retries: Option<u32>,
+        /// The call that the next attempt makes of the task, with its arguments and options, in
+        /// place of this one ([`with_call`](Failure::with_call)).
+        call: Option<Box<WireSignature>>,
     },
     /// No result is stored, nothing follows, the message is acknowledged.
     Ignore,
@@ -60,7 +63,7 @@ pub enum Failure {
     },
     /// Another signature takes over this task's id, its place in a chain, group or chord, and its
     /// callbacks.
-    Replace(Box<Signature>),
+    Replace(Box<WireSignature>),
     /// The process that ran it died, and may die of it again (a child process that was killed or
     /// lost): it goes back to its queue with its crash count raised, and the third time to the dead
     /// letters, with a `WorkerLostError` as its result.
@@ -93,12 +96,28 @@ impl Failure {
     /// Asks for another attempt, after the task's `retry_delay`. The same as
     /// [`TaskContext::retry`](crate::TaskContext::retry).
     pub const fn retry() -> Self {
-        Self::Retry { after: None, why: None, max_retries: None }
+        Self::Retry { after: None, why: None, max_retries: None, call: None }
     }
 
     /// Asks for another attempt, not before this time has passed.
     pub const fn retry_in(after: Duration) -> Self {
-        Self::Retry { after: Some(after), why: None, max_retries: None }
+        Self::Retry { after: Some(after), why: None, max_retries: None, call: None }
+    }
+
+    /// Refuses the message: it goes to the dead letters, and whoever waits is told this reason.
+    /// ```
+    /// use longshore_worker::Failure;
+    ///
+    /// assert_eq!(Failure::reject("no such customer").to_string(), "rejected: no such customer");
+    /// assert_eq!(Failure::requeue("not here").to_string(), "rejected, back to its queue: not here");
+    /// ```
+    pub fn reject(reason: impl Into<String>) -> Self {
+        Self::Reject { reason: reason.into(), requeue: false }
+    }
+
+    /// Gives the message back to its queue, behind the others: this worker cannot run it.
+    pub fn requeue(reason: impl Into<String>) -> Self {
+        Self::Reject { reason: reason.into(), requeue: true }
     }
 
     /// Sets an exception's module, so that Python clients find its type (`shop.errors`). Changes
@@ -293,7 +312,7 @@ fn of_task_error(error: &TaskError) -> Failure {
 impl Failure {
     fn because_failure(self, cause: Failure) -> Self {
         match self {
-            Self::Retry { after, max_retries, .. } => Self::Retry { after, why: Some(Box::new(cause)), max_retries },
+            Self::Retry { after, max_retries, call, .. } => Self::Retry { after, why: Some(Box::new(cause)), max_retries, call },
             other => other,
         }
     }
@@ -464,7 +483,8 @@ mod tests {
             Failure::Retry {
                 after: Some(Duration::from_secs(7)),
                 why: Some(Box::new(Failure::text("status 503: busy"))),
-                max_retries: None
+                max_retries: None,
+                call: None,
             }
         );
     }

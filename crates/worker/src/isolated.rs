@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use longshore_celery::{Encoding, Limits, Message, Signature, Value};
+use longshore_celery::{Encoding, Limits, Message, Value, WireSignature};
 use longshore_core::{Again, CancelToken, Functions, LaneKind, TaskError};
 use serde::{Deserialize, Serialize};
 
@@ -57,8 +57,8 @@ pub enum IsolatedAnswer {
 pub enum IsolatedFailure {
     /// [`Failure::Error`]: type, module, arguments, traceback.
     Error(String, String, Vec<u8>, Option<String>),
-    /// [`Failure::Retry`]: after, why, at most.
-    Retry(Option<Duration>, Option<Box<IsolatedFailure>>, Option<u32>),
+    /// [`Failure::Retry`]: after, why, at most, the call.
+    Retry(Option<Duration>, Option<Box<IsolatedFailure>>, Option<u32>, Option<Vec<u8>>),
     /// [`Failure::Ignore`].
     Ignore,
     /// [`Failure::Reject`]: reason, requeue.
@@ -112,6 +112,7 @@ pub fn isolated_entry(call: IsolatedCall) -> Result<IsolatedAnswer, TaskError> {
         cancel: CancelToken::new(),
         soft: soft.clone(),
         time_limit,
+        soft_time_limit: call.soft,
         client: None,
         node: "".into(),
     });
@@ -169,7 +170,9 @@ impl From<Failure> for IsolatedFailure {
             Failure::Error { exc_type, exc_module, args, traceback } => {
                 Self::Error(exc_type, exc_module, Value::List(args).to_json(), traceback)
             }
-            Failure::Retry { after, why, max_retries } => Self::Retry(after, why.map(|why| Box::new((*why).into())), max_retries),
+            Failure::Retry { after, why, max_retries, call } => {
+                Self::Retry(after, why.map(|why| Box::new((*why).into())), max_retries, call.map(|call| call.to_value().to_json()))
+            }
             Failure::Ignore => Self::Ignore,
             Failure::Reject { reason, requeue } => Self::Reject(reason, requeue),
             Failure::Replace(signature) => Self::Replace(signature.to_value().to_json()),
@@ -186,15 +189,18 @@ impl From<IsolatedFailure> for Failure {
                 Ok(other) => Self::Error { exc_type, exc_module, args: vec![other], traceback },
                 Err(failure) => failure,
             },
-            IsolatedFailure::Retry(after, why, max_retries) => {
-                Self::Retry { after, why: why.map(|why| Box::new((*why).into())), max_retries }
+            IsolatedFailure::Retry(after, why, max_retries, call) => {
+                let why = why.map(|why| Box::new((*why).into()));
+                match call.map(|json| signature(&json)).transpose() {
+                    Ok(call) => Self::Retry { after, why, max_retries, call: call.map(Box::new) },
+                    Err(failure) => failure,
+                }
             }
             IsolatedFailure::Ignore => Self::Ignore,
             IsolatedFailure::Reject(reason, requeue) => Self::Reject { reason, requeue },
             IsolatedFailure::Crashed(reason) => Self::Crashed { reason },
             IsolatedFailure::Replace(json) => {
-                let signature = parse(&json).and_then(|value| Signature::from_value(value).map_err(Self::from));
-                signature.map_or_else(|failure| failure, |signature| Self::Replace(Box::new(signature)))
+                signature(&json).map_or_else(|failure| failure, |signature| Self::Replace(Box::new(signature)))
             }
         }
     }
@@ -202,6 +208,10 @@ impl From<IsolatedFailure> for Failure {
 
 fn parse(json: &[u8]) -> Result<Value, Failure> {
     Value::parse(json, DEPTH).map_err(Failure::from)
+}
+
+fn signature(json: &[u8]) -> Result<WireSignature, Failure> {
+    parse(json).and_then(|value| WireSignature::from_value(value).map_err(Failure::from))
 }
 
 #[cfg(test)]
@@ -217,10 +227,11 @@ mod tests {
             Ok(Value::Float(f64::INFINITY)),
             Err(error()),
             Err(Failure::retry_in(Duration::from_millis(1500)).because(std::fmt::Error).at_most(2)),
+            Err(Failure::retry().with_call(crate::Signature::<Value>::named("t").arg(&1).queue("q"))),
             Err(Failure::Ignore),
             Err(Failure::Crashed { reason: "it died".to_owned() }),
             Err(Failure::Reject { reason: "no".to_owned(), requeue: true }),
-            Err(Failure::Replace(Box::new(Signature::new("t").arg(1).countdown(Duration::from_secs(1))))),
+            Err(Failure::Replace(Box::new(WireSignature::new("t").arg(1).countdown(Duration::from_secs(1))))),
         ] {
             let sent = IsolatedAnswer::from(result.clone());
             assert_eq!(Result::<Value, Failure>::from(sent), result);

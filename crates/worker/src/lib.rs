@@ -3,7 +3,7 @@
 //! Layout, from the bottom up; each names only what stands above it:
 //! - `failure.rs`, `error.rs`: how a task ends without a result, and what its client is told
 //! - `values.rs`: Rust's values and the wire's; `args.rs`: arguments against parameters;
-//!   `name.rs`: the name of a function's task
+//!   `name.rs`: the name of a function's task; `returned.rs`: what it returns
 //! - `route.rs`, `settings.rs`, `environment.rs`: where calls go; what clients and workers agree
 //!   on; time, chance and threads as inputs
 //! - `signature.rs`: a task with its arguments and options, yet to be sent
@@ -27,6 +27,7 @@ mod isolated;
 mod name;
 mod outgoing;
 pub mod remote;
+mod returned;
 mod route;
 mod settings;
 mod signature;
@@ -36,7 +37,7 @@ mod worker;
 
 pub use answer::{Answer, AsCompletedAnswers};
 pub use app::App;
-pub use args::{Arguments, Call, Parameter};
+pub use args::{Arguments, Call, Parameter, ParameterKind};
 pub use client::{Client, Refused, SendAll, Sent};
 pub use environment::Environment;
 pub use error::{ClientError, RemoteError};
@@ -58,8 +59,9 @@ pub mod private {
     pub use crate::{
         args::{Arguments, Call, Parameter},
         failure::convert,
-        name::{name_bytes, name_length},
-        signature::Signature,
+        name::{name_bytes, name_length, prefixed},
+        returned::{Fallible, NoResult, Returned},
+        signature::{Signature, optional_kwarg, without_nones},
         task::{Acks, Handler, RateScope, Task, TaskPolicy, context::TaskContext},
         values::reply,
     };

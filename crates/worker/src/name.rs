@@ -24,6 +24,21 @@ pub const fn name_bytes<const N: usize>(path: &str) -> [u8; N] {
     bytes
 }
 
+/// Returns `prefix.name` in bytes.
+pub const fn prefixed<const N: usize>(prefix: &str, name: &str) -> [u8; N] {
+    let (prefix, name) = (prefix.as_bytes(), name.as_bytes());
+    let (mut bytes, mut to) = ([b'.'; N], 0);
+    while to < N {
+        if to < prefix.len() {
+            bytes[to] = prefix[to];
+        } else if to > prefix.len() {
+            bytes[to] = name[to - prefix.len() - 1];
+        }
+        to += 1;
+    }
+    bytes
+}
+
 /// Returns the place at which the last word but one begins.
 const fn start(path: &[u8]) -> usize {
     let (mut at, mut separators) = (path.len(), 0);
@@ -49,6 +64,7 @@ mod tests {
             name_bytes(path)
         }
         assert_eq!(&named::<{ name_length("shop::tasks::add") }>("shop::tasks::add"), b"tasks.add");
+        assert_eq!(&prefixed::<8>("shop", "add"), b"shop.add");
         assert_eq!(&named::<{ name_length("shop::add") }>("shop::add"), b"shop.add");
     }
 }

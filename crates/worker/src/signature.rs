@@ -7,10 +7,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use longshore_celery::{Signature as Wire, Value, canvas};
+use longshore_celery::{Value, WireSignature, canvas};
 use serde::Serialize;
 
-use crate::values;
+use crate::{error::ClientError, failure::Failure, values};
 
 /// A task with its arguments and options, yet to be sent. `R` is what comes back: `add::call(1, 1)`
 /// of `#[longshore::task] fn add(…) -> i64` is a `Signature<i64>`; a task that is only known by its
@@ -30,7 +30,7 @@ use crate::values;
 /// ```
 #[must_use = "a signature does nothing until it is sent"]
 pub struct Signature<R = Value> {
-    wire: Wire,
+    wire: WireSignature,
     /// The first thing that could not be written, told when it is sent.
     wrong: Option<String>,
     result: PhantomData<fn() -> R>,
@@ -39,14 +39,14 @@ pub struct Signature<R = Value> {
 /// Makes a group: tasks that run side by side. Its result is the list of theirs, in order.
 pub fn group<R>(tasks: impl IntoIterator<Item = Signature<R>>) -> Signature<Vec<R>> {
     let mut wrong = None;
-    let tasks: Vec<Wire> = tasks.into_iter().map(|task| task.part(&mut wrong)).collect();
+    let tasks: Vec<WireSignature> = tasks.into_iter().map(|task| task.part(&mut wrong)).collect();
     Signature { wire: canvas::group(tasks), wrong, result: PhantomData }
 }
 
 /// Makes a chord: tasks that run side by side, and then the body with the list of their results.
 pub fn chord<R, B>(header: impl IntoIterator<Item = Signature<R>>, body: Signature<B>) -> Signature<B> {
     let mut wrong = None;
-    let header: Vec<Wire> = header.into_iter().map(|task| task.part(&mut wrong)).collect();
+    let header: Vec<WireSignature> = header.into_iter().map(|task| task.part(&mut wrong)).collect();
     let body = body.part(&mut wrong);
     Signature { wire: canvas::chord(header, body), wrong, result: PhantomData }
 }
@@ -55,14 +55,14 @@ pub fn chord<R, B>(header: impl IntoIterator<Item = Signature<R>>, body: Signatu
 /// first argument. Its result is the last one's. Where the types differ, use [`Signature::then`].
 pub fn chain<R>(tasks: impl IntoIterator<Item = Signature<R>>) -> Signature<R> {
     let mut wrong = None;
-    let tasks: Vec<Wire> = tasks.into_iter().map(|task| task.part(&mut wrong)).collect();
+    let tasks: Vec<WireSignature> = tasks.into_iter().map(|task| task.part(&mut wrong)).collect();
     Signature { wire: canvas::chain(tasks), wrong, result: PhantomData }
 }
 
 impl Signature<Value> {
     /// Makes a call of the task of this name, without arguments.
     pub fn named(task: impl Into<String>) -> Self {
-        Wire::new(task).into()
+        WireSignature::new(task).into()
     }
 
     /// Sets the type of the result.
@@ -83,6 +83,43 @@ impl<R> Signature<R> {
         match values::from(value) {
             Ok(value) => self.wire.args.push(value),
             Err(error) => self.wrong(format!("argument {place} of {} cannot be written as JSON: {error}", self.wire.task)),
+        }
+        self
+    }
+
+    /// Adds positional arguments: the items of a list, an array or a tuple (`*args`).
+    /// ```
+    /// use longshore_worker::Signature;
+    ///
+    /// let wire = Signature::named("tasks.sum").args(&(1, "two")).args(&[3]).into_wire()?;
+    /// assert_eq!(wire.args, [1.into(), "two".into(), 3.into()]);
+    /// # Ok::<(), longshore_worker::ClientError>(())
+    /// ```
+    pub fn args<T: Serialize + ?Sized>(mut self, values: &T) -> Self {
+        match values::from(values) {
+            Ok(Value::List(values)) => self.wire.args.extend(values),
+            Ok(Value::Null) => {}
+            Ok(other) => self.wrong(format!("the further arguments of {} are no list but {}", self.wire.task, other.kind())),
+            Err(error) => self.wrong(format!("the further arguments of {} cannot be written as JSON: {error}", self.wire.task)),
+        }
+        self
+    }
+
+    /// Sets keyword arguments: those of a map or a struct (`**kwargs`).
+    /// ```
+    /// use longshore_worker::Signature;
+    /// use std::collections::BTreeMap;
+    ///
+    /// let wire = Signature::named("tasks.draw").kwargs(&BTreeMap::from([("width", 3)])).into_wire()?;
+    /// assert_eq!(wire.kwargs.get("width"), Some(&3.into()));
+    /// # Ok::<(), longshore_worker::ClientError>(())
+    /// ```
+    pub fn kwargs<T: Serialize + ?Sized>(mut self, values: &T) -> Self {
+        match values::from(values) {
+            Ok(Value::Map(values)) => values.0.into_iter().for_each(|(name, value)| self.wire.kwargs.set(name, value)),
+            Ok(Value::Null) => {}
+            Ok(other) => self.wrong(format!("the keyword arguments of {} are no map but {}", self.wire.task, other.kind())),
+            Err(error) => self.wrong(format!("the keyword arguments of {} cannot be written as JSON: {error}", self.wire.task)),
         }
         self
     }
@@ -140,7 +177,7 @@ impl<R> Signature<R> {
 
     /// Stores no result: nobody wants it. [`get`](crate::Answer::get) would wait for ever.
     pub fn ignore_result(self) -> Self {
-        self.map(Wire::ignore_result)
+        self.map(WireSignature::ignore_result)
     }
 
     /// Sets a header of the sender's own. The task reads it with
@@ -179,7 +216,7 @@ impl<R> Signature<R> {
 
     /// Ignores the results of what went before it in a chain.
     pub fn immutable(self) -> Self {
-        self.map(Wire::immutable)
+        self.map(WireSignature::immutable)
     }
 
     /// Sends `callback`, with its result, when it has succeeded.
@@ -204,23 +241,23 @@ impl<R> Signature<R> {
     /// Returns the signature as it stands in messages.
     ///
     /// # Errors
-    /// An argument could not be written as JSON: which, and why.
-    pub fn into_wire(self) -> Result<Wire, String> {
+    /// [`ClientError::Signature`]: an argument could not be written as JSON: which, and why.
+    pub fn into_wire(self) -> Result<WireSignature, ClientError> {
         match self.wrong {
-            Some(wrong) => Err(wrong),
+            Some(wrong) => Err(ClientError::Signature(wrong)),
             None => Ok(self.wire),
         }
     }
 
     /// Makes it a part of another: what is wrong with it is wrong with the whole.
-    fn part(self, whole: &mut Option<String>) -> Wire {
+    fn part(self, whole: &mut Option<String>) -> WireSignature {
         if let Some(wrong) = self.wrong {
             whole.get_or_insert(wrong);
         }
         self.wire
     }
 
-    fn map(mut self, change: impl FnOnce(Wire) -> Wire) -> Self {
+    fn map(mut self, change: impl FnOnce(WireSignature) -> WireSignature) -> Self {
         self.wire = change(self.wire);
         self
     }
@@ -230,8 +267,51 @@ impl<R> Signature<R> {
     }
 }
 
-impl<R> From<Wire> for Signature<R> {
-    fn from(wire: Wire) -> Self {
+/// Leaves out arguments that are `None` at the end of a call: those behind the first `least`, where
+/// there are as many as the task has places. For generated code.
+pub fn without_nones<R>(mut call: Signature<R>, least: usize, places: usize) -> Signature<R> {
+    if call.wire.args.len() == places {
+        while call.wire.args.len() > least && call.wire.args.last().is_some_and(Value::is_null) {
+            call.wire.args.pop();
+        }
+    }
+    call
+}
+
+/// Sets a keyword argument unless it is `None`. For generated code.
+pub fn optional_kwarg<R, T: Serialize>(call: Signature<R>, name: &str, value: &Option<T>) -> Signature<R> {
+    match value {
+        Some(value) => call.kwarg(name, value),
+        None => call,
+    }
+}
+
+impl Failure {
+    /// Gives the next attempt the arguments of this call, and the options that it names: `queue`,
+    /// `priority`, `countdown` or `eta`, `expires`, limits of time, headers. It must be a call of
+    /// the same task; [`this_call`](crate::TaskContext::this_call) is the running one, to be
+    /// changed. What it does not name stays as it is. Changes nothing but a retry.
+    /// ```
+    /// use longshore_worker::{Failure, Signature};
+    ///
+    /// let next: Signature<i64> = Signature::named("shop.page").arg(&2).queue("slow").returns();
+    /// let Failure::Retry { call: Some(call), .. } = Failure::retry().with_call(next) else { panic!() };
+    /// assert_eq!(call.args, [2.into()]);
+    /// ```
+    #[must_use]
+    pub fn with_call<R>(mut self, call: Signature<R>) -> Self {
+        if let Self::Retry { call: next, .. } = &mut self {
+            match call.into_wire() {
+                Ok(wire) => *next = Some(Box::new(wire)),
+                Err(wrong) => return Self::error("TypeError", wrong.to_string()),
+            }
+        }
+        self
+    }
+}
+
+impl<R> From<WireSignature> for Signature<R> {
+    fn from(wire: WireSignature) -> Self {
         Self { wire, wrong: None, result: PhantomData }
     }
 }
@@ -260,7 +340,7 @@ mod tests {
         for signature in
             [bad().arg(&2), good().then(bad()), good().link(bad()), group([good(), bad()]).then(good()), chord([bad()], good())]
         {
-            let text = signature.into_wire().unwrap_err();
+            let text = signature.into_wire().unwrap_err().to_string();
             assert!(text.starts_with("argument 2 of t cannot be written as JSON: "), "{text}");
         }
         assert!(good().then(good()).into_wire().is_ok());

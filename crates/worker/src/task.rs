@@ -79,6 +79,13 @@ impl Task {
     }
 }
 
+/// The name of a function under `#[longshore::task]` is a function that gives its task.
+impl<F: Fn() -> Task> From<F> for Task {
+    fn from(task: F) -> Self {
+        task()
+    }
+}
+
 impl fmt::Debug for Task {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Task").field("name", &self.name).field("lane", &self.lane).field("policy", &self.policy).finish_non_exhaustive()
@@ -154,8 +161,8 @@ pub struct TaskPolicy {
     /// With [`RateScope::Shared`]: the limit that it is a part of, with whoever else names it, in
     /// place of one of its own.
     pub limit: Option<Arc<str>>,
-    /// Time at which a message is acknowledged.
-    pub acks: Acks,
+    /// Time at which a message is acknowledged; as the [app](crate::App::acks) says where absent.
+    pub acks: Option<Acks>,
     /// True where a task that failed or timed out is acknowledged, too. Without it the message goes
     /// to the dead letters.
     pub acks_on_failure: bool,
@@ -163,6 +170,9 @@ pub struct TaskPolicy {
     pub ignore_result: bool,
     /// True where STARTED is stored when an attempt begins.
     pub track_started: bool,
+    /// True where it is an errback that takes three arguments: the failed task's request, its
+    /// exception and its traceback ([`App::errback`](crate::App::errback)).
+    pub errback: bool,
     /// On the process lane: true where the function itself runs in a child process of this program
     /// ([`init_app`](crate::init_app)), so that a crash is its own outcome and it can be killed.
     /// Otherwise it runs on a thread, on which it may wait for a program of its own.
@@ -197,10 +207,11 @@ impl Default for TaskPolicy {
             rate_limit: None,
             rate_scope: RateScope::Worker,
             limit: None,
-            acks: Acks::Late,
+            acks: None,
             acks_on_failure: true,
             ignore_result: false,
             track_started: false,
+            errback: false,
             isolated: false,
         }
     }

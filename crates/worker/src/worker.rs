@@ -260,6 +260,7 @@ impl Worker {
                 face: face.clone(),
                 parking,
                 prefetch,
+                commands: tokio::task::JoinSet::new(),
             };
             control = Some(runtime.spawn(own.serve()));
             beat = Some(sender);

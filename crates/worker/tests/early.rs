@@ -11,7 +11,7 @@ use std::{
 };
 
 use longshore_brokers::{Broker, Connected, Outgoing, connect};
-use longshore_celery::{Encoding, Limits, Message, Signature, Value};
+use longshore_celery::{Encoding, Limits, Message, Value, WireSignature};
 use longshore_testkit::{proxy::Proxy, servers::Redis};
 use longshore_worker::{Acks, App, RateScope, Task, Worker, WorkerOptions, WorkerSummary};
 use tokio::sync::{Semaphore, mpsc};
@@ -31,7 +31,7 @@ impl Bench {
         let connected = connect(&server.url(), None).unwrap();
         let broker = connected.broker.clone();
         let early = |mut task: Task| {
-            task.policy.acks = Acks::Early;
+            task.policy.acks = Some(Acks::Early);
             task
         };
         let app = tasks.into_iter().map(early).fold(App::new().broker(server.url()), App::task);
@@ -264,7 +264,7 @@ async fn what_follows_a_task_is_sent_once_though_answers_are_lost() {
     let proxy = Proxy::start(bench.server.port());
     bench.app = bench.app.clone().broker(format!("redis://127.0.0.1:{}/0", proxy.port()));
     let worker = bench.worker(EACH as usize).await;
-    let mut link = Signature { task: "link".to_owned(), ..Signature::default() };
+    let mut link = WireSignature { task: "link".to_owned(), ..WireSignature::default() };
     link.options.set("queue", "next");
     let sent = || bench.server.command(&["LLEN", "next"]).trim().trim_start_matches(':').parse::<u32>().unwrap();
     for round in 0..ROUNDS {

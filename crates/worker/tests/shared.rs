@@ -238,7 +238,7 @@ async fn settings_that_are_asked_for_say_whether_messages_are_acknowledged_late(
     for (acks, late) in [(Acks::Late, true), (Acks::Early, false)] {
         let url = format!("memory://shared-conf-{late}");
         let (mut task, _starts) = limited(Rate::per_second(1000.0));
-        task.policy.acks = acks;
+        task.policy.acks = Some(acks);
         let worker = start(&url, "one", "a", task).await;
         let connected = connect(&url, None).unwrap();
         let conf = ask(&connected, control::Request::new("conf")).await;

@@ -1,6 +1,6 @@
 //! What `#[task]` makes of functions, as a program uses it.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use longshore_celery::{Map, Message, Value};
 use longshore_core::{Backoff, CancelToken, LaneKind, Rate};
@@ -68,6 +68,28 @@ mod shop {
     }
 }
 
+const PREFIX: &str = "shop.orders";
+
+type Reply<T> = Result<T, Failure>;
+
+/// As `def draw(first, mark=None, *rest, unit, scale=None, **options)`.
+#[task(crate = "longshore_worker", prefix = PREFIX, fallible)]
+fn draw(
+    first: i64,
+    mark: Option<String>,
+    #[args] rest: Vec<i64>,
+    unit: String,
+    scale: Option<i64>,
+    #[kwargs] options: BTreeMap<String, bool>,
+) -> Reply<String> {
+    Ok(format!("{first} {mark:?} {rest:?} {unit} {scale:?} {options:?}"))
+}
+
+#[task(crate = "longshore_worker", prefix = "shop.mail", fallible)]
+async fn bare() -> std::fmt::Result {
+    Ok(())
+}
+
 fn context(retries: u32) -> TaskContext {
     TaskContext::new(ContextParts {
         message: Arc::new(Message { retries, ..Message::default() }),
@@ -77,6 +99,7 @@ fn context(retries: u32) -> TaskContext {
         cancel: CancelToken::new(),
         soft: CancelToken::new(),
         time_limit: None,
+        soft_time_limit: None,
         client: None,
         node: "w@here".into(),
     })
@@ -98,6 +121,45 @@ async fn a_task_is_run_with_arguments_by_place_by_name_and_by_default() {
     assert_eq!(run(greet, 0, vec!["Ada".into()], &[]).await, Ok("Ada.".into()));
     assert_eq!(run(greet, 0, vec![], &[("name", "Ada".into()), ("mark", "!".into())]).await, Ok("Ada!".into()));
     assert_eq!(run(shop::r#loop, 0, vec![], &[("type", 1.into())]).await, Ok(Value::Null));
+}
+
+#[tokio::test]
+async fn further_arguments_are_collected() {
+    assert_eq!((draw::NAME, bare::NAME), ("shop.orders.draw", "shop.mail.bare"));
+    let given = [("unit", "cm".into()), ("bold", true.into())];
+    assert_eq!(
+        run(draw, 0, vec![1.into(), "x".into(), 3.into(), 4.into()], &given).await,
+        Ok("1 Some(\"x\") [3, 4] cm None {\"bold\": true}".into())
+    );
+    assert_eq!(run(draw, 0, vec![1.into()], &given[..1]).await, Ok("1 None [] cm None {}".into()));
+    let failure = run(draw, 0, vec![1.into()], &[]).await.unwrap_err();
+    assert_eq!(failure.to_string(), "TypeError: draw() missing 1 required keyword-only argument: 'unit'");
+}
+
+/// Arguments, and those by name, that a call sends.
+fn sent<R>(call: longshore_worker::Signature<R>) -> (Vec<Value>, Map) {
+    let wire = call.into_wire().expect("a call that can be written");
+    (wire.args, wire.kwargs)
+}
+
+#[test]
+fn a_call_sends_what_it_was_given_and_nothing_for_a_none_at_its_end() {
+    let unit = || Map::from_iter([("unit", "cm")]);
+    let none = BTreeMap::new;
+    assert_eq!(sent(draw::call(1, None, vec![], "cm", None, none())), (vec![1.into()], unit()));
+    // What stands before others keeps its place.
+    assert_eq!(sent(draw::call(1, None, vec![5], "cm", None, none())), (vec![1.into(), Value::Null, 5.into()], unit()));
+    let all = sent(draw::call(1, Some("x".into()), vec![5], "cm", Some(2), BTreeMap::from([("bold".to_owned(), true)])));
+    let kwargs = Map::from_iter([("unit", Value::from("cm")), ("scale", 2.into()), ("bold", true.into())]);
+    assert_eq!(all, (vec![1.into(), "x".into(), 5.into()], kwargs));
+    assert_eq!(sent(greet::call("Ada", "", None)).0, ["Ada".into(), "".into()]);
+    assert_eq!(sent(add::call(1, 10)).0, [1.into(), 10.into()]);
+}
+
+#[test]
+fn the_name_of_a_task_can_still_be_a_variables() {
+    let add = 5;
+    assert_eq!(add, 5);
 }
 
 #[tokio::test]
@@ -155,7 +217,7 @@ fn the_attributes_are_the_policy() {
     policy.time_limit = Some(seconds(60));
     policy.rate_limit = Some(Rate { count: 10.0, per: seconds(60), burst: 1 });
     policy.rate_scope = RateScope::Shared;
-    policy.acks = Acks::Early;
+    policy.acks = Some(Acks::Early);
     policy.acks_on_failure = false;
     policy.ignore_result = true;
     policy.track_started = true;

@@ -11,7 +11,7 @@ use super::{
 use crate::{
     message::{Message, times},
     result::{Exception, ResultTree},
-    signature::{Signature, Subtask},
+    signature::{Subtask, WireSignature},
     value::{Map, Value},
 };
 
@@ -22,7 +22,7 @@ pub struct FailurePlan {
     /// Tasks that come after it and now never will: FAILURE with the same exception, in this order.
     pub failed: Vec<FailedTask>,
     /// Errbacks that are called [here](ErrbackStyle::Here) and now.
-    pub call: Vec<Signature>,
+    pub call: Vec<WireSignature>,
     /// Errbacks that are sent as tasks.
     pub plan: Plan,
 }
@@ -63,7 +63,7 @@ pub struct FailedPart {
     /// The part's place in it.
     pub index: Option<i64>,
     /// The chord's body.
-    pub chord: Arc<Signature>,
+    pub chord: Arc<WireSignature>,
 }
 
 /// Plans what a task sends when it has succeeded: its callbacks, then the next link of its chain.
@@ -96,7 +96,7 @@ pub fn after_success(
         }
     }
     if let Some((next, rest)) = message.chain.as_deref().and_then(<[_]>::split_last) {
-        call.set("chain", Value::List(rest.iter().map(Signature::to_value).collect()));
+        call.set("chain", Value::List(rest.iter().map(WireSignature::to_value).collect()));
         planner.begin(Tree::from_signature(next)?, args, &call, true)?;
     }
     Ok(planner.plan(None))
@@ -127,12 +127,12 @@ impl Planner<'_> {
     /// Sends the errbacks that are tasks elsewhere; gives back those that are called here.
     pub(super) fn errbacks(
         &mut self,
-        errbacks: &[Signature],
+        errbacks: &[WireSignature],
         failed: &FailedRun<'_>,
         told: &dyn Fn(&str) -> ErrbackStyle,
-    ) -> Result<Vec<Signature>, CanvasError> {
+    ) -> Result<Vec<WireSignature>, CanvasError> {
         let all = |how: ErrbackStyle| {
-            let told = move |errback: &&Signature| match errback.subtask {
+            let told = move |errback: &&WireSignature| match errback.subtask {
                 Subtask::Task => told(&errback.task) == how,
                 _ => how == ErrbackStyle::Id,
             };
@@ -211,14 +211,14 @@ fn lineage(parent: &str, root: &str) -> Map {
 
 /// The elements of a chain that will never run, and the bodies of the chords among them: whoever
 /// waits for those has to be told.
-pub(super) fn failed_chain(chain: &[Signature]) -> Vec<FailedTask> {
-    let mut waiting: VecDeque<(Signature, usize)> = chain.iter().map(|element| (element.clone(), DEEPEST)).collect();
+pub(super) fn failed_chain(chain: &[WireSignature]) -> Vec<FailedTask> {
+    let mut waiting: VecDeque<(WireSignature, usize)> = chain.iter().map(|element| (element.clone(), DEEPEST)).collect();
     let mut failed = Vec::new();
     while let Some((element, depth)) = waiting.pop_front() {
         failed.extend(failed_task(&element));
         if element.subtask == Subtask::Chord
             && let Some(body) = element.kwargs.get("body")
-            && let Ok(body) = Signature::from_value(body.clone())
+            && let Ok(body) = WireSignature::from_value(body.clone())
             && let Some(depth) = depth.checked_sub(1)
         {
             waiting.push_back((body, depth));
@@ -227,10 +227,10 @@ pub(super) fn failed_chain(chain: &[Signature]) -> Vec<FailedTask> {
     failed
 }
 
-fn failed_task(element: &Signature) -> Option<FailedTask> {
+fn failed_task(element: &WireSignature) -> Option<FailedTask> {
     let options = &element.options;
     let group_id = text(options, "group_id").map(str::to_owned);
-    let chord = options.get("chord").and_then(|chord| Signature::from_value(chord.clone()).ok()).map(Arc::new);
+    let chord = options.get("chord").and_then(|chord| WireSignature::from_value(chord.clone()).ok()).map(Arc::new);
     let index = options.get("group_index").and_then(Value::as_i64);
     let part = group_id.clone().zip(chord).map(|(group, chord)| FailedPart { group, index, chord });
     let parent_id = text(options, "parent_id").map(str::to_owned);

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     result::GroupResult,
-    signature::Signature,
+    signature::WireSignature,
     value::{Map, Value},
 };
 
@@ -19,7 +19,12 @@ use crate::{
 ///
 /// # Errors
 /// The signature, or one in it, makes no sense.
-pub fn apply(signature: &Signature, args: &[Value], context: &Context<'_>, ids: &mut dyn FnMut() -> String) -> Result<Plan, CanvasError> {
+pub fn apply(
+    signature: &WireSignature,
+    args: &[Value],
+    context: &Context<'_>,
+    ids: &mut dyn FnMut() -> String,
+) -> Result<Plan, CanvasError> {
     let mut planner = Planner::new(context, ids);
     let result = planner.begin(Tree::from_signature(signature)?, args, &Map::default(), true)?;
     Ok(planner.plan(result))

@@ -5,39 +5,39 @@ use std::time::{Duration, SystemTime};
 use super::tree::{Shape, Tree};
 use crate::{
     message::times,
-    signature::{Signature, Subtask},
+    signature::{Subtask, WireSignature},
     value::{Map, Value},
 };
 
 /// One after the other. Groups that are followed by something become chords, as in Celery.
-pub fn chain(tasks: impl IntoIterator<Item = Signature>) -> Signature {
-    let tasks: Vec<Signature> = tasks.into_iter().collect();
+pub fn chain(tasks: impl IntoIterator<Item = WireSignature>) -> WireSignature {
+    let tasks: Vec<WireSignature> = tasks.into_iter().collect();
     let trees: Result<Vec<Tree>, _> = tasks.iter().map(Tree::from_signature).collect();
     let folded = trees.map(|trees| trees.into_iter().fold(Tree::chain(Vec::new()), pipe));
     folded.map(|tree| tree.to_signature()).unwrap_or_else(|_| plain("celery.chain", Subtask::Chain, tasks))
 }
 
 /// Side by side.
-pub fn group(tasks: impl IntoIterator<Item = Signature>) -> Signature {
+pub fn group(tasks: impl IntoIterator<Item = WireSignature>) -> WireSignature {
     plain("celery.group", Subtask::Group, tasks.into_iter().collect())
 }
 
 /// Side by side, then the body with the list of their results.
-pub fn chord(header: impl IntoIterator<Item = Signature>, body: Signature) -> Signature {
+pub fn chord(header: impl IntoIterator<Item = WireSignature>, body: WireSignature) -> WireSignature {
     let mut kwargs = Map::default();
     kwargs.set("kwargs", Map::default());
     kwargs.set("header", Value::List(header.into_iter().map(|task| task.to_value()).collect()));
     kwargs.set("body", body.to_value());
-    Signature { task: "celery.chord".to_owned(), kwargs, subtask: Subtask::Chord, ..Signature::default() }
+    WireSignature { task: "celery.chord".to_owned(), kwargs, subtask: Subtask::Chord, ..WireSignature::default() }
 }
 
-fn plain(task: &str, subtask: Subtask, tasks: Vec<Signature>) -> Signature {
+fn plain(task: &str, subtask: Subtask, tasks: Vec<WireSignature>) -> WireSignature {
     let mut kwargs = Map::default();
-    kwargs.set("tasks", Value::List(tasks.iter().map(Signature::to_value).collect()));
-    Signature { task: task.to_owned(), kwargs, subtask, ..Signature::default() }
+    kwargs.set("tasks", Value::List(tasks.iter().map(WireSignature::to_value).collect()));
+    WireSignature { task: task.to_owned(), kwargs, subtask, ..WireSignature::default() }
 }
 
-impl Signature {
+impl WireSignature {
     /// A task.
     pub fn new(task: impl Into<String>) -> Self {
         Self { task: task.into(), ..Self::default() }
@@ -90,7 +90,7 @@ impl Signature {
     /// Sends `callback` with its result when it has succeeded; after a chord's body, after the last
     /// task of a chain.
     #[must_use]
-    pub fn link(self, callback: Signature) -> Self {
+    pub fn link(self, callback: WireSignature) -> Self {
         let callback = callback.to_value();
         self.changed(|tree| tree.link(callback))
     }
@@ -98,14 +98,14 @@ impl Signature {
     /// Tells `errback` when it has failed: its id, as the only argument, in workers that do not
     /// know that task's signature better.
     #[must_use]
-    pub fn link_error(self, errback: Signature) -> Self {
+    pub fn link_error(self, errback: WireSignature) -> Self {
         let errback = errback.to_value();
         self.changed(|tree| tree.link_error(&errback))
     }
 
     /// Then `next`, with the result (`|` in Python).
     #[must_use]
-    pub fn then(self, next: Signature) -> Self {
+    pub fn then(self, next: WireSignature) -> Self {
         match (Tree::from_signature(&self), Tree::from_signature(&next)) {
             (Ok(first), Ok(then)) => pipe(first, then).to_signature(),
             // What is wrong with them is said when the chain is applied.

@@ -5,7 +5,7 @@ use super::{
     tree::{Shape, Tree},
 };
 use crate::{
-    signature::Signature,
+    signature::WireSignature,
     value::{Map, Value},
 };
 
@@ -94,7 +94,7 @@ pub fn map_calls(kwargs: &Map, star: bool) -> Result<(String, Vec<Vec<Value>>), 
 ///
 /// # Errors
 /// `task`, `it` or `n` is missing or makes no sense.
-pub fn chunks(kwargs: &Map) -> Result<Signature, CanvasError> {
+pub fn chunks(kwargs: &Map) -> Result<WireSignature, CanvasError> {
     let (task, items) = mapped(kwargs)?;
     let size = match kwargs.get("n") {
         Some(Value::Int(n)) if *n > 0 => usize::try_from(*n).unwrap_or(usize::MAX),
@@ -110,8 +110,8 @@ pub fn chunks(kwargs: &Map) -> Result<Signature, CanvasError> {
     Ok(Tree::group(items.chunks(size).map(part).collect()).to_signature())
 }
 
-fn mapped(kwargs: &Map) -> Result<(Signature, &[Value]), CanvasError> {
-    let task = Signature::from_value(kwargs.get("task").cloned().unwrap_or_default())?;
+fn mapped(kwargs: &Map) -> Result<(WireSignature, &[Value]), CanvasError> {
+    let task = WireSignature::from_value(kwargs.get("task").cloned().unwrap_or_default())?;
     match kwargs.get("it") {
         Some(Value::List(items)) => Ok((task, items)),
         _ => Err(CanvasError::malformed("there is no list of items (it)")),
@@ -136,13 +136,13 @@ mod tests {
     #[test]
     fn chunks_are_a_group_of_starmaps() {
         let mut kwargs = Map::default();
-        kwargs.set("task", Signature { task: "add".into(), ..Signature::default() }.to_value());
+        kwargs.set("task", WireSignature { task: "add".into(), ..WireSignature::default() }.to_value());
         kwargs.set("it", Value::List((0..5).map(|n| Value::List(vec![n.into(), n.into()])).collect()));
         kwargs.set("n", 2);
         let group = chunks(&kwargs).unwrap();
         let Some(Value::List(tasks)) = group.kwargs.get("tasks") else { panic!("no tasks") };
         let sizes: Vec<usize> =
-            tasks.iter().map(|task| map_calls(&Signature::from_value(task.clone()).unwrap().kwargs, true).unwrap().1.len()).collect();
+            tasks.iter().map(|task| map_calls(&WireSignature::from_value(task.clone()).unwrap().kwargs, true).unwrap().1.len()).collect();
         assert_eq!(sizes, [2, 2, 1]);
     }
 

@@ -11,7 +11,7 @@ use crate::{
     message::Message,
     repr::repr,
     result::{Exception, ResultTree, State},
-    signature::Signature,
+    signature::WireSignature,
     value::{Map, Value},
 };
 
@@ -41,7 +41,7 @@ pub struct ChordFailure {
     pub failed: Vec<(FailedTask, Exception)>,
     /// Errbacks that are called here and now: the id of the task that failed, its exception, the
     /// errback.
-    pub call: Vec<(String, Exception, Signature)>,
+    pub call: Vec<(String, Exception, WireSignature)>,
     /// Errbacks that are sent as tasks, with the id of the task that failed.
     pub plan: Plan,
 }
@@ -69,7 +69,7 @@ pub fn joined(saved: &ResultTree, look: &dyn Fn(&str) -> Option<(State, Value)>)
 /// The body makes no sense.
 pub fn chord_complete(
     message: &Message,
-    chord: &Signature,
+    chord: &WireSignature,
     parts: &ChordParts<'_>,
     context: &Context<'_>,
     ids: &mut dyn FnMut() -> String,
@@ -156,7 +156,7 @@ impl Planner<'_> {
                         errbacks.push(errback.clone());
                     }
                 }
-                let errbacks = errbacks.into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
+                let errbacks = errbacks.into_iter().map(WireSignature::from_value).collect::<Result<Vec<_>, _>>()?;
                 let here = self.errbacks(&errbacks, &never_run(&id, &original), told)?;
                 call.extend(here.into_iter().map(|errback| (id.clone(), original.clone(), errback)));
                 failed.push((FailedTask { children: self.children(), ..alone(id) }, original.clone()));
@@ -164,7 +164,7 @@ impl Planner<'_> {
             failed.push((FailedTask { children: self.children(), ..alone(self.id_of(place).to_owned()) }, original.clone()));
         } else {
             let id = text(&body.options, "task_id").map_or_else(|| (self.ids)(), str::to_owned);
-            let errbacks = listed(&body.options, "link_error").into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
+            let errbacks = listed(&body.options, "link_error").into_iter().map(WireSignature::from_value).collect::<Result<Vec<_>, _>>()?;
             let here = self.errbacks(&errbacks, &never_run(&id, &error), told)?;
             call.extend(here.into_iter().map(|errback| (id.clone(), error.clone(), errback)));
             // The body may itself be a part of a chord, or a chord with a body that somebody waits
@@ -178,7 +178,7 @@ impl Planner<'_> {
             }));
         }
         // What follows the body will never run, either.
-        let rest = listed(&body.options, "chain").into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>()?;
+        let rest = listed(&body.options, "chain").into_iter().map(WireSignature::from_value).collect::<Result<Vec<_>, _>>()?;
         failed.extend(failed_chain(&rest).into_iter().map(|task| (task, error.clone())));
         Ok(ChordFailure { failed, call, plan: self.plan(None) })
     }

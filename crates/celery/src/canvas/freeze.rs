@@ -9,7 +9,7 @@ use super::{
     steps,
     tree::{Chord, Shape, Tree, text},
 };
-use crate::{result::ResultTree, signature::Signature, value::Map};
+use crate::{result::ResultTree, signature::WireSignature, value::Map};
 
 /// Makes a plan. Places of results are numbers here, because a place gets its parent after it was
 /// made.
@@ -36,7 +36,7 @@ pub(super) struct GivenIds<'a> {
     pub(super) id: Option<&'a str>,
     pub(super) group: Option<&'a str>,
     pub(super) index: Option<i64>,
-    pub(super) chord: Option<&'a Arc<Signature>>,
+    pub(super) chord: Option<&'a Arc<WireSignature>>,
     pub(super) root: Option<&'a str>,
     pub(super) parent: Option<&'a str>,
 }

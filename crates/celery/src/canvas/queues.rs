@@ -3,13 +3,13 @@
 
 use super::{DEEPEST, tree::text};
 use crate::{
-    signature::{Signature, Subtask},
+    signature::{Subtask, WireSignature},
     value::{Map, Value},
 };
 
 /// Says which part of a canvas names a queue that is refused, where it stands (`link[0].body`), and
 /// why; `None` if there is none. The canvas itself is no part of it.
-pub fn refused_part(signature: &Signature, refuses: &dyn Fn(&str) -> Option<String>) -> Option<String> {
+pub fn refused_part(signature: &WireSignature, refuses: &dyn Fn(&str) -> Option<String>) -> Option<String> {
     let mut walk = QueueWalk { refuses, path: Vec::new() };
     walk.below(&signature.options, &signature.kwargs, signature.subtask.as_str())
 }
@@ -76,24 +76,24 @@ fn members(header: &Value) -> &Value {
 mod tests {
     use super::refused_part;
     use crate::{
-        Signature,
+        WireSignature,
         canvas::{chain, chord, group},
     };
 
     #[test]
     fn whatever_names_a_queue_that_is_refused_is_found_wherever_it_stands() {
-        let bad = || Signature::new("bad").queue("unacked");
-        let good = || Signature::new("good").queue("q");
+        let bad = || WireSignature::new("bad").queue("unacked");
+        let good = || WireSignature::new("good").queue("q");
         let nested = good().link(good()).link(good().link(bad()));
         let rows = [
             (good(), None),
             // Of the canvas itself another one says it.
             (bad(), None),
-            (Signature::new("t").kwarg("tasks", vec![bad().to_value()]), None),
+            (WireSignature::new("t").kwarg("tasks", vec![bad().to_value()]), None),
             (good().link(bad()), Some("link[0]")),
             (good().link_error(bad()), Some("link_error[0]")),
             (nested, Some("link[1].link[0]")),
-            (good().link(Signature::new("bad").option("routing_key", "unacked")), Some("link[0]")),
+            (good().link(WireSignature::new("bad").option("routing_key", "unacked")), Some("link[0]")),
             (good().option("link", bad().to_value()), Some("link")),
             (good().option("chord", bad().to_value()), Some("chord")),
             (good().option("chain", vec![bad().to_value()]), Some("chain[0]")),
@@ -108,7 +108,7 @@ mod tests {
             let expected = place.map(|place| format!("{place} (bad): not unacked"));
             assert_eq!(refused_part(&signature, &refuses), expected, "{signature:?}");
         }
-        let deep = (0..100).fold(bad(), |inner, _| Signature::new("good").link(inner));
+        let deep = (0..100).fold(bad(), |inner, _| WireSignature::new("good").link(inner));
         assert_eq!(refused_part(&deep, &refuses), None, "it is refused for its depth");
     }
 }

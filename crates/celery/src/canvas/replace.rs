@@ -1,6 +1,6 @@
 //! A task that puts another in its place, that adds to its chord, that is to run again.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::{
     CanvasError,
@@ -9,12 +9,14 @@ use super::{
     builtin::ACCUMULATE,
     freeze::{GivenIds, Planner},
     plan::{Context, Plan},
+    send::times_of,
     tree::{Shape, Tree, extend, listed},
 };
 use crate::{
-    message::Message,
-    signature::Signature,
-    value::{Map, Value},
+    message::{Message, is_known_header},
+    repr::{REPR_LENGTH, args_repr, kwargs_repr},
+    signature::{Subtask, WireSignature},
+    value::Map,
 };
 
 /// Plans what is sent when a running task is replaced: the signature takes over its id, its group
@@ -25,7 +27,7 @@ use crate::{
 /// The signature makes no sense, is an empty chain, or is a part of a chord of its own.
 pub fn replace(
     message: &Message,
-    signature: &Signature,
+    signature: &WireSignature,
     context: &Context<'_>,
     ids: &mut dyn FnMut() -> String,
 ) -> Result<Plan, CanvasError> {
@@ -94,7 +96,7 @@ fn accumulated() -> Tree {
 /// The task is in no chord, or the signature makes no sense.
 pub fn add_to_chord(
     message: &Message,
-    signature: &Signature,
+    signature: &WireSignature,
     context: &Context<'_>,
     ids: &mut dyn FnMut() -> String,
 ) -> Result<Plan, CanvasError> {
@@ -115,8 +117,8 @@ pub fn add_to_chord(
 }
 
 /// The message of a task's next attempt: the same task in every way, not to be started before
-/// `when`; with other arguments, where some are given.
-pub fn retry(message: &Message, when: Option<SystemTime>, arguments: Option<(Vec<Value>, Map)>) -> Message {
+/// `when`.
+pub fn retry(message: &Message, when: Option<SystemTime>) -> Message {
     let mut next = message.clone();
     next.retries = message.retries.saturating_add(1);
     next.eta = when;
@@ -129,9 +131,52 @@ pub fn retry(message: &Message, when: Option<SystemTime>, arguments: Option<(Vec
     next.headers
         .0
         .retain(|(name, _)| !name.starts_with("x-death") && !name.starts_with("x-first-death") && !name.starts_with("x-last-death"));
-    if let Some((args, kwargs)) = arguments {
-        (next.args, next.kwargs) = (args, kwargs);
-        (next.argsrepr, next.kwargsrepr) = (None, None);
-    }
     next
+}
+
+/// The message of a task's next attempt with the arguments of this call of it, and the options that
+/// the call has; and the queue, where it names one. Without `countdown` and `eta` it is not to be
+/// started before `when`.
+///
+/// # Errors
+/// It is a call of another task, a time cannot be read, or it has an option that one attempt has
+/// nothing to do with, such as `link`.
+pub fn retry_as(
+    message: &Message,
+    when: SystemTime,
+    call: &WireSignature,
+    now: SystemTime,
+) -> Result<(Message, Option<String>), CanvasError> {
+    if call.task != message.task || call.subtask != Subtask::Task {
+        let why =
+            format!("a retry is another attempt of {}, and not {}: a replacement would put that in its place", message.task, call.task);
+        return Err(CanvasError::Malformed(why));
+    }
+    let options = &call.options;
+    // `expires` of nothing: it does not expire any more.
+    let times = Map(options.0.iter().filter(|(_, value)| !value.is_null()).cloned().collect());
+    let (eta, expires) = times_of(&call.task, &times, now)?;
+    let mut next = retry(message, Some(eta.unwrap_or(when)));
+    let mut queue = None;
+    for (name, value) in &options.0 {
+        let seconds = || value.as_f64().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok());
+        match name.as_str() {
+            "countdown" | "eta" => {}
+            "expires" => next.expires = expires,
+            "queue" | "routing_key" => queue = value.as_str().map(str::to_owned),
+            "priority" => next.priority = value.as_i64().and_then(|priority| u8::try_from(priority.clamp(0, 255)).ok()),
+            "soft_time_limit" => next.soft_time_limit = seconds(),
+            "time_limit" => next.time_limit = seconds(),
+            "ignore_result" => next.ignore_result = value.as_bool(),
+            "shadow" => next.shadow = value.as_str().map(str::to_owned),
+            "headers" => {
+                let own = value.as_map().into_iter().flat_map(Map::iter).filter(|(name, _)| !is_known_header(name));
+                own.for_each(|(name, value)| next.headers.set(name, value.clone()));
+            }
+            other => return Err(CanvasError::Malformed(format!("a retry of {} cannot have the option {other}", message.task))),
+        }
+    }
+    (next.argsrepr, next.kwargsrepr) = (Some(args_repr(&call.args, REPR_LENGTH)), Some(kwargs_repr(&call.kwargs, REPR_LENGTH)));
+    (next.args, next.kwargs) = (call.args.clone(), call.kwargs.clone());
+    Ok((next, queue))
 }

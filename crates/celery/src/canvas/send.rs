@@ -13,13 +13,13 @@ use super::{
 };
 use crate::{
     message::{Message, is_known_header, is_known_property, times},
-    signature::Signature,
+    signature::WireSignature,
     value::{Map, Value},
 };
 
 /// Returns when a task may start and when it expires. A time that cannot be read refuses the whole:
 /// ignored, the task would run at the wrong time.
-fn times_of(task: &str, options: &Map, now: SystemTime) -> Result<(Option<SystemTime>, Option<SystemTime>), CanvasError> {
+pub(super) fn times_of(task: &str, options: &Map, now: SystemTime) -> Result<(Option<SystemTime>, Option<SystemTime>), CanvasError> {
     let eta = match options.get("countdown").and_then(Value::as_f64).filter(|seconds| *seconds != 0.0) {
         Some(seconds) => Some(after(now, seconds).ok_or_else(|| wrong(task, "countdown"))?),
         None => options.get("eta").map(|eta| instant(eta).ok_or_else(|| wrong(task, "eta"))).transpose()?,
@@ -39,7 +39,7 @@ impl Planner<'_> {
         args: Vec<Value>,
         kwargs: Map,
         call: &Map,
-        chord: Option<Arc<Signature>>,
+        chord: Option<Arc<WireSignature>>,
         trail: bool,
     ) -> Result<usize, CanvasError> {
         // An option that is null is as good as none, and must not hide the task's own.
@@ -72,7 +72,7 @@ impl Planner<'_> {
             _ => Map::default(),
         };
         let properties = properties_of(&options, &stamped_headers);
-        let signatures = |name: &str| listed(&options, name).into_iter().map(Signature::from_value).collect::<Result<Vec<_>, _>>();
+        let signatures = |name: &str| listed(&options, name).into_iter().map(WireSignature::from_value).collect::<Result<Vec<_>, _>>();
         let message = Message {
             task: task.to_owned(),
             root_id: Some(root_id),

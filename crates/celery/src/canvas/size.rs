@@ -12,7 +12,7 @@ use super::{
     tree::{Shape, Tree},
 };
 use crate::{
-    signature::Signature,
+    signature::WireSignature,
     value::{Map, Value},
 };
 
@@ -105,7 +105,7 @@ fn weight(tree: &Tree, given: u64) -> u64 {
 /// Bytes of the names of a signature's members, and of an id.
 const WORDS: u64 = 150;
 
-fn signature(it: &Signature) -> u64 {
+fn signature(it: &WireSignature) -> u64 {
     let args = sum(&it.args, value);
     [it.task.len() as u64, args, options(&it.kwargs), options(&it.options)].into_iter().fold(WORDS, u64::saturating_add)
 }
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn what_is_foreseen_is_about_what_is_sent() {
-        let task = || Signature::new("tasks.add").arg("some text").immutable();
+        let task = || WireSignature::new("tasks.add").arg("some text").immutable();
         let many = |count| vec![task(); count];
         let rows = [
             ("chain", chain(many(100))),
@@ -158,8 +158,8 @@ mod tests {
                 format!("{last:036}")
             };
             let sends = apply(&canvas, &[], &context, &mut ids).unwrap().sends;
-            let written = |signature: &Signature| signature.to_value().to_json().len();
-            let copied = |all: &[Signature]| all.iter().map(written).sum::<usize>();
+            let written = |signature: &WireSignature| signature.to_value().to_json().len();
+            let copied = |all: &[WireSignature]| all.iter().map(written).sum::<usize>();
             let each = |send: &crate::canvas::PlannedSend| {
                 let message = &send.message;
                 let rest = message.chain.as_deref().map_or(0, copied);

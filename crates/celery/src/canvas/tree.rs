@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{CanvasError, DEEPEST};
 use crate::{
-    signature::{Signature, Subtask},
+    signature::{Subtask, WireSignature},
     value::{Map, Value},
 };
 
@@ -20,7 +20,7 @@ pub(super) struct Tree {
     pub(super) options: Map,
     /// The body of the chord that it is a part of: one for all of its parts, which are many, and it
     /// may be large.
-    pub(super) chord: Option<Arc<Signature>>,
+    pub(super) chord: Option<Arc<WireSignature>>,
     pub(super) immutable: bool,
     pub(super) shape: Shape,
 }
@@ -70,16 +70,16 @@ impl Tree {
         tree
     }
 
-    pub(super) fn from_signature(signature: &Signature) -> Result<Self, CanvasError> {
+    pub(super) fn from_signature(signature: &WireSignature) -> Result<Self, CanvasError> {
         Self::read(signature.clone(), DEEPEST)
     }
 
-    fn read(signature: Signature, depth: usize) -> Result<Self, CanvasError> {
+    fn read(signature: WireSignature, depth: usize) -> Result<Self, CanvasError> {
         let depth = depth.checked_sub(1).ok_or(CanvasError::TooDeep)?;
-        let Signature { task, args, mut kwargs, mut options, subtask, immutable } = signature;
+        let WireSignature { task, args, mut kwargs, mut options, subtask, immutable } = signature;
         let chord = match options.remove("chord") {
             None | Some(Value::Null) => None,
-            Some(chord) => Some(Arc::new(Signature::from_value(chord)?)),
+            Some(chord) => Some(Arc::new(WireSignature::from_value(chord)?)),
         };
         let shape = match subtask {
             Subtask::Task => Shape::Task,
@@ -90,7 +90,7 @@ impl Tree {
                 let header = read_members(kwargs.remove("header"), depth)?;
                 let body = match kwargs.remove("body") {
                     None | Some(Value::Null) => None,
-                    Some(body) => Some(Self::read(Signature::from_value(body)?, depth)?),
+                    Some(body) => Some(Self::read(WireSignature::from_value(body)?, depth)?),
                 };
                 Shape::Chord(Box::new(Chord { header, group: None, body }))
             }
@@ -108,7 +108,7 @@ impl Tree {
         self.to_signature().to_value()
     }
 
-    pub(super) fn to_signature(&self) -> Signature {
+    pub(super) fn to_signature(&self) -> WireSignature {
         let list = |members: &[Tree]| Value::List(members.iter().map(Tree::to_value).collect());
         let mut kwargs = self.kwargs.clone();
         let subtask = match &self.shape {
@@ -128,7 +128,7 @@ impl Tree {
                     Some(options) => {
                         let kwargs = Map::from_iter([("tasks", list(&chord.header))]);
                         let group = "celery.group".to_owned();
-                        Signature { task: group, kwargs, options: options.clone(), subtask: Subtask::Group, ..Signature::default() }
+                        WireSignature { task: group, kwargs, options: options.clone(), subtask: Subtask::Group, ..WireSignature::default() }
                             .to_value()
                     }
                 };
@@ -142,7 +142,7 @@ impl Tree {
             options.set("chord", chord.to_value());
         }
         let (task, args, immutable) = (self.task.clone(), self.args.clone(), self.immutable);
-        Signature { task, args, kwargs, options, subtask, immutable }
+        WireSignature { task, args, kwargs, options, subtask, immutable }
     }
 
     /// A fresh copy, as Celery makes one before it freezes: a chord in it is no longer bound to the
@@ -179,7 +179,7 @@ impl Tree {
 
     /// Returns what the tasks of a header carry when this is their body: nothing, if it is a group
     /// without members.
-    pub(super) fn as_chord(&self) -> Option<Arc<Signature>> {
+    pub(super) fn as_chord(&self) -> Option<Arc<WireSignature>> {
         (!self.is_empty_group()).then(|| Arc::new(self.to_signature()))
     }
 
@@ -269,9 +269,9 @@ impl Tree {
 fn read_members(value: Option<Value>, depth: usize) -> Result<Vec<Tree>, CanvasError> {
     match value {
         None | Some(Value::Null) => Ok(Vec::new()),
-        Some(Value::List(members)) => members.into_iter().map(|member| Tree::read(Signature::from_value(member)?, depth)).collect(),
+        Some(Value::List(members)) => members.into_iter().map(|member| Tree::read(WireSignature::from_value(member)?, depth)).collect(),
         Some(value @ Value::Map(_)) => {
-            let tree = Tree::read(Signature::from_value(value)?, depth)?;
+            let tree = Tree::read(WireSignature::from_value(value)?, depth)?;
             Ok(match tree.shape {
                 Shape::Group(tasks) | Shape::Chain(tasks) => tasks,
                 _ => vec![tree],

@@ -234,6 +234,11 @@ fn parameters_of(method: &str) -> Option<Parameters> {
 }
 
 impl Command {
+    /// Returns whether there is a command of this name, one of Celery's or of ours.
+    pub fn is_known(name: &str) -> bool {
+        parameters_of(name).is_some()
+    }
+
     /// Reads a request's command.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use super::{
     decode::{DecodeFault, EnvelopeWords, array, header, known, map, nullable, object, within},
 };
 use crate::{
-    signature::Signature,
+    signature::WireSignature,
     value::{Value, ValueError, msgpack, read::Scan},
 };
 
@@ -228,7 +228,7 @@ fn embedded(scan: &mut Scan<'_>, name: &str, message: &mut Message) -> Result<()
         "chord" => {
             message.chord = match scan.value()? {
                 Value::Null => None,
-                chord => Some(Arc::new(Signature::from_value(chord)?)),
+                chord => Some(Arc::new(WireSignature::from_value(chord)?)),
             }
         }
         _ => scan.skip().map(|_| ())?,
@@ -237,15 +237,15 @@ fn embedded(scan: &mut Scan<'_>, name: &str, message: &mut Message) -> Result<()
 }
 
 /// A list of signatures, one alone, or none.
-fn signatures(value: Value) -> Result<Option<Vec<Signature>>, ValueError> {
+fn signatures(value: Value) -> Result<Option<Vec<WireSignature>>, ValueError> {
     match value {
         Value::Null => Ok(None),
         Value::List(list) => {
             let each = list.into_iter().enumerate();
-            each.map(|(index, value)| Signature::from_value(value).map_err(|error| error.in_item(index)))
+            each.map(|(index, value)| WireSignature::from_value(value).map_err(|error| error.in_item(index)))
                 .collect::<Result<_, _>>()
                 .map(Some)
         }
-        one => Ok(Some(vec![Signature::from_value(one)?])),
+        one => Ok(Some(vec![WireSignature::from_value(one)?])),
     }
 }

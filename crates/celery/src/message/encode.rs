@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::{Compression, Encoding, Message, times};
 use crate::{
-    signature::Signature,
+    signature::WireSignature,
     value::{Map, Value, msgpack, write},
 };
 
@@ -176,8 +176,8 @@ impl Message {
     }
 
     fn body_value(&self) -> Value {
-        let list = |signatures: &[Signature]| Value::List(signatures.iter().map(Signature::to_value).collect());
-        let some = |signatures: &[Signature]| if signatures.is_empty() { Value::Null } else { list(signatures) };
+        let list = |signatures: &[WireSignature]| Value::List(signatures.iter().map(WireSignature::to_value).collect());
+        let some = |signatures: &[WireSignature]| if signatures.is_empty() { Value::Null } else { list(signatures) };
         let embedded = Map::from_iter([
             ("callbacks", some(&self.callbacks)),
             ("errbacks", some(&self.errbacks)),
@@ -213,9 +213,9 @@ pub fn sent_at(delivery_tag: &str) -> Option<SystemTime> {
     SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(millis))
 }
 
-fn signatures(list: Option<&Vec<Signature>>, out: &mut Vec<u8>) {
+fn signatures(list: Option<&Vec<WireSignature>>, out: &mut Vec<u8>) {
     match list {
-        Some(list) => write::list(list, out, Signature::write),
+        Some(list) => write::list(list, out, WireSignature::write),
         None => out.extend_from_slice(b"null"),
     }
 }

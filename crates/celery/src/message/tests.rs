@@ -8,7 +8,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use super::{
     BadMessage, CHILD_CRASHES, Compression, Encoding, Limits, Message, MessageFault, crashes_of, mark_crashed, mark_redelivered, sent_at,
 };
-use crate::{Map, Signature, Value};
+use crate::{Map, Value, WireSignature};
 
 const EMBED: &str = r#"{"callbacks": null, "errbacks": null, "chain": null, "chord": null}"#;
 
@@ -69,12 +69,12 @@ fn a_delivery_tag_of_ours_says_when_it_was_written_and_comes_once() {
 
 #[test]
 fn what_is_encoded_is_decoded() {
-    let next = Signature {
+    let next = WireSignature {
         task: "labapp.mul".into(),
         args: vec![Value::Int(4)],
         immutable: true,
         subtask: "chord".into(),
-        ..Signature::default()
+        ..WireSignature::default()
     };
     let message = Message {
         task: "labapp.addß".into(),

@@ -2,14 +2,17 @@
 
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     repr,
-    value::{Map, Value},
+    value::{Map, Value, ValueError},
 };
 
 /// An exception: what clients in Python raise as `<exc_module>.<exc_type>(*exc_message)`. Its text
-/// is Python's `repr` of it.
-#[derive(Clone, Debug, PartialEq, Default)]
+/// is Python's `repr` of it. Tasks take it as an argument, too.
+#[derive(Clone, Debug, PartialEq, Default, Serialize, Deserialize)]
+#[serde(try_from = "Value", into = "Value")]
 pub struct Exception {
     /// The name of its class.
     pub exc_type: String,
@@ -96,6 +99,20 @@ impl Exception {
             ("exc_message", Value::List(self.exc_message.clone())),
             ("exc_module", self.exc_module.as_str().into()),
         ]))
+    }
+}
+
+impl From<Exception> for Value {
+    fn from(exception: Exception) -> Self {
+        exception.to_value()
+    }
+}
+
+impl TryFrom<Value> for Exception {
+    type Error = ValueError;
+
+    fn try_from(value: Value) -> Result<Self, ValueError> {
+        Self::from_value(&value).ok_or_else(|| ValueError::expected("an exception (an object with an `exc_type`)", &value))
     }
 }
 

@@ -329,6 +329,15 @@ impl<'de> de::Deserialize<'de> for Value {
     }
 }
 
+impl<'de> de::Deserialize<'de> for Map {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Map, D::Error> {
+        match Value::deserialize(deserializer)? {
+            Value::Map(map) => Ok(map),
+            other => Err(de::Error::custom(ValueError::expected("an object", &other))),
+        }
+    }
+}
+
 struct ValueVisitor;
 
 impl<'de> Visitor<'de> for ValueVisitor {

@@ -8,7 +8,7 @@ use std::{
 };
 
 use longshore_celery::{
-    Exception, Limits, Map, Message, ResultTree, Signature, State, Value,
+    Exception, Limits, Map, Message, ResultTree, State, Value, WireSignature,
     canvas::{
         ChordOutcome, ChordParts, Context, ErrbackStyle, FailedPart, FailedTask, Parent, Plan, add_to_chord, after_failure, after_success,
         apply, chord_complete, joined, replace, retry,
@@ -20,7 +20,7 @@ pub(crate) struct Recording {
     pub(crate) name: String,
     pub(crate) steps: Vec<Step>,
     oid: String,
-    signature: Signature,
+    signature: WireSignature,
     result: Value,
     client: Vec<Value>,
 }
@@ -60,7 +60,7 @@ impl Recording {
         Self {
             name: text(entry.get("name")),
             oid: text(entry.get("oid")),
-            signature: Signature::from_value(entry.get("signature").unwrap().clone()).unwrap(),
+            signature: WireSignature::from_value(entry.get("signature").unwrap().clone()).unwrap(),
             result: entry.get("result").unwrap().clone(),
             steps: steps.iter().map(step).collect(),
             client,
@@ -104,7 +104,7 @@ impl Recording {
         let (task, notes) = (&step.input, &step.notes);
         let context = self.context(None);
         let inside = self.context(Some(Parent::of(task)));
-        let noted = |name: &str| list(notes.get(name)).into_iter().map(|sig| Signature::from_value(sig).unwrap()).next();
+        let noted = |name: &str| list(notes.get(name)).into_iter().map(|sig| WireSignature::from_value(sig).unwrap()).next();
         let mut children = Vec::new();
         if let Some(sig) = noted("apply") {
             let plan = apply(&sig, &[], &inside, &mut fresh.next()).unwrap();
@@ -140,7 +140,7 @@ impl Recording {
             plan.call.iter().for_each(|errback| out.call(&errback.task, &task.id, &shown));
             out.plan(plan.plan);
         } else {
-            let again = retry(task, Some(SystemTime::UNIX_EPOCH), None);
+            let again = retry(task, Some(SystemTime::UNIX_EPOCH));
             children.push(ResultTree::task(&task.id));
             out.send(&again);
             let exception = Exception::builtin("KeyError", "again").to_value();
@@ -213,7 +213,7 @@ impl Recording {
 }
 
 /// The ids of the bodies in a body.
-fn bodies(chord: &Signature) -> Vec<String> {
+fn bodies(chord: &WireSignature) -> Vec<String> {
     let mut ids = Vec::new();
     let mut body = chord.kwargs.get("body").cloned();
     while let Some(inner) = body {
@@ -230,7 +230,7 @@ fn told(errback: &str) -> ErrbackStyle {
 /// A task's own place, in the words of those that fail with it.
 fn failed(task: &Message) -> FailedTask {
     let part =
-        |(group, chord): (&String, &Arc<Signature>)| FailedPart { group: group.clone(), index: task.group_index, chord: chord.clone() };
+        |(group, chord): (&String, &Arc<WireSignature>)| FailedPart { group: group.clone(), index: task.group_index, chord: chord.clone() };
     FailedTask {
         id: task.id.clone(),
         group_id: task.group.clone(),
@@ -351,7 +351,7 @@ impl Written {
     }
 
     fn send(&mut self, message: &Message) {
-        let signatures = |list: &[Signature]| Value::List(list.iter().map(|sig| tidy(&sig.to_value())).collect());
+        let signatures = |list: &[WireSignature]| Value::List(list.iter().map(|sig| tidy(&sig.to_value())).collect());
         let m = message;
         let fields: [(&str, Value); 26] = [
             ("task", m.task.as_str().into()),

@@ -4,7 +4,7 @@
 use std::{io::Write, time::Duration};
 
 use clap::{Args, Subcommand};
-use longshore_celery::{Map, Value, control::Request, repr};
+use longshore_celery::{Exception, Map, Value, control::Request, repr};
 use longshore_ops::{
     OpsError,
     workers::{self, WorkerAction, WorkerDone, WorkerInfo, WorkerReply, WorkersRequest},
@@ -154,8 +154,34 @@ pub async fn inspect(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> R
 /// # Errors
 /// As [`status`].
 pub async fn control(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
-    let action = WorkerAction::of(request(args, CONTROL, "control")?);
-    told(&action, &args.whom.request(), place, out).await
+    match request(args, CONTROL, "control") {
+        Ok(request) => told(&WorkerAction::of(request), &args.whom.request(), place, out).await,
+        Err(unknown) => {
+            // A program's own, which its workers alone know.
+            let Some(request) = own_request(args) else { return Err(unknown) };
+            let nobodys = Exception::builtin("KeyError", request.method.as_str()).to_string();
+            let mut replies = workers::inspect(&place.client, request, &args.whom.request()).await?;
+            replies.retain(|reply| reply.reply.get("error").and_then(Value::as_str) != Some(&nobodys));
+            if replies.is_empty() {
+                return Err(unknown);
+            }
+            say(&replies, place, true, false, out)?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+/// The request of a command that is not known here: its arguments are all `name=value`, a value
+/// JSON or a text.
+fn own_request(args: &RemoteArgs) -> Option<Request> {
+    let (name, rest) = args.words.split_first()?;
+    if CONTROL.iter().any(|known| known.name == name) {
+        return None;
+    }
+    rest.iter().try_fold(Request::new(name), |request, word| {
+        let (name, value) = word.split_once('=').filter(|(name, _)| !name.is_empty())?;
+        Some(request.argument(name, Value::parse(value.as_bytes(), 64).unwrap_or_else(|_| value.into())))
+    })
 }
 
 /// Tells workers to do something, and says what they reply.

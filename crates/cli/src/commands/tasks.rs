@@ -118,7 +118,7 @@ fn policy(task: &Task) -> String {
     if let Some(rate) = policy.rate_limit {
         text.push_str(&format!(", every {}", show_duration(rate.interval())));
     }
-    if policy.acks == Acks::Early {
+    if policy.acks == Some(Acks::Early) {
         text.push_str(", acks early");
     }
     text

@@ -211,7 +211,7 @@ impl Keys<'_> {
         policy.rate_limit = rate.or(limit);
         policy.rate_scope = if is_shared { RateScope::Shared } else { RateScope::Worker };
         policy.limit = self.text("limit").map(Arc::from);
-        policy.acks = acks.unwrap_or_default();
+        policy.acks = acks;
         policy.ignore_result = self.is_on("ignore-result");
         policy.track_started = self.is_on("track-started");
         Ok(policy)

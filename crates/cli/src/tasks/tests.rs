@@ -65,6 +65,7 @@ impl World {
             cancel: self.cancel.clone(),
             soft: self.soft.clone(),
             time_limit: self.limit.or(task.policy.time_limit),
+            soft_time_limit: None,
         });
         let call = Call { args, kwargs };
         match task.handler {
@@ -117,7 +118,7 @@ async fn arguments_fill_one_word_each_whatever_is_in_them() {
 #[tokio::test]
 async fn exit_75_asks_for_a_retry_and_any_other_exit_is_an_exception_with_the_last_words() {
     let world = World::new(&format!("{SH}backoff = \"fixed:7s\"\n"));
-    let Err(Failure::Retry { after, why, max_retries }) = world.of("echo later >&2; exit 75").await else { panic!() };
+    let Err(Failure::Retry { after, why, max_retries, .. }) = world.of("echo later >&2; exit 75").await else { panic!() };
     assert_eq!((after, max_retries), (Some(Duration::from_secs(7)), Some(3)));
     assert_eq!(why.unwrap().to_string(), "RuntimeError: it asks to be tried again (exit status 75): later");
     assert!(exception(world.call(vec!["exit 75".into()], &[], 3).await).contains("exit status 75"));

@@ -1,6 +1,7 @@
 //! The handle of one submitted call.
 
 use std::{
+    fmt,
     future::Future,
     pin::Pin,
     sync::Arc,
@@ -30,6 +31,19 @@ pub struct TaskHandle<R: Send + 'static> {
     pub(super) slot: Arc<AnswerSlot<R>>,
     runtime: tokio::runtime::Handle,
     read: bool,
+}
+
+/// Also where the result itself cannot be shown.
+/// ```
+/// let pool = longshore_core::Executor::new();
+/// let handle = pool.blocking().submit(|| 1);
+/// assert!(format!("{handle:?}").starts_with("TaskHandle { finished: "));
+/// assert_eq!(handle.wait().unwrap(), 1);
+/// ```
+impl<R: Send + 'static> fmt::Debug for TaskHandle<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskHandle").field("finished", &self.is_finished()).finish_non_exhaustive()
+    }
 }
 
 impl<R: Send + 'static> TaskHandle<R> {

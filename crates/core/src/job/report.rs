@@ -1,6 +1,7 @@
 //! A job that runs, and what it came to.
 
 use std::{
+    fmt,
     panic::AssertUnwindSafe,
     sync::{Arc, PoisonError},
 };
@@ -107,6 +108,40 @@ impl Report {
     /// Returns true if every task ended well, every producer finished and no callback panicked.
     pub fn is_clean(&self) -> bool {
         self.failed() == 0 && self.failed_producers.is_empty() && self.callback_panics == 0 && self.summary.error.is_none()
+    }
+}
+
+/// In one line for people: counts, time, and what went wrong around the tasks.
+/// ```
+/// let report = longshore_core::Job::blocking(|n: u32| if n == 3 { Err("three") } else { Ok(n) }).params(0..10).run();
+/// assert!(report.to_string().starts_with("9 ok, 1 failed in "), "{report}");
+/// ```
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = &self.summary.counts;
+        write!(f, "{} ok", counts.ok)?;
+        let others = [
+            (counts.failed, "failed"),
+            (counts.timeout, "timed out"),
+            (counts.panicked, "panicked"),
+            (counts.killed, "killed"),
+            (counts.lost, "lost"),
+            (counts.cancelled, "cancelled"),
+            (counts.skipped, "skipped"),
+            (counts.retries, "retries"),
+        ];
+        for (count, what) in others.iter().filter(|(count, _)| *count > 0) {
+            write!(f, ", {count} {what}")?;
+        }
+        write!(f, " in {:.2?}", self.summary.wall)?;
+        for producer in &self.failed_producers {
+            write!(f, "; a producer failed: {producer}")?;
+        }
+        if self.callback_panics > 0 {
+            write!(f, "; {} callbacks panicked", self.callback_panics)?;
+            self.first_callback_panic.as_ref().map_or(Ok(()), |first| write!(f, ", the first with: {first}"))?;
+        }
+        self.summary.error.as_ref().map_or(Ok(()), |error| write!(f, "; ended early: {error}"))
     }
 }
 

@@ -293,8 +293,9 @@ impl Plan {
 
     pub(crate) fn canvas(&self, unit: &Unit) -> Signature {
         let all = |places: &[usize]| places.iter().map(|place| self.signature(*place)).collect::<Vec<_>>();
-        let untyped =
-            |wire: Result<longshore_celery::Signature, String>| Signature::<Value>::from(wire.expect("a signature that can be written"));
+        let untyped = |wire: Result<longshore_celery::WireSignature, longshore_worker::ClientError>| {
+            Signature::<Value>::from(wire.expect("a signature that can be written"))
+        };
         match unit {
             Unit::One(place) => self.signature(*place),
             Unit::Chain(links) => chain(all(links)),

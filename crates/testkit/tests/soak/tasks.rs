@@ -32,7 +32,7 @@ fn task(name: &'static str, world: &Arc<World>, plan: &Arc<Plan>, node: usize) -
     };
     let mut policy = TaskPolicy::default();
     match name {
-        "early" => policy.acks = Acks::Early,
+        "early" => policy.acks = Some(Acks::Early),
         "rated" => policy.rate_limit = Some(Rate::per_second(RATE)),
         "shared" => (policy.rate_limit, policy.rate_scope) = (Some(Rate::per_second(RATE)), RateScope::Shared),
         _ => {}

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use longshore_brokers::{ChordPart, Key, Stored};
 use longshore_celery::{
-    Exception, ResultTree, Signature, State, TaskResult, Value,
+    Exception, ResultTree, State, TaskResult, Value, WireSignature,
     canvas::{self, ChordOutcome, ChordParts, FailedTask},
 };
 
@@ -35,7 +35,7 @@ pub(super) async fn unlock(context: TaskContext, mut call: Call) -> Result<Value
     call.kwargs.remove("_chord_unlock_exchange_type");
     let mut arguments = Arguments::bind("unlock_chord", PARAMETERS, call)?;
     let _group: String = arguments.take()?;
-    let body = Signature::from_value(arguments.take_value()).map_err(|error| Failure::error("ValueError", error.to_string()))?;
+    let body = WireSignature::from_value(arguments.take_value()).map_err(|error| Failure::error("ValueError", error.to_string()))?;
     let interval: Option<f64> = arguments.take_or(|| None)?;
     let max_retries: Option<u32> = arguments.take_or(|| None)?;
     let parts = match arguments.take_value() {
@@ -49,7 +49,7 @@ pub(super) async fn unlock(context: TaskContext, mut call: Call) -> Result<Value
     let client = context.client()?;
     let Some(results) = ended(&header, client).await? else {
         let after = interval.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or(INTERVAL);
-        return Err(Failure::Retry { after: Some(after), why: None, max_retries });
+        return Err(Failure::Retry { after: Some(after), why: None, max_retries, call: None });
     };
     // As the worker does that counts the last part: the body is sent, or fails with a part's error.
     let message = context.message();

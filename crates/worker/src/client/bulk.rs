@@ -150,7 +150,7 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
     }
 
     fn way(&self, signature: &Signature<R>) -> Result<(Answer<R>, SendWay), ClientError> {
-        let wire = signature.clone().into_wire().map_err(ClientError::Signature)?;
+        let wire = signature.clone().into_wire()?;
         let plan = self.client.plan(&wire, None)?;
         let answer = self.client.answer(place(&plan)?);
         let begins = plan.grown.is_some() || !plan.starts.is_empty() || plan.sends.iter().any(|send| !send.before.is_empty());

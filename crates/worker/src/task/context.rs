@@ -6,14 +6,14 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use longshore_brokers::{
     Key, Stored,
     lease::{Lease, Term},
 };
-use longshore_celery::{Extended, Map, Message, ResultTree, State, TaskResult, Value, canvas};
+use longshore_celery::{Extended, Map, Message, ResultTree, State, TaskResult, Value, WireSignature, canvas};
 use longshore_core::{CancelToken, LaneKind};
 use serde::Serialize;
 
@@ -67,6 +67,8 @@ pub struct ContextParts {
     /// Limit of this attempt: as its message says, or else remote control, or else the task's
     /// policy.
     pub time_limit: Option<Duration>,
+    /// Soft limit of this attempt, found in the same way.
+    pub soft_time_limit: Option<Duration>,
     /// Client with which it sends, and stores its progress; none in a child process.
     pub client: Option<Client>,
     /// The worker's node name (`name@host`).
@@ -165,6 +167,52 @@ impl TaskContext {
         self.message().properties.get(name)
     }
 
+    /// Returns the queue that it was sent to.
+    pub fn queue(&self) -> &str {
+        &self.message().routing_key
+    }
+
+    /// Returns its priority, 0 to 9, where its message names one.
+    pub fn priority(&self) -> Option<u8> {
+        self.message().priority
+    }
+
+    /// Returns the earliest time at which it was to start.
+    pub fn eta(&self) -> Option<SystemTime> {
+        self.message().eta
+    }
+
+    /// Returns the latest time at which it was to start.
+    pub fn expires(&self) -> Option<SystemTime> {
+        self.message().expires
+    }
+
+    /// Returns the queue in which its sender takes answers (of use to Celery's rpc result backend).
+    pub fn reply_to(&self) -> Option<&str> {
+        self.message().reply_to.as_deref()
+    }
+
+    /// Returns the correlation id of its message: the task's own id, unless its sender has set
+    /// another.
+    pub fn correlation_id(&self) -> &str {
+        self.message().correlation_id.as_deref().unwrap_or_else(|| self.id())
+    }
+
+    /// Returns the name of its sender (`gen123@host`).
+    pub fn origin(&self) -> Option<&str> {
+        self.message().origin.as_deref()
+    }
+
+    /// Returns its stamps.
+    pub fn stamps(&self) -> &Map {
+        &self.message().stamps
+    }
+
+    /// Returns all properties of its message that are not Celery's own.
+    pub fn properties(&self) -> &Map {
+        &self.message().properties
+    }
+
     /// Returns whether it was taken and given back before: its last worker may have died while it
     /// ran.
     pub fn redelivered(&self) -> bool {
@@ -186,6 +234,12 @@ impl TaskContext {
         self.inner.parts.time_limit
     }
 
+    /// Returns the time after which this attempt is told to end; [`soft_limit`](Self::soft_limit)
+    /// is the token that tells it.
+    pub fn soft_time_limit(&self) -> Option<Duration> {
+        self.inner.parts.soft_time_limit
+    }
+
     /// Returns the tasks of the app that the task is registered in, with the app's settings.
     pub fn registry(&self) -> &Arc<TaskRegistry> {
         &self.inner.parts.registry
@@ -195,6 +249,16 @@ impl TaskContext {
     /// [`because`](Failure::because) says why, and [`at_most`](Failure::at_most) how often.
     pub fn retry(&self) -> Failure {
         Failure::retry()
+    }
+
+    /// Returns the call that is run: the task with the arguments of its message.
+    /// Changed, it is what the next attempt is given ([`with_call`](Failure::with_call)), or what
+    /// takes over ([`replace`](Self::replace)).
+    pub fn this_call(&self) -> Signature {
+        let message = self.message();
+        let wire =
+            WireSignature { args: message.args.clone(), kwargs: message.kwargs.clone(), ..WireSignature::new(message.task.as_str()) };
+        wire.into()
     }
 
     /// Asks for another attempt, not before this time has passed.
@@ -207,7 +271,7 @@ impl TaskContext {
     pub fn replace<R>(&self, signature: Signature<R>) -> Failure {
         match signature.into_wire() {
             Ok(wire) => Failure::Replace(Box::new(wire)),
-            Err(wrong) => Failure::error("TypeError", wrong),
+            Err(wrong) => Failure::error("TypeError", wrong.to_string()),
         }
     }
 
@@ -222,7 +286,7 @@ impl TaskContext {
     /// stand among the children.
     pub async fn send<R>(&self, signature: Signature<R>) -> Result<Answer<R>, ClientError> {
         let client = self.client()?;
-        let wire = signature.into_wire().map_err(ClientError::Signature)?;
+        let wire = signature.into_wire()?;
         let plan = client.plan(&wire, Some(self.message()))?;
         self.publish(client, plan).await
     }
@@ -237,7 +301,7 @@ impl TaskContext {
     /// Not cancel safe: the chord may wait for a task that was never sent.
     pub async fn add_to_chord<R>(&self, signature: Signature<R>) -> Result<Answer<R>, ClientError> {
         let client = self.client()?;
-        let wire = signature.into_wire().map_err(ClientError::Signature)?;
+        let wire = signature.into_wire()?;
         // The canvas's context must not be held while it is sent: the future would not be `Send`.
         let plan = canvas::add_to_chord(self.message(), &wire, &client.canvas(Some(self.message())), &mut || (client.environment().id)());
         let plan = plan.map_err(|error| ClientError::Signature(error.to_string()))?;

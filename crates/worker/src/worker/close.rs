@@ -14,7 +14,7 @@ use std::{
 
 use longshore_brokers::{BrokerError, ChordPart, End, Ended, Finish, Key, Outgoing, PartState, Stored, lease::Term};
 use longshore_celery::{
-    Exception, GroupResult, Message, ResultTree, Signature, State, TaskResult, Value,
+    Exception, GroupResult, Message, ResultTree, State, TaskResult, Value, WireSignature,
     canvas::{self, ChordOutcome, ChordParts, ChordStart},
 };
 use longshore_core::{ErrorKind, Receipt, watch::Detail};
@@ -339,7 +339,7 @@ impl Closer {
     }
 
     /// Fails a chord's body that cannot be sent.
-    fn lost_body(&self, chord: &Signature, message: &Message, why: &str, conclusion: &mut Conclusion) {
+    fn lost_body(&self, chord: &WireSignature, message: &Message, why: &str, conclusion: &mut Conclusion) {
         let exception = Exception::builtin("ValueError", format!("the chord's body cannot be sent: {why}"));
         if let Some(id) = chord.options.get("task_id").and_then(Value::as_str) {
             let parent_id = Some(message.id.clone());
@@ -350,7 +350,7 @@ impl Closer {
 
     /// Concludes a chord whose parts are there; the inner error is the reason why they cannot be
     /// read.
-    async fn body(&self, group: &str, chord: &Signature, message: &Message) -> Result<Result<Conclusion, String>, BrokerError> {
+    async fn body(&self, group: &str, chord: &WireSignature, message: &Message) -> Result<Result<Conclusion, String>, BrokerError> {
         let shared = &self.shared;
         let key = [Key::Group(group.to_owned())];
         let saved = match insist(|| shared.results.get(&key)).await? {

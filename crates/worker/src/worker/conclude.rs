@@ -9,9 +9,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use longshore_brokers::{ChordPart, End, Key, Outgoing, Stored, crash::MOST_CRASHES};
+use longshore_brokers::{ChordPart, End, Key, Outgoing, Stored, crash::MOST_CRASHES, refused_queue};
 use longshore_celery::{
-    BadMessage, Encoding, Exception, Extended, Message, ResultTree, Signature, State, TaskResult, Value,
+    BadMessage, Encoding, Exception, Extended, Message, ResultTree, State, TaskResult, Value, WireSignature,
     canvas::{self, CanvasError, ChordStart, FailedTask, Plan},
     mark_crashed, repr,
 };
@@ -49,7 +49,7 @@ pub(crate) struct Conclusion {
     pub(crate) publish: Vec<Outgoing>,
     pub(crate) results: Vec<Stored>,
     /// Its part of its chord, and those of tasks that will never run because it has failed.
-    pub(crate) parts: Vec<(ChordPart, Arc<Signature>)>,
+    pub(crate) parts: Vec<(ChordPart, Arc<WireSignature>)>,
     pub(crate) end: End,
     /// Change that is told of it, if anybody listens.
     pub(crate) what: Option<TaskChange>,
@@ -109,7 +109,7 @@ pub(crate) fn ended(shared: &Shared, finished: Finished<TaskTicket, AttemptResul
             let reason = format!("failed, and its task acknowledges successes only: {failure}");
             case.failure(&failure, End::Dead { reason })
         }
-        Verdict::Retry { after, why } => case.retry(after, &why),
+        Verdict::Retry { after, why, call } => case.retry(after, &why, call.as_deref()),
         Verdict::Revoked(why) => case.revoked(why, work.signal()),
         Verdict::Ignore => Conclusion { what: Some(TaskChange::Ignored), ..Conclusion::new(End::Ack) },
         Verdict::Requeue => case.requeue(&work),
@@ -277,7 +277,7 @@ impl TaskCase<'_> {
     }
 
     /// Its part of its chord, with the body that follows.
-    fn part(&self, state: &State, result: &Value) -> Option<(ChordPart, Arc<Signature>)> {
+    fn part(&self, state: &State, result: &Value) -> Option<(ChordPart, Arc<WireSignature>)> {
         let (group, chord) = (self.message.group.as_ref()?, self.message.chord.as_ref()?);
         Some((self.shared.chord_part(group, &self.message.id, self.message.group_index, state, result), chord.clone()))
     }
@@ -329,7 +329,7 @@ impl TaskCase<'_> {
         let message = self.message;
         let result = exception.to_value();
         let traceback = traceback.or_else(|| Some(format!("{exception}\n")));
-        let told = |errback: &str| self.shared.app.settings().told(errback);
+        let told = |errback: &str| self.shared.app.registry().told(errback);
         let follows = self.shared.plan(|context, ids| canvas::after_failure(message, exception, traceback.as_deref(), context, ids, &told));
         let follows = match follows {
             Ok(follows) => follows,
@@ -355,11 +355,22 @@ impl TaskCase<'_> {
         conclusion.what = Some(TaskChange::Failed { runtime: self.runtime, exception: exception.to_string(), traceback });
     }
 
-    fn retry(mut self, after: Duration, why: &Failure) -> Conclusion {
+    fn retry(mut self, after: Duration, why: &Failure, call: Option<&WireSignature>) -> Conclusion {
         let mut conclusion = Conclusion::new(End::Ack);
         let (exception, traceback) = exception_of(why);
-        let next = canvas::retry(self.message, Some(self.now + after), None);
-        conclusion.publish.push(self.shared.to_queue(next, self.queue.clone()));
+        let cannot = |why: &str| Exception::builtin("ValueError", format!("it cannot be tried again: {why}"));
+        let when = self.now + after;
+        let (next, queue) = match call.map(|call| canvas::retry_as(self.message, when, call, self.now)) {
+            None => (canvas::retry(self.message, Some(when)), None),
+            Some(Ok(next)) => next,
+            Some(Err(error)) => return self.failed(&cannot(&error.to_string()), None, End::Ack),
+        };
+        if let Some(why) = queue.as_deref().and_then(refused_queue) {
+            return self.failed(&cannot(&why), None, End::Ack);
+        }
+        let queue = queue.map_or_else(|| self.queue.clone(), Arc::from);
+        let after = next.eta.and_then(|due| due.duration_since(self.now).ok()).unwrap_or(after);
+        conclusion.publish.push(self.shared.to_queue(next, queue));
         if !self.ignores_result {
             self.children.push(ResultTree::task(self.message.id.as_str()));
             let traceback = traceback.unwrap_or_else(|| format!("Retry in {}s: {exception}\n", after.as_secs_f64()));
@@ -392,7 +403,7 @@ impl TaskCase<'_> {
         conclusion
     }
 
-    fn replace(self, signature: &Signature) -> Conclusion {
+    fn replace(self, signature: &WireSignature) -> Conclusion {
         let message = self.message;
         match self.shared.plan(|context, ids| canvas::replace(message, signature, context, ids)) {
             Ok(plan) => {

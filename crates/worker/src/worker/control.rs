@@ -7,9 +7,12 @@
 //!    (`control/answer.rs`), which knows no words of Celery's.
 //! 3. The answer becomes Celery's words: `control/say.rs`; `control/told.rs` for tasks and
 //!    settings.
+//!
+//! The app's own commands (`App::command`) are run beside all that: `control/command.rs`.
 
 mod act;
 mod answer;
+mod command;
 mod look;
 mod revoke;
 mod say;
@@ -21,9 +24,11 @@ use std::{
 };
 
 use longshore_celery::{
-    Limits,
+    Limits, Value,
     control::{self, Addressed, Command, Reply, Request},
 };
+
+use tokio::task::JoinSet;
 
 use self::say::say;
 use super::{
@@ -46,6 +51,8 @@ pub(crate) struct RemoteControl {
     pub(crate) face: Arc<WorkerFace>,
     pub(crate) parking: usize,
     pub(crate) prefetch: Option<usize>,
+    /// The app's own commands that run; they end with it.
+    pub(crate) commands: JoinSet<()>,
 }
 
 impl RemoteControl {
@@ -93,18 +100,24 @@ impl RemoteControl {
         let value = match request.is_for(&self.shared.node) {
             Addressed::No => return,
             Addressed::Unclear(error) => error,
+            Addressed::Yes if self.begin_command(request, clock) => return,
             Addressed::Yes => match Command::read(request) {
                 Ok(Command::Hello { revoked, .. }) if !answers(request, &self.shared) => return self.shared.call_off(&revoked),
                 Ok(command) => say(self.obey(command).await, &self.shared, clock),
                 Err(error) => error,
             },
         };
-        if let Some(to) = &request.reply_to {
-            let tag = (self.shared.environment.id)();
-            let raw = Reply::new(&*self.shared.node, value, request.ticket.as_deref(), clock).encode(to, &tag);
-            if let Ok(bus) = self.shared.connected.bus() {
-                let _ = bus.reply(&to.exchange, &to.routing_key, &raw).await;
-            }
+        reply(&self.shared, request, value, clock).await;
+    }
+}
+
+/// Replies to a request, if anybody waits for that.
+async fn reply(shared: &Shared, request: &Request, value: Value, clock: u64) {
+    if let Some(to) = &request.reply_to {
+        let tag = (shared.environment.id)();
+        let raw = Reply::new(&*shared.node, value, request.ticket.as_deref(), clock).encode(to, &tag);
+        if let Ok(bus) = shared.connected.bus() {
+            let _ = bus.reply(&to.exchange, &to.routing_key, &raw).await;
         }
     }
 }

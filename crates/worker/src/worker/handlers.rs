@@ -76,7 +76,7 @@ impl Starter {
         {
             return Some(Outcome::Skipped(Skip::Expired));
         }
-        if work.task.policy.acks == Acks::Early && !work.acked.swap(true, Ordering::AcqRel) {
+        if self.shared.app.registry().acks_of(&work.task.policy) == Acks::Early && !work.acked.swap(true, Ordering::AcqRel) {
             let _ = self.early.send(work.clone());
         }
         if self.shared.hub.wants(longshore_core::watch::Detail::Tasks) {
@@ -96,6 +96,7 @@ impl Starter {
             cancel: context.cancel.clone(),
             soft: work.soft.clone(),
             time_limit: self.shared.time_limit(work),
+            soft_time_limit: work.started().and_then(|start| start.soft),
             client: Some(self.shared.client.clone()),
             node: self.shared.node.clone(),
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use longshore_celery::{Signature, Value};
+use longshore_celery::{Value, WireSignature};
 use longshore_core::{Backoff, Outcome, Skip};
 
 use super::{conclude, work::AttemptResult};
@@ -24,6 +24,8 @@ pub(crate) enum Verdict {
         after: Duration,
         /// Why.
         why: Failure,
+        /// With the arguments and options of this call, in place of its own.
+        call: Option<Box<WireSignature>>,
     },
     /// It was revoked: `revoked`, `expired`, `terminated`.
     Revoked(&'static str),
@@ -36,7 +38,7 @@ pub(crate) enum Verdict {
     /// To the dead letters, and its result says why.
     Reject(String),
     /// Something else takes its place.
-    Replace(Signature),
+    Replace(WireSignature),
     /// The process that ran it died.
     Crashed(String),
 }
@@ -55,7 +57,7 @@ pub(crate) fn verdict(outcome: Outcome<AttemptResult>, policy: &TaskPolicy, retr
         };
         match again {
             Some(backoff) if policy.max_retries.is_none_or(|most| retries < most) => {
-                Verdict::Retry { after: autoretry_after(backoff, retries, draw), why: failure }
+                Verdict::Retry { after: autoretry_after(backoff, retries, draw), why: failure, call: None }
             }
             _ if policy.acks_on_failure => Verdict::Failure(failure),
             _ => Verdict::FailureKept(failure),
@@ -65,11 +67,11 @@ pub(crate) fn verdict(outcome: Outcome<AttemptResult>, policy: &TaskPolicy, retr
         // The handler came to an end: its own words count.
         Outcome::Ok(Ok(value)) => Verdict::Success(value),
         Outcome::Ok(Err(failure)) => match *failure {
-            Failure::Retry { after, why, max_retries } => {
+            Failure::Retry { after, why, max_retries, call } => {
                 let most = max_retries.or(policy.max_retries);
                 if most.is_none_or(|most| retries < most) {
                     let why = why.map_or_else(|| Failure::text("another attempt was asked for"), |why| *why);
-                    Verdict::Retry { after: after.unwrap_or(policy.retry_delay), why }
+                    Verdict::Retry { after: after.unwrap_or(policy.retry_delay), why, call }
                 } else {
                     // Not through `failed`: the retries are used up, whatever autoretry says.
                     let failure = why.map_or_else(|| conclude::max_retries_exceeded(retries), |why| *why);
@@ -87,7 +89,7 @@ pub(crate) fn verdict(outcome: Outcome<AttemptResult>, policy: &TaskPolicy, retr
         Outcome::Retry { after, why } => {
             let failure = Failure::from(why);
             if policy.max_retries.is_none_or(|most| retries < most) {
-                Verdict::Retry { after: after.unwrap_or(policy.retry_delay), why: failure }
+                Verdict::Retry { after: after.unwrap_or(policy.retry_delay), why: failure, call: None }
             } else {
                 failed(failure)
             }

@@ -8,7 +8,7 @@ use std::{
 };
 
 use longshore_brokers::{Broker, Connected, Key, News, Notice, Outgoing, ResultBackend, connect};
-use longshore_celery::{Encoding, Message, Signature, State, TaskResult, Value, canvas};
+use longshore_celery::{Encoding, Message, State, TaskResult, Value, WireSignature, canvas};
 use longshore_core::LaneKind;
 use longshore_testkit::servers::Redis;
 use longshore_worker::{App, Call, Failure, Task, Worker, WorkerOptions};
@@ -105,7 +105,7 @@ impl Bench {
         ];
         let app = tasks.into_iter().fold(App::new().broker(&self.url).told(notice), |app, mut task| {
             if early {
-                task.policy.acks = longshore_worker::Acks::Early;
+                task.policy.acks = Some(longshore_worker::Acks::Early);
             }
             app.task(task)
         });
@@ -164,8 +164,8 @@ impl Bench {
     }
 }
 
-pub(crate) fn link(queue: &str) -> Signature {
-    let mut link = Signature { task: "link".to_owned(), ..Signature::default() };
+pub(crate) fn link(queue: &str) -> WireSignature {
+    let mut link = WireSignature { task: "link".to_owned(), ..WireSignature::default() };
     link.options.set("queue", queue);
     link
 }

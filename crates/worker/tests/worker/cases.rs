@@ -270,7 +270,7 @@ async fn tasks_limited_to_a_rate_step_aside() {
 async fn a_chain_runs_link_by_link_and_a_callback_gets_the_result() {
     let bench = Bench::new("chain", [add()]).await;
     let link = |id: &str, n: i64| {
-        let mut signature = longshore_celery::Signature { task: "add".to_owned(), args: vec![n.into()], ..Default::default() };
+        let mut signature = longshore_celery::WireSignature { task: "add".to_owned(), args: vec![n.into()], ..Default::default() };
         signature.options.set("task_id", id);
         signature
     };
@@ -352,7 +352,7 @@ async fn a_worker_whose_slots_are_taken_leaves_the_rest_to_others() {
 async fn a_worker_has_no_more_tasks_at_once_than_it_may_also_if_it_has_more_slots() {
     for (name, acks) in [("most-late", Acks::Late), ("most-early", Acks::Early)] {
         let (mut task, mut begun, open) = gated("wait");
-        task.policy.acks = acks;
+        task.policy.acks = Some(acks);
         let bench = Bench::with(name, [task], |options| options.prefetch = Some(2)).await;
         let mut ids = Vec::new();
         for _ in 0..7 {
@@ -432,7 +432,7 @@ async fn a_task_acknowledged_early_is_gone_from_the_broker_while_it_runs() {
             Ok(Value::Null)
         }
     });
-    task.policy.acks = Acks::Early;
+    task.policy.acks = Some(Acks::Early);
     let bench = Bench::new("early", [task]).await;
     let id = bench.send(call("early", vec![])).await;
     assert_eq!(bench.result(&id).await.state, State::Success);
@@ -555,7 +555,7 @@ async fn a_task_that_has_succeeded_is_not_run_again_but_what_follows_it_is_sent(
             // It takes the slot, and the other one is held for the next.
             bench.send(call("once", vec![])).await;
         }
-        let mut link = longshore_celery::Signature { task: "add".to_owned(), args: vec![1.into()], ..Default::default() };
+        let mut link = longshore_celery::WireSignature { task: "add".to_owned(), args: vec![1.into()], ..Default::default() };
         link.options.set("task_id", "follows");
         let message = Message { id, routing_key: "celery".to_owned(), callbacks: vec![link], expires, ..call("once", vec![]) };
         let raw = longshore_celery::mark_redelivered(&message.encode(Encoding::Json), crashes).unwrap();
@@ -903,7 +903,7 @@ async fn properties_that_nobody_knows_stay_with_a_task_through_retries_and_reque
     let buried = Task::future("buried", |_, _| async { Err(Failure::Reject { reason: "no".to_owned(), requeue: false }) });
     for acks in [Acks::Late, Acks::Early] {
         let tasks = [again.clone(), back.clone(), buried.clone()].map(|mut task| {
-            task.policy.acks = acks;
+            task.policy.acks = Some(acks);
             task
         });
         let bench = Bench::new(&format!("properties-{acks:?}"), tasks).await;
@@ -929,7 +929,7 @@ async fn properties_that_nobody_knows_stay_with_a_task_through_retries_and_reque
 
 #[tokio::test]
 async fn what_a_worker_sends_on_goes_where_its_routes_and_its_tasks_say() {
-    let send = |link: longshore_celery::Signature| Message { callbacks: vec![link], ..call("add", vec![]) };
+    let send = |link: longshore_celery::WireSignature| Message { callbacks: vec![link], ..call("add", vec![]) };
     let mut owned = add();
     (owned.name, owned.policy.queue, owned.policy.priority) = ("own".into(), Some("of-task".into()), Some(4));
     let app = App::new().route("mail.*", longshore_worker::Route::queue("mail").priority(6)).route("own", "elsewhere");
@@ -940,7 +940,7 @@ async fn what_a_worker_sends_on_goes_where_its_routes_and_its_tasks_say() {
         ("own", None, "of-task", Some(4)),
         ("own", Some("named"), "named", Some(4)),
     ] {
-        let mut link = longshore_celery::Signature::new(task);
+        let mut link = longshore_celery::WireSignature::new(task);
         link.options.set("queue", named);
         let id = bench.send(send(link)).await;
         bench.result(&id).await;

@@ -96,7 +96,7 @@ fn app(url: &str, early: bool, ran: &Arc<Ran>, wanted: u64) -> App {
         std::future::ready(Ok(longshore_celery::Value::Null))
     });
     if early {
-        (task.policy.acks, task.policy.ignore_result) = (Acks::Early, true);
+        (task.policy.acks, task.policy.ignore_result) = (Some(Acks::Early), true);
     }
     // Whatever is left on a server is gone soon.
     App::new().broker(url).default_queue(QUEUE).result_expires(Duration::from_secs(60)).task(task)

@@ -261,7 +261,7 @@ impl WorkerArgs {
         app.change_tasks(|task| {
             let policy = &mut task.policy;
             if let Some(acks) = self.acks {
-                policy.acks = if acks == AcksWord::Early { Acks::Early } else { Acks::Late };
+                policy.acks = Some(if acks == AcksWord::Early { Acks::Early } else { Acks::Late });
             }
             policy.time_limit = policy.time_limit.or(self.time_limit);
             policy.soft_time_limit = policy.soft_time_limit.or(self.soft_time_limit);

@@ -80,7 +80,10 @@ fn facts_words(facts: ControlFacts, shared: &Shared, clock: u64) -> Value {
         })),
         ControlFacts::Revoked(ids) => ids.into(),
         ControlFacts::Registered { tasks, items } => {
-            let told = tasks.iter().filter_map(|(name, rate)| Some(registered(shared.app.task_named(name)?, *rate, &items)));
+            let told = tasks.iter().filter_map(|(name, rate)| {
+                let task = shared.app.task_named(name)?;
+                Some(registered(task, shared.app.registry().acks_of(&task.policy), *rate, &items))
+            });
             Value::List(told.collect())
         }
         ControlFacts::Queues(queues) => Value::List(queues.iter().map(|queue| Consumed::named(queue.to_string()).to_value()).collect()),

@@ -53,10 +53,10 @@ fn routes(routes: &[(String, Route)]) -> Value {
 
 /// Returns what is told of a task: its name, and those of these attributes that it has. As in
 /// Python each is told once.
-pub(super) fn registered(task: &Task, rate: Option<Rate>, items: &[String]) -> Value {
+pub(super) fn registered(task: &Task, acks: Acks, rate: Option<Rate>, items: &[String]) -> Value {
     let mut told: Vec<(&str, String)> = Vec::new();
     for item in items {
-        if let Some(value) = attribute(task, rate, item)
+        if let Some(value) = attribute(task, acks, rate, item)
             && told.iter().all(|(name, _)| name != item)
         {
             told.push((item, value));
@@ -67,7 +67,7 @@ pub(super) fn registered(task: &Task, rate: Option<Rate>, items: &[String]) -> V
 
 /// Returns an attribute of a task as Python shows it; none where Celery's is None, or where nothing
 /// here is like it.
-fn attribute(task: &Task, rate: Option<Rate>, name: &str) -> Option<String> {
+fn attribute(task: &Task, acks: Acks, rate: Option<Rate>, name: &str) -> Option<String> {
     let policy = &task.policy;
     let is = |truth: bool| Some(if truth { "True" } else { "False" }.to_owned());
     let seconds = |time: Duration| match time.subsec_nanos() {
@@ -81,7 +81,7 @@ fn attribute(task: &Task, rate: Option<Rate>, name: &str) -> Option<String> {
         "default_retry_delay" => Some(seconds(policy.retry_delay)),
         "time_limit" => policy.time_limit.map(seconds),
         "soft_time_limit" => policy.soft_time_limit.map(seconds),
-        "acks_late" => is(policy.acks == Acks::Late),
+        "acks_late" => is(acks == Acks::Late),
         "acks_on_failure" | "acks_on_failure_or_timeout" | "acks_on_timeout" => is(policy.acks_on_failure),
         "ignore_result" => is(policy.ignore_result),
         "track_started" => is(policy.track_started),
@@ -111,8 +111,7 @@ mod tests {
     /// Each row as a Celery worker of 5.7 tells it of a task with these options.
     #[test]
     fn a_task_is_told_with_the_attributes_that_were_asked_for() {
-        let mut task = Task::plain("x.add", |_, _| Ok(Value::Null));
-        task.policy.acks = Acks::Early;
+        let task = Task::plain("x.add", |_, _| Ok(Value::Null));
         for (items, told) in [
             ("name", "x.add [name=x.add]"),
             ("name max_retries", "x.add [name=x.add max_retries=3]"),
@@ -124,7 +123,7 @@ mod tests {
             ("trail typing send_events", "x.add [trail=True typing=True send_events=True]"),
         ] {
             let items: Vec<String> = items.split(' ').map(str::to_owned).collect();
-            assert_eq!(registered(&task, None, &items), told.into());
+            assert_eq!(registered(&task, Acks::Early, None, &items), told.into());
         }
     }
 }
