@@ -59,7 +59,7 @@ fn what_cannot_be_a_task_is_refused_in_words_that_say_what_to_do() {
         // Both of serde's traits: one to read an argument, one to send it.
         (
             "#[task()] fn f(car: Car) {}",
-            &["`Car: serde::Deserialize<'de>` is not satisfied", "`Car: serde::Serialize` is not satisfied", "program.rs:5"],
+            &["`Car: serde::de::DeserializeOwned` is not satisfied", "`Car: serde::Serialize` is not satisfied", "program.rs:5"],
         ),
         ("#[task()] fn f() -> Car { Car }", &["`Car: serde::Serialize` is not satisfied"]),
         ("#[task()] fn f() -> Result<u8, Car> { Err(Car) }", &["`failure`", "Wrong<Car>"]),
