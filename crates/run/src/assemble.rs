@@ -254,6 +254,10 @@ fn engine_config(
     };
     let mut gate = GateConfig::new(plan.lanes).results(results);
     gate.concurrency = Some(auto.map_or(plan.concurrency, Auto::start));
+    if let Some(ramp) = plan.ramp() {
+        let (most, rate) = ramp.at(Duration::ZERO);
+        (gate.concurrency, plan.rate) = (Some(most), rate);
+    }
     (gate.rate, gate.limits) = (plan.rate, std::mem::take(&mut plan.limits));
     let mut config = EngineConfig::new(gate, plan.lane);
     config.retry = Arc::new(std::mem::replace(&mut plan.retry, RetryPolicy::times(0)));

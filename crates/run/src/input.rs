@@ -88,10 +88,10 @@ impl Input {
         if sources.iter().filter(|source| **source == Source::Stdin).count() > 1 {
             return Err(InputError::StdinTwice);
         }
-        if options.split.is_some() && !matches!(sources.as_slice(), [Source::File(_)]) {
+        if options.split.is_some() && !matches!(sources.as_slice(), [Source::File(_) | Source::Stdin]) {
             let name =
-                sources.iter().find(|source| !matches!(source, Source::File(_))).or(sources.get(1)).map_or_else(String::new, Source::name);
-            return Err(InputError::Split { name, reason: "ranges are of one file: name it, and nothing else".to_owned() });
+                sources.iter().find(|source| matches!(source, Source::Words(_))).or(sources.get(1)).map_or_else(String::new, Source::name);
+            return Err(InputError::Split { name, reason: "ranges are of one file or of stdin: name it, and nothing else".to_owned() });
         }
         let mut stdin = None;
         let mut formats: Option<(String, Format)> = None;
@@ -208,6 +208,12 @@ impl Input {
             }
             Some(Source::Stdin) => {
                 let reader = self.stdin.take().unwrap_or_else(|| Box::new(io::stdin()));
+                if let Some(size) = self.split {
+                    let splitter = Splitter::of_stream("stdin", reader, self.format, self.header, size, self.max_record)?;
+                    let origin = Arc::new(Origin { name: "stdin".into(), unit: Unit::Range });
+                    self.reading = Some(Reading { origin, kind: Kind::Split(Box::new(splitter)), line: 0 });
+                    return Ok(true);
+                }
                 self.begin("stdin".into(), reader)?;
             }
             Some(Source::File(path)) if let Some(size) = self.split => {

@@ -85,6 +85,7 @@ pub mod pipe;
 mod plan;
 mod preview;
 pub mod program;
+mod ramp;
 mod rate;
 pub mod record;
 pub mod reply;

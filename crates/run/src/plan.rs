@@ -13,6 +13,7 @@ use crate::{
     intake::{LaneRule, Rules},
     journal::{Begin, JobSpec, StateDir},
     output::OutputSpec,
+    ramp::Ramp,
     shared_limit::SharedLimit,
     spec::{Concurrency, Destination, InFlight, InputSpec, JournalSpec, NamedLimit, Program, ResultSpec, RunSpec, Timeout, retry_on},
     template::{Condition, Expr, Shape, hash_sources},
@@ -244,6 +245,9 @@ impl Plan {
             return Err(usage(why));
         }
         let mut limiting = Limiting::of(&spec, &shape)?;
+        if spec.pace.ramp.is_some() && matches!(spec.lanes.concurrency, Concurrency::Adaptive(_) | Concurrency::Measured) {
+            return Err(usage("--ramp excludes --adaptive and -j auto, which find the number at once themselves: name one with -j"));
+        }
         let (lane, lane_rule) = lane_rule(&spec, &what, &shape)?;
         let width = Width::of(&spec, &what, lane, &lane_rule, limiting.concurrency);
         let retries = spec.retry.retries.unwrap_or(if http { HTTP_RETRIES } else { 0 });
@@ -373,6 +377,11 @@ impl Plan {
             text += &format!("   limit {} {}", limit.name, shown_limit(limit));
         }
         text
+    }
+
+    /// Returns how it grows at its start.
+    pub(crate) fn ramp(&self) -> Option<Ramp> {
+        self.spec.pace.ramp.map(|over| Ramp::new(over, self.concurrency, self.rate))
     }
 
     /// The limits of one task, for `--dry-run`.

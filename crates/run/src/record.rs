@@ -17,7 +17,7 @@ mod range;
 
 pub use columns::{Columns, nearest};
 pub use path::Path;
-pub use range::{RANGE_FIELDS, Range, Whole};
+pub use range::{HeldBytes, RANGE_FIELDS, Range, Whole};
 
 use longshore_core::TaskError;
 use serde_json::value::{RawValue, to_raw_value};

@@ -86,6 +86,7 @@ impl Run {
         let teller = Teller::new(around.listener.take());
         let (tell, mut reasons) = mpsc::unbounded_channel::<Why>();
         // All that can refuse comes before anything runs: files here, servers next.
+        let ramp = plan.ramp();
         let (mut opened, files) = Opened::open(plan, around.around.take(), &tell)?;
         let heard = Arc::new(Heard::default());
         let assembled = Assembled::start(&mut opened, &files, &around, &teller, &heard, &tell).await?;
@@ -110,6 +111,7 @@ impl Run {
             concurrency: opened.plan.concurrency,
             median,
             auto,
+            ramp,
             state: WatchState::checked(checked),
         };
         let (hub, listened) = (teller.hub(), teller.until_dropped());

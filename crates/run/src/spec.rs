@@ -159,11 +159,14 @@ pub struct PaceSpec {
     pub limit: Option<NamedLimit>,
     /// The times that servers ask for (`Retry-After`) are kept to.
     pub retry_after: bool,
+    /// Over this time from the start, the number at once and the rate grow evenly to what they are
+    /// set to.
+    pub ramp: Option<Duration>,
 }
 
 impl Default for PaceSpec {
     fn default() -> Self {
-        Self { rate: None, burst: 1, by: None, limit: None, retry_after: true }
+        Self { rate: None, burst: 1, by: None, limit: None, retry_after: true, ramp: None }
     }
 }
 

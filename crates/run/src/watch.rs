@@ -27,6 +27,7 @@ use crate::{
     ledger::Tally,
     machine::{self, MachineHold},
     overdue::Overdue,
+    ramp::Ramp,
     rate::RateMeter,
     report::Held,
     spec::RunSpec,
@@ -104,6 +105,8 @@ pub(crate) struct Watch {
     /// With a timeout that is a share of the median: the share, and who ends what runs already.
     pub(crate) median: Option<(f64, Arc<Overdue>)>,
     pub(crate) auto: Option<Auto>,
+    /// Until it has grown, or somebody has set what grows.
+    pub(crate) ramp: Option<Ramp>,
     pub(crate) state: WatchState,
 }
 
@@ -198,6 +201,7 @@ impl Watch {
                     if ticks.is_multiple_of(10) {
                         self.look_at_machine();
                     }
+                    self.grow(began.elapsed());
                     self.look(false).await;
                     Later::Nothing
                 }
@@ -263,6 +267,19 @@ impl Watch {
                 self.handle.set_concurrency(None, found.workers);
                 self.teller.tell(&RunEvent::Found(found));
             }
+        }
+    }
+
+    /// `--ramp`: lets more run at once, and start faster.
+    fn grow(&mut self, since: Duration) {
+        let Some(ramp) = self.ramp else { return };
+        let (most, rate) = ramp.at(since);
+        self.handle.set_concurrency(None, most);
+        if rate.is_some() {
+            self.handle.set_rate(rate);
+        }
+        if ramp.is_over(since) {
+            self.ramp = None;
         }
     }
 
@@ -355,6 +372,7 @@ impl Watch {
                 Later::Nothing
             }
             Order::Rate(rate) => {
+                self.ramp = None;
                 self.handle.set_rate(rate);
                 Later::Nothing
             }
@@ -369,6 +387,7 @@ impl Watch {
             Steering::Concurrency { most } => self.set_concurrency(most.max(1)).await,
             Steering::Rate { count, per } => {
                 let per = Duration::try_from_secs_f64(per).unwrap_or(Duration::from_secs(1));
+                self.ramp = None;
                 self.handle.set_rate(count.map(|count| Rate { count, per, burst: self.spec.pace.burst }));
             }
             Steering::Drain => self.drain(),
@@ -385,6 +404,7 @@ impl Watch {
     async fn set_concurrency(&mut self, most: usize) {
         // Whoever sets it knows better.
         self.auto = None;
+        self.ramp = None;
         self.concurrency = most;
         let Some(snapshot) = self.handle.snapshot().await else { return };
         for lane in LaneKind::ALL.into_iter().filter(|lane| snapshot.lanes[*lane as usize] > 0 && *lane != LaneKind::Cpu) {

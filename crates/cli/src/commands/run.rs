@@ -3,6 +3,7 @@
 
 pub mod args;
 mod drive;
+mod finish;
 pub(crate) mod notes;
 pub mod spec;
 

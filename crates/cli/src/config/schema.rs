@@ -114,6 +114,7 @@ const RUN_ALONE: &[Key] = &[
     key("rate", Text),
     key("burst", Whole),
     key("rate-by", Text),
+    key("ramp", Text),
     key("limit", Text),
     key("no-retry-after", Bool),
     // Retries.
@@ -150,6 +151,8 @@ const RUN_ALONE: &[Key] = &[
     key("every", Text),
     key("summary", Text),
     of_job("summary-file", Text),
+    key("on-finish", Text),
+    key("notify", Bool),
     key("exit-count", Bool),
 ];
 

@@ -31,6 +31,7 @@ const WAITING: &[&str] = &[
     "env",
     "cwd",
     "stdin",
+    "on-finish",
     // Journals hold command lines, which `--resume` runs.
     "state-dir",
     // Where it reaches.

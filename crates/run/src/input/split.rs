@@ -1,12 +1,13 @@
-//! `--split`: one large file as byte ranges, cut at records.
+//! `--split`: one large file or stream as byte ranges, cut at records.
 //!
 //! The file is read once from start to end, a piece at a time, to find where records end and to
 //! hash what lies between: memory is the same for every size of file. A range ends with the record
-//! in which it reaches the size that was asked for.
+//! in which it reaches the size that was asked for. The ranges of a stream hold their bytes, since
+//! nobody can read them again: as many are held as wait or run.
 
 use super::{Format, InputError, table::Quotes};
 use crate::{
-    record::{Place, Range, Record, Whole},
+    record::{HeldBytes, Place, Range, Record, Whole},
     units,
 };
 use std::{
@@ -14,6 +15,7 @@ use std::{
     io::{self, Read},
     path::Path,
     sync::Arc,
+    time::SystemTime,
 };
 use xxhash_rust::xxh3::Xxh3;
 
@@ -22,7 +24,7 @@ const BUFFER: usize = 256 << 10;
 
 /// Cuts a file into ranges.
 pub(super) struct Splitter {
-    file: File,
+    source: SplitSource,
     whole: Arc<Whole>,
     ends: RecordEnds,
     size: u64,
@@ -33,6 +35,12 @@ pub(super) struct Splitter {
     filled: usize,
     /// Offset in the file of the next byte to look at.
     offset: u64,
+}
+
+/// Origin of the bytes that are cut.
+enum SplitSource {
+    File(File),
+    Stream(Box<dyn Read + Send>),
 }
 
 /// Reason why a range cannot be handed out.
@@ -59,12 +67,32 @@ impl Splitter {
         let file = File::open(path).map_err(|cause| InputError::Open { path: path.into(), cause })?;
         let failed = |cause| InputError::Read { name: path.display().to_string(), line: 0, cause };
         let meta = file.metadata().map_err(failed)?;
-        let mut whole = Whole { path: name.into(), len: meta.len(), modified: meta.modified().map_err(failed)?, header: Box::default() };
-        let ends = RecordEnds::new(format);
+        let whole = Whole { path: name.into(), len: meta.len(), modified: meta.modified().map_err(failed)?, header: Box::default() };
+        Self::begin(SplitSource::File(file), whole, format, header, size, max_record).map_err(failed)
+    }
+
+    /// Takes a stream, and reads the header if it is a table that has one.
+    pub(super) fn of_stream(
+        name: &str,
+        stream: Box<dyn Read + Send>,
+        format: Format,
+        header: bool,
+        size: u64,
+        max_record: usize,
+    ) -> Result<Self, InputError> {
+        if size == 0 {
+            return Err(InputError::Split { name: name.to_owned(), reason: "a range has at least 1 byte".to_owned() });
+        }
+        let whole = Whole { path: name.into(), len: u64::MAX, modified: SystemTime::UNIX_EPOCH, header: Box::default() };
+        let failed = |cause| InputError::Read { name: name.to_owned(), line: 0, cause };
+        Self::begin(SplitSource::Stream(stream), whole, format, header, size, max_record).map_err(failed)
+    }
+
+    fn begin(source: SplitSource, mut whole: Whole, format: Format, header: bool, size: u64, max_record: usize) -> io::Result<Self> {
         let mut this = Self {
-            file,
+            source,
             whole: Arc::new(whole.clone()),
-            ends,
+            ends: RecordEnds::new(format),
             size,
             max_record: max_record as u64,
             buffer: vec![0; BUFFER],
@@ -72,12 +100,12 @@ impl Splitter {
             filled: 0,
             offset: 0,
         };
-        this.fill().map_err(failed)?;
+        this.fill()?;
         if format != Format::Nul && this.buffer[..this.filled].starts_with(b"\xef\xbb\xbf") {
             this.go_on(3);
         }
         if header && format.is_table() {
-            whole.header = this.header().map_err(failed)?;
+            whole.header = this.header()?;
             this.whole = Arc::new(whole);
         }
         Ok(this)
@@ -113,6 +141,7 @@ impl Splitter {
     pub(super) fn next(&mut self, place: Place) -> io::Result<Option<Record>> {
         let (start, mut record_start, mut flaw) = (self.offset, self.offset, None);
         let mut hash = Box::new(Xxh3::new());
+        let mut held = matches!(self.source, SplitSource::Stream(_)).then(Vec::new);
         loop {
             if self.at == self.filled && !self.fill()? {
                 // Ranges of a file that changes meanwhile would belong to different contents.
@@ -149,11 +178,17 @@ impl Splitter {
             // Hashed while the bytes are here: the hash names the range, and the file is read only
             // once.
             hash.update(&self.buffer[from..self.at]);
+            // Of a record that is too long nobody gets the bytes.
+            if flaw.is_some() || self.offset - record_start > self.max_record + 2 {
+                held = held.map(|_| Vec::new());
+            } else if let Some(held) = &mut held {
+                held.extend_from_slice(&self.buffer[from..self.at]);
+            }
             if enough {
                 break;
             }
         }
-        let range = Range { whole: self.whole.clone(), start, end: self.offset, hash: hash.digest128() };
+        let range = Range { whole: self.whole.clone(), start, end: self.offset, hash: hash.digest128(), held: held.map(HeldBytes::from) };
         let limit = units::show_size(self.max_record);
         Ok(Some(match flaw {
             None => Record::range(place, range),
@@ -183,12 +218,17 @@ impl Splitter {
         let most = usize::try_from(left).unwrap_or(usize::MAX).min(self.buffer.len());
         self.at = 0;
         self.filled = loop {
-            match self.file.read(&mut self.buffer[..most]) {
+            let buffer = &mut self.buffer[..most];
+            let read = match &mut self.source {
+                SplitSource::File(file) => file.read(buffer),
+                SplitSource::Stream(stream) => stream.read(buffer),
+            };
+            match read {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 read => break read?,
             }
         };
-        if self.filled == 0 && left > 0 {
+        if self.filled == 0 && left > 0 && matches!(self.source, SplitSource::File(_)) {
             return Err(changed());
         }
         Ok(self.filled > 0)
@@ -196,7 +236,10 @@ impl Splitter {
 
     /// That the file is still what it was when its first range was cut.
     fn check_whole(&self) -> io::Result<()> {
-        if self.whole.is(&self.file.metadata()?) { Ok(()) } else { Err(changed()) }
+        match &self.source {
+            SplitSource::File(file) if !self.whole.is(&file.metadata()?) => Err(changed()),
+            SplitSource::File(_) | SplitSource::Stream(_) => Ok(()),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! Range: a part of a large file as a record, and the way to its bytes.
 
 use std::{
+    fmt,
     fs::{File, Metadata},
     io::{self, Cursor, Read, Seek, SeekFrom},
     sync::Arc,
@@ -14,7 +15,7 @@ use xxhash_rust::xxh3::{Xxh3, xxh3_128};
 /// The fields of a range.
 pub const RANGE_FIELDS: [&str; 5] = ["path", "start", "end", "len", "hash"];
 
-/// The file that ranges are of.
+/// The file that ranges are of; of a stream only the header is known.
 #[derive(Clone, Debug)]
 pub struct Whole {
     /// As it was named.
@@ -45,12 +46,36 @@ pub struct Range {
     pub end: u64,
     /// The hash of its bytes.
     pub hash: u128,
+    /// Its bytes, where they were read from a stream and are nowhere else.
+    pub held: Option<HeldBytes>,
+}
+
+/// Bytes of a stream, which whoever copies them shares.
+#[derive(Clone)]
+pub struct HeldBytes(Arc<[u8]>);
+
+impl From<Vec<u8>> for HeldBytes {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(bytes.into())
+    }
+}
+
+impl AsRef<[u8]> for HeldBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for HeldBytes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.0.len())
+    }
 }
 
 impl Range {
     /// Returns its name: an object of [`RANGE_FIELDS`].
     pub(super) fn to_json(&self) -> Box<RawValue> {
-        let Self { whole, start, end, hash } = self;
+        let Self { whole, start, end, hash, .. } = self;
         let path = serde_json::Value::from(&*whole.path);
         let text = format!("{{\"path\":{path},\"start\":{start},\"end\":{end},\"len\":{},\"hash\":\"{hash:032x}\"}}", end - start);
         RawValue::from_string(text).unwrap_or_else(|_| to_raw_value(&()).unwrap_or_default())
@@ -70,6 +95,9 @@ impl Range {
     /// # Errors
     /// Kind `changed`, or `io` if it is gone.
     pub fn check_unchanged(&self) -> Result<(), TaskError> {
+        if self.held.is_some() {
+            return Ok(());
+        }
         let meta = std::fs::metadata(&*self.whole.path).map_err(|error| self.gone(&error))?;
         if self.whole.is(&meta) { Ok(()) } else { Err(TaskError::new("changed", self.changed())) }
     }
@@ -80,6 +108,9 @@ impl Range {
     /// # Errors
     /// Kind `io` when the file cannot be opened.
     pub fn open(&self) -> Result<Box<dyn Read + Send>, TaskError> {
+        if let Some(held) = &self.held {
+            return Ok(Box::new(Cursor::new(self.whole.header.clone()).chain(Cursor::new(held.clone()))));
+        }
         let mut file = File::open(&*self.whole.path).map_err(|error| self.gone(&error))?;
         file.seek(SeekFrom::Start(self.start)).map_err(|error| self.gone(&error))?;
         let bytes = Bytes { range: self.clone(), file, left: self.end - self.start, hash: Box::new(Xxh3::new()) };

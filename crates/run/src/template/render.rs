@@ -1,7 +1,7 @@
 //! The ways to put values into a template.
 
 use super::{
-    Hole, Template, TemplatePiece, Vars,
+    Hole, Template, TemplatePiece, Vars, What,
     value::{Value, value},
 };
 use crate::record::{Record, utf8};
@@ -60,8 +60,9 @@ impl Template {
     /// A value at the very start is a URL or the beginning of one, and stays as it is. One in the
     /// authority (`http://{host}/`) stays as it is too, but must not hold what would end the
     /// authority or go before a host (`/ ? # \ @`, spaces). Any other value is percent-encoded, all
-    /// but letters, digits and `-._~`, so that it stays one path segment or one part of a query.
-    /// `{{ path|safe }}` puts in a value as it is.
+    /// but letters, digits and `-._~`, so that it stays one path segment or one part of a query;
+    /// `{}`, the record itself, is a path of several and keeps its slashes there. `{{ path|safe }}`
+    /// puts in a value as it is.
     ///
     /// # Errors
     /// Also a value that is not UTF-8, one that would change the host, or a whole path segment `.`
@@ -93,11 +94,15 @@ impl Template {
                     out.extend_from_slice(text.as_bytes());
                     Ok(())
                 }
-                UrlPart::Path if matches!(&*text, "." | "..") && out.ends_with(b"/") => {
+                UrlPart::Path if leads_elsewhere(out, &text, matches!(hole.what, What::Record)) => {
                     Err(record.invalid(format_args!("`{}` is {text:?}, which would lead to another path", hole.written)))
                 }
+                UrlPart::Path if matches!(hole.what, What::Record) => {
+                    percent_encode(text.as_bytes(), b"/", out);
+                    Ok(())
+                }
                 UrlPart::Path | UrlPart::Query => {
-                    percent_encode(text.as_bytes(), out);
+                    percent_encode(text.as_bytes(), b"", out);
                     Ok(())
                 }
             }
@@ -177,10 +182,20 @@ fn shell_quote(value: &[u8], out: &mut Vec<u8>) {
     out.push(b'\'');
 }
 
-fn percent_encode(value: &[u8], out: &mut Vec<u8>) {
+/// Returns whether a value in a path would have a segment `.` or `..`, behind what stands there.
+fn leads_elsewhere(url: &[u8], value: &str, keeps_slashes: bool) -> bool {
+    let is_dots = |segment: &str| matches!(segment, "." | "..");
+    let first_is_whole = url.ends_with(b"/");
+    match keeps_slashes {
+        false => first_is_whole && is_dots(value),
+        true => value.split('/').enumerate().any(|(at, segment)| (at > 0 || first_is_whole) && is_dots(segment)),
+    }
+}
+
+fn percent_encode(value: &[u8], kept: &[u8], out: &mut Vec<u8>) {
     const HEX: &[u8; 16] = b"0123456789ABCDEF";
     for byte in value {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) {
+        if byte.is_ascii_alphanumeric() || b"-._~".contains(byte) || kept.contains(byte) {
             out.push(*byte);
         } else {
             out.extend_from_slice(&[b'%', HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);

@@ -207,6 +207,19 @@ fn a_value_cannot_break_a_url() {
         let found = parsed.render_url(&json(record), &VARS).unwrap_or_else(|error| format!("failed: {}", error.message()));
         assert!(found == expected || expected.starts_with("failed") && found.starts_with(expected), "{template}: {found}");
     }
+    for (template, record, expected) in [
+        ("http://h/{}", "img/a b/7.png", "http://h/img/a%20b/7.png"),
+        ("http://h/x{}", "/a?b#c", "http://h/x/a%3Fb%23c"),
+        ("http://h/?q={}", "a/b", "http://h/?q=a%2Fb"),
+        ("http://h/{/}", "a/b c", "http://h/b%20c"),
+        ("http://h/{}", "a/../b", "failed: in.txt line 7: `{}` is \"a/../b\", which would lead to another path"),
+        ("http://h/{}", "../b", "failed: in.txt line 7: `{}` is \"../b\", which would lead to another path"),
+        ("http://h/a{}", "..", "http://h/a.."),
+    ] {
+        let parsed = Template::parse(template, &Shape::lines()).unwrap();
+        let found = parsed.render_url(&line(record), &VARS).unwrap_or_else(|error| format!("failed: {}", error.message()));
+        assert_eq!(found, expected, "{template}");
+    }
     let template = Template::parse("http://h/{}", &Shape::lines()).unwrap();
     assert!(template.render_url(&line(b"\xff"), &VARS).unwrap_err().message().contains("not UTF-8"));
 }

@@ -44,9 +44,9 @@ pub struct RunArgs {
     /// The first row of a table is a record, not a header
     #[arg(long, help_heading = "Input")]
     pub no_header: bool,
-    /// Byte ranges of about this size, cut at records, of one large file: each is a record with
-    /// path, start, end, len and hash. A command that names none of them gets the range's bytes,
-    /// behind the header of a table, on its stdin
+    /// Byte ranges of about this size, cut at records, of one large file or of stdin: each is a
+    /// record with path, start, end, len and hash. A command that names none of them gets the
+    /// range's bytes, behind the header of a table, on its stdin
     #[arg(long, value_name = "SIZE", value_parser = units::size, help_heading = "Input")]
     pub split: Option<u64>,
     /// Skip the first N records
@@ -110,6 +110,9 @@ pub struct RunArgs {
     /// One rate for each value of this expression
     #[arg(long, value_name = "EXPR", requires = "rate", help_heading = "Pace")]
     pub rate_by: Option<String>,
+    /// Grow evenly over this time, from one at once and the slowest pace to what is set
+    #[arg(long, value_name = "DUR", value_parser = units::duration, help_heading = "Pace")]
+    pub ramp: Option<Duration>,
     /// A limit of the configuration
     #[arg(long, value_name = "NAME", help_heading = "Pace")]
     pub limit: Option<String>,
@@ -239,6 +242,14 @@ pub struct RunArgs {
     /// Also write the summary, as JSON, to this file
     #[arg(long, value_name = "FILE", help_heading = "View", value_hint = ValueHint::FilePath)]
     pub summary_file: Option<PathBuf>,
+    /// Run this command (by sh -c) once at the end, whatever the end is: it reads the summary as
+    /// JSON and gets LONGSHORE_JOB, _NAME, _EXIT_CODE, _OK, _FAILED and _REMAINING. Its failure is
+    /// told and changes nothing
+    #[arg(long, value_name = "CMD", help_heading = "View")]
+    pub on_finish: Option<String>,
+    /// Notify you at the end: on the desktop (notify-send), else by the terminal's bell
+    #[arg(long, help_heading = "View")]
+    pub notify: bool,
     /// Show the first N tasks and what the job is set to, and run nothing
     #[arg(short = 'n', long, value_name = "N", num_args = 0..=1, default_missing_value = "3", help_heading = "View")]
     pub dry_run: Option<u64>,

@@ -11,7 +11,7 @@ use longshore_run::{Listener, Plan, Report, Run, RunError, RunErrorKind, RunHand
 use longshore_sys::files;
 use tokio::{signal::unix::Signal, sync::mpsc};
 
-use super::{args::RunArgs, notes};
+use super::{args::RunArgs, finish, notes};
 use crate::{
     exit::Exit,
     global::Global,
@@ -59,7 +59,9 @@ pub(super) async fn drive(plan: Plan, args: &RunArgs, global: &Global) -> Result
         never = watcher.watch(usr1, keys) => match never {},
     };
     passing.abort();
-    say(&report, args, global, &shown)?;
+    let said = say(&report, args, global, &shown);
+    finish::tell(&report, args, voice).await;
+    said?;
     Ok(Exit::of(report.exit_code))
 }
 

@@ -29,6 +29,7 @@ pub fn spec(args: &RunArgs, config: &Config, words: Vec<String>) -> Result<RunSp
     spec.pace.burst = args.pace.burst;
     spec.pace.by.clone_from(&args.rate_by);
     spec.pace.limit = args.limit.as_ref().map(|name| limit(name, args, config)).transpose()?;
+    spec.pace.ramp = args.ramp;
     spec.pace.retry_after = !args.no_retry_after;
     spec.retry.retries = args.retries;
     spec.retry.backoff = args.retry.backoff.0.clone();
