@@ -40,7 +40,7 @@ mod tests {
     #[test]
     fn both_grow_evenly_to_what_is_set() {
         let second = Duration::from_secs(1);
-        let rate = Rate { count: 100, per: second, burst: 3 };
+        let rate = Rate { count: 100.0, per: second, burst: 3 };
         let ramp = Ramp::new(10 * second, 20, Some(rate));
         for (millis, most, per_s) in
             [(0, 1, 1.0), (100, 1, 1.0), (500, 1, 5.0), (2_600, 6, 26.0), (5_000, 10, 50.0), (9_900, 20, 99.0), (10_000, 20, 100.0)]
@@ -48,7 +48,7 @@ mod tests {
             let (now, pace) = ramp.at(Duration::from_millis(millis));
             let pace = pace.unwrap();
             assert_eq!((now, pace.burst), (most, 3), "after {millis} ms");
-            let found = f64::from(pace.count) / pace.per.as_secs_f64();
+            let found = pace.count / pace.per.as_secs_f64();
             assert!((found - per_s).abs() < 0.01, "after {millis} ms: {found}");
         }
         assert_eq!(ramp.at(99 * second), (20, Some(rate)));
