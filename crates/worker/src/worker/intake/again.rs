@@ -1,5 +1,5 @@
-//! What was lent before and has ended: in a worker that died, or lost its lease, before it could say
-//! so to the broker.
+//! What was lent before and has ended: in a worker that died, or lost its lease, before it could
+//! say so to the broker.
 
 use std::sync::Arc;
 
