@@ -6,7 +6,7 @@
 //! | `sqlite:PATH`, `sqlite:///PATH`, or a path that ends in `.db`, `.sqlite` or `.sqlite3` | a file |
 //! | `redis://`, `rediss://` (TLS), `unix://` and `redis+socket://` (a Unix socket), `sentinel://` | a Redis or Valkey server |
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
 use longshore_core::ErrorKind;
 
@@ -107,6 +107,14 @@ pub fn connect_with(broker_url: &str, results_url: Option<&str>, notice: Notice)
         letters: here.letters,
         shared: here.shared.or(store.shared),
     })
+}
+
+/// Returns the file that a URL names, if it names one that is not there: connecting would make it.
+#[must_use]
+pub fn missing_file(url: &str) -> Option<PathBuf> {
+    let path = if is_file(url) { url } else { url.strip_prefix("sqlite:")? };
+    let path = path.strip_prefix("//").unwrap_or(path).split('?').next().unwrap_or(path);
+    Some(PathBuf::from(path)).filter(|path| !path.as_os_str().is_empty() && !path.exists())
 }
 
 fn halves(url: &str, notice: Notice) -> Result<Halves, BrokerError> {

@@ -51,7 +51,7 @@ mod urls;
 
 pub use apart::{FEW, apart};
 pub use broker::{Broker, Consumer, OpenOptions, QueueState};
-pub use connect::{connect, connect_with};
+pub use connect::{connect, connect_with, missing_file};
 pub use connected::Connected;
 pub use error::BrokerError;
 pub use halves::{Bus, DeadLetter, DeadLetters, Doing, Found, Inspect, LimitState, MOST_REVOKED, REVOKED_FOR, SharedState, Subscription};

@@ -118,6 +118,21 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Returns whether it only looks at a queue, so that a file that is not there is not made.
+    fn looks(&self) -> bool {
+        use {dead::DeadCommand as Dead, limits::LimitsCommand as Limits, queues::QueuesCommand as Queues, tasks::TasksCommand as Tasks};
+        match self {
+            Self::Result(_) | Self::Why { .. } | Self::Status(_) | Self::Workers { .. } | Self::Inspect(_) => true,
+            Self::Tasks { command } => matches!(command, None | Some(Tasks::Names { .. } | Tasks::List { .. } | Tasks::Show { .. })),
+            Self::Dead { command } => matches!(command, None | Some(Dead::List { .. } | Dead::Show { .. })),
+            Self::Queues { command } => matches!(command, None | Some(Queues::List { .. } | Queues::Show { .. } | Queues::Peek { .. })),
+            Self::Limits { command } => matches!(command, None | Some(Limits::List)),
+            _ => false,
+        }
+    }
+}
+
 /// Runs the command line `longshore`, with the tasks of this app beside those of the configuration.
 /// Call it first thing in `main`, and return what it returns.
 pub fn main(app: &App) -> ExitCode {
@@ -173,6 +188,7 @@ pub fn main(app: &App) -> ExitCode {
     if matches!(command, "jobs" | "bench" | "kafka") {
         config.say_in_force(cli.global.voice());
     }
+    let queue = (app, &config, &cli.global, cli.command.looks());
     let ended = match cli.command {
         Command::Run(_) => {
             let matches = matches.subcommand_matches("run").unwrap_or(&matches);
@@ -180,23 +196,19 @@ pub fn main(app: &App) -> ExitCode {
         }
         Command::Jobs(command) => jobs::run(command, &cli.global, state_dir, |job, state_dir| again(job, state_dir, &cli.global, app)),
         Command::Worker(args) => worker::run(&args, app, &config, &cli.global),
-        Command::Call(args) => with_queue(app, &config, &cli.global, async |place, out| call::run(&args, place, out).await),
-        Command::Enqueue(args) => with_queue(app, &config, &cli.global, async |place, out| enqueue::run(&args, place, out).await),
-        Command::Result(args) => with_queue(app, &config, &cli.global, async |place, out| result::run(&args, place, out).await),
-        Command::Why { id } => with_queue(app, &config, &cli.global, async |place, out| why::run(&id, place, out).await),
-        Command::Tasks { command } => with_queue(app, &config, &cli.global, async |place, out| tasks::run(command, place, out).await),
-        Command::Dead { command } => with_queue(app, &config, &cli.global, async |place, out| dead::run(command, place, out).await),
-        Command::Queues { command } => with_queue(app, &config, &cli.global, async |place, out| queues::run(command, place, out).await),
-        Command::Status(whom) => with_queue(app, &config, &cli.global, async |place, out| remote::status(&whom, place, out).await),
-        Command::Workers { command } => {
-            with_queue(app, &config, &cli.global, async |place, out| remote::workers(command, place, out).await)
-        }
-        Command::Inspect(args) => with_queue(app, &config, &cli.global, async |place, out| remote::inspect(&args, place, out).await),
-        Command::Control(args) => with_queue(app, &config, &cli.global, async |place, out| remote::control(&args, place, out).await),
-        Command::Events(args) => with_queue(app, &config, &cli.global, async |place, out| events::run(&args, place, out).await),
-        Command::Limits { command } => {
-            with_queue(app, &config, &cli.global, async |place, out| limits::run(command, &config, place, out).await)
-        }
+        Command::Call(args) => with_queue(queue, async |place, out| call::run(&args, place, out).await),
+        Command::Enqueue(args) => with_queue(queue, async |place, out| enqueue::run(&args, place, out).await),
+        Command::Result(args) => with_queue(queue, async |place, out| result::run(&args, place, out).await),
+        Command::Why { id } => with_queue(queue, async |place, out| why::run(&id, place, out).await),
+        Command::Tasks { command } => with_queue(queue, async |place, out| tasks::run(command, place, out).await),
+        Command::Dead { command } => with_queue(queue, async |place, out| dead::run(command, place, out).await),
+        Command::Queues { command } => with_queue(queue, async |place, out| queues::run(command, place, out).await),
+        Command::Status(whom) => with_queue(queue, async |place, out| remote::status(&whom, place, out).await),
+        Command::Workers { command } => with_queue(queue, async |place, out| remote::workers(command, place, out).await),
+        Command::Inspect(args) => with_queue(queue, async |place, out| remote::inspect(&args, place, out).await),
+        Command::Control(args) => with_queue(queue, async |place, out| remote::control(&args, place, out).await),
+        Command::Events(args) => with_queue(queue, async |place, out| events::run(&args, place, out).await),
+        Command::Limits { command } => with_queue(queue, async |place, out| limits::run(command, &config, place, out).await),
         #[cfg(feature = "kafka")]
         Command::Kafka(command) => command.run(&config, &cli.global),
         Command::Advise(args) => advise::advise(&args, cli.global.json, cli.global.voice(), &mut std::io::stdout().lock()),
@@ -246,15 +258,13 @@ const OF_QUEUE: &[&str] = &[
     "worker", "call", "enqueue", "result", "why", "tasks", "dead", "queues", "status", "workers", "inspect", "control", "events", "limits",
 ];
 
-/// Runs a command of the task queue.
+/// Runs a command of the task queue, or one that only looks.
 fn with_queue(
-    app: &App,
-    config: &Config,
-    global: &Global,
+    (app, config, global, looks): (&App, &Config, &Global, bool),
     command: impl AsyncFnOnce(&Place, &mut dyn Write) -> Result<Exit, Fault>,
 ) -> Result<Exit, Fault> {
     block_on(async {
-        let place = Place::open(app, config, global)?;
+        let place = if looks { Place::look(app, config, global) } else { Place::open(app, config, global) }?;
         let mut out = std::io::stdout();
         let exit = command(&place, &mut out).await?;
         out.flush()?;

@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use longshore_brokers::{Broker, Connected};
+use longshore_brokers::{Broker, Connected, missing_file};
 use longshore_worker::{App, Client, Route};
 
 use crate::{config::Config, fault::Fault, global::Global, tasks::Spec};
@@ -38,7 +38,27 @@ impl Place {
     /// # Errors
     /// A mistake in the configuration, or a URL that leads nowhere.
     pub fn open(app: &App, config: &Config, global: &Global) -> Result<Self, Fault> {
-        let (app, specs) = configured(app, config, global)?;
+        Self::of(configured(app, config, global)?, config, global)
+    }
+
+    /// The same for a command that only looks: a file that is not there is not made, but said.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn look(app: &App, config: &Config, global: &Global) -> Result<Self, Fault> {
+        let (mut app, specs) = configured(app, config, global)?;
+        let settings = app.settings_mut();
+        if let Some(path) = missing_file(&settings.broker) {
+            let note = format!("longshore: there is no {} yet: the first task that is sent makes it", path.display());
+            global.voice().note(&note).into_iter().for_each(|note| eprintln!("{note}"));
+            // As empty as a new file, and gone with this process.
+            settings.broker = "memory://nothing".to_owned();
+        }
+        settings.results = settings.results.take().filter(|url| missing_file(url).is_none());
+        Self::of((app, specs), config, global)
+    }
+
+    fn of((app, specs): (App, Vec<Spec>), config: &Config, global: &Global) -> Result<Self, Fault> {
         config.say_in_force(global.voice());
         // Commands say themselves what they wait for.
         let client = Client::of(&app.clone().told(None))?;

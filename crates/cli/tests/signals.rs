@@ -352,3 +352,53 @@ fn what_a_signal_to_everything_ends_is_run_again_and_nothing_fails() {
     println!("signals to everything: {signalled} signals, {cut_off} tasks that were cut off and ran again");
     assert!(rounds < 3 || cut_off > 0, "no signal met a command");
 }
+
+/// Its state in /proc: `T` is stopped.
+fn state(pid: i32) -> Option<char> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
+}
+
+#[test]
+fn ctrl_z_stops_the_commands_too_and_the_time_until_fg_is_nobodys() {
+    let job = Job::new(1, "for tick in $(seq 20); do say tick; sleep 0.05; done");
+    // A group of its own in our session, as a shell gives it: somebody is there to let it go on.
+    let mut child = job.command(&["--timeout", "5s", "-o", "out.jsonl"]).process_group(0).spawn().unwrap();
+    until("the first tick", 10 * SECOND, || job.count("tick") > 0);
+    let command: i32 = job.place.read("ledger").lines().next().unwrap().split_whitespace().nth(3).unwrap().parse().unwrap();
+    signal(&child, Signal::TSTP);
+    let all_stopped = || [child.id().cast_signed(), command].map(state) == [Some('T'); 2];
+    until("both to stop", 10 * SECOND, all_stopped);
+    let ticks = job.count("tick");
+    // Longer than the limit of an attempt.
+    thread::sleep(6 * SECOND);
+    assert!(all_stopped());
+    assert_eq!(job.count("tick"), ticks);
+    signal(&child, Signal::CONT);
+    let status = wait(&mut child, 20 * SECOND).expect("an end");
+    assert_eq!(status.code(), Some(0));
+    assert_eq!(job.count("tick"), 20);
+    let results = common::results(&job.place.path("out.jsonl"));
+    assert!(results[&1]["run_ms"].as_u64().unwrap() < 5000, "{results:?}");
+}
+
+#[test]
+fn what_was_typed_before_the_view_is_drawn_is_no_key() {
+    if std::process::Command::new("script").arg("--version").output().is_err() {
+        eprintln!("no script(1), so no terminal");
+        return;
+    }
+    let place = Place::new();
+    let run = format!("sleep 0.5; exec '{}' run --state-dir state --durable off -o out -- echo {{}} ::: 1 2 3", common::BIN);
+    let mut terminal = std::process::Command::new("script");
+    terminal.args(["-qec", &run, "/dev/null"]).current_dir(place.dir.path()).env("TERM", "xterm").env("HOME", place.dir.path());
+    let mut terminal = terminal.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut typed = terminal.stdin.take().unwrap();
+    // A pause that nobody ends, and a stop.
+    std::io::Write::write_all(&mut typed, b"pq").unwrap();
+    let status = wait(&mut terminal, 30 * SECOND);
+    drop(typed);
+    let _ = terminal.kill();
+    assert_eq!(status.expect("an end").code(), Some(0));
+    assert_eq!(place.read("out").lines().count(), 3);
+}

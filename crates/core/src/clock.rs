@@ -1,6 +1,12 @@
 //! Time as an input of the engine.
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
 use longshore_sys::clock::Ticks;
 
@@ -16,8 +22,9 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The system's monotonic clock.
-    pub const SYSTEM: Clock = Clock { read: Instant::now, steady: true };
+    /// The system's monotonic clock, which stands still while this process is stopped
+    /// ([`stand_still`]).
+    pub const SYSTEM: Clock = Clock { read: now, steady: true };
     /// The clock of the tokio runtime, which tests can pause and advance.
     pub const TOKIO: Clock = Clock { read: || tokio::time::Instant::now().into_std(), steady: false };
 
@@ -37,6 +44,50 @@ impl Default for Clock {
     fn default() -> Self {
         Self::SYSTEM
     }
+}
+
+/// Says that [`STANDSTILL`] has to be asked: this process was stopped, or is about to be.
+static STOOD_STILL: AtomicBool = AtomicBool::new(false);
+
+/// Time for which this process was stopped, and since when it stands still now.
+static STANDSTILL: Mutex<(Duration, Option<Instant>)> = Mutex::new((Duration::ZERO, None));
+
+/// Returns the time of the monotonic clock, less what this process was stopped: that is nobody's
+/// latency and runs into nobody's time limit.
+#[inline]
+pub(crate) fn now() -> Instant {
+    if STOOD_STILL.load(Ordering::Acquire) { moved() } else { Instant::now() }
+}
+
+#[cold]
+fn moved() -> Instant {
+    let (stopped, since) = *standstill();
+    let now = since.unwrap_or_else(Instant::now);
+    now.checked_sub(stopped).unwrap_or(now)
+}
+
+fn standstill() -> MutexGuard<'static, (Duration, Option<Instant>)> {
+    STANDSTILL.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Returns the time for which this process was stopped: so much later a timer of the system has to
+/// be set.
+pub(crate) fn stopped() -> Duration {
+    if STOOD_STILL.load(Ordering::Acquire) { standstill().0 } else { Duration::ZERO }
+}
+
+/// Lets [`Clock::SYSTEM`] stand still while this runs, which stops the process until somebody lets
+/// it go on, as Ctrl-Z and `fg` do. What lies between is nobody's latency and runs into nobody's
+/// time limit.
+pub fn stand_still(stop: impl FnOnce()) {
+    let began = Instant::now();
+    // Before it stops: other threads may wake up before this one does.
+    standstill().1 = Some(began);
+    STOOD_STILL.store(true, Ordering::Release);
+    stop();
+    let mut standstill = standstill();
+    standstill.0 += began.elapsed();
+    standstill.1 = None;
 }
 
 /// Ticks after which the clock itself is read again: one or two milliseconds.
@@ -128,22 +179,43 @@ fn scale(nanos: u64, ticks: u64) -> u64 {
 mod tests {
     use super::*;
 
+    /// One clock for all tests of this process.
+    static ALONE: Mutex<()> = Mutex::new(());
+
+    #[test]
+    fn a_time_in_which_the_process_stands_still_is_left_out() {
+        let _alone = ALONE.lock();
+        let began = (Instant::now(), now());
+        let mut inside = Vec::new();
+        stand_still(|| {
+            inside.push(now());
+            std::thread::sleep(Duration::from_millis(5));
+            inside.push(now());
+        });
+        let passed = (began.0.elapsed(), now() - began.1);
+        assert_eq!(inside[0], inside[1], "another thread that wakes up first sees no leap");
+        assert!(stopped() >= Duration::from_millis(5));
+        // Whatever this thread was held up by elsewhere passed for both.
+        assert!(passed.0 - passed.1 >= Duration::from_millis(5) && passed.0 - passed.1 <= stopped(), "{passed:?}");
+    }
+
     #[test]
     fn a_stopwatch_agrees_with_its_clock() {
+        let _alone = ALONE.lock();
         let mut watch = Stopwatch::new(Clock::SYSTEM);
         let mut worst = Duration::ZERO;
         let mut off = Vec::new();
         let until = Instant::now() + Duration::from_millis(60);
         let mut counted = 0;
         while Instant::now() < until {
-            let before = Stamp::from(Instant::now());
-            let now = watch.now();
-            let after = Stamp::from(Instant::now());
-            let gap = before.since(now).max(now.since(after));
+            let before = Stamp::from(now());
+            let told = watch.now();
+            let after = Stamp::from(now());
+            let gap = before.since(told).max(told.since(after));
             worst = worst.max(gap);
             off.push(gap);
             counted += usize::from(watch.scale > 0);
-            if watch.due < now {
+            if watch.due < told {
                 watch.read_clock();
             }
         }

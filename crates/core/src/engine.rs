@@ -403,7 +403,9 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             return Poll::Ready(());
         }
         let Some(at) = self.wake_at else { return Poll::Pending };
-        let at = tokio::time::Instant::from_std(at);
+        // The runtime's clock goes on while this process is stopped.
+        let late = if self.config.clock.is_steady() { crate::clock::stopped() } else { Duration::ZERO };
+        let at = tokio::time::Instant::from_std(at + late);
         let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
         if timer.deadline() != at {
             timer.as_mut().reset(at);

@@ -40,7 +40,7 @@ pub mod watch;
 mod wire;
 
 pub use cancel::{CancelToken, Stop};
-pub use clock::Clock;
+pub use clock::{Clock, stand_still};
 pub use decide::{Verdict, decide};
 pub use error::{Again, ErrorKind, SinkError, SourceError, TaskError};
 pub use event::{Event, Phase};

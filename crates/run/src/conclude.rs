@@ -81,6 +81,11 @@ impl LastWait<'_> {
                 let _ = answer.send((**self.views.borrow()).clone());
                 return;
             }
+            Order::Hold(hold, done) => {
+                self.children.hold(hold);
+                let _ = done.send(());
+                return;
+            }
             Order::Signal(signal) => Some(signal),
             Order::Stop(_) | Order::Steer(Steering::Cancel) => None,
             Order::Rate(_) | Order::Steer(_) => return,

@@ -53,6 +53,8 @@ pub(crate) enum Order {
     /// A signal that asks for an end: 2 or 15.
     Signal(u8),
     Look(oneshot::Sender<RunView>),
+    /// Holds what runs, or lets it go on.
+    Hold(bool, oneshot::Sender<()>),
 }
 
 /// Steers and asks a run. Clones are one handle; nothing here blocks. After the end it does
@@ -127,6 +129,21 @@ impl RunHandle {
     pub fn terminate(&self, signal: i32) {
         self.heard.hear(signal);
         self.order(Order::Signal(15));
+    }
+
+    /// Stops this process by `stop`, and with it all that the run has started; returns when both go
+    /// on. As Ctrl-Z and `fg`: the time between is nobody's latency and runs into nobody's limit.
+    pub async fn stand_still(&self, stop: impl FnOnce()) {
+        self.hold(true).await;
+        longshore_core::stand_still(stop);
+        self.hold(false).await;
+    }
+
+    async fn hold(&self, hold: bool) {
+        let (done, wait) = oneshot::channel();
+        self.order(Order::Hold(hold, done));
+        // Over already: nothing is left to be held.
+        let _ = wait.await;
     }
 
     /// Returns what it looked like a moment ago: at most a tenth of a second.

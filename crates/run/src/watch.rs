@@ -365,6 +365,11 @@ impl Watch {
                 }
                 Later::Nothing
             }
+            Order::Hold(hold, done) => {
+                self.children.hold(hold);
+                let _ = done.send(());
+                Later::Nothing
+            }
             Order::Signal(2) => self.interrupt(),
             Order::Signal(_) => self.terminate(),
             Order::Stop(how) => {

@@ -165,6 +165,31 @@ pub fn terminate_group(pgid: i32) -> io::Result<()> {
     kill_group(pgid, libc::SIGCONT)
 }
 
+/// Stops a group where it is (SIGSTOP), or lets it go on.
+///
+/// # Errors
+/// As [`kill_group`].
+pub fn hold_group(pgid: i32, hold: bool) -> io::Result<()> {
+    kill_group(pgid, if hold { libc::SIGSTOP } else { libc::SIGCONT })
+}
+
+/// Stops this process as if it had no handler for SIGTSTP, and returns when it goes on: at once
+/// where nobody could let it go on (its group has no parent in the session).
+pub fn stop_self() {
+    // SAFETY: the structs are plain data that is valid when zeroed, and live through the calls; the
+    // handler that was there is put back, and a signal that comes in between has the default's
+    // effect, which is what is wanted here.
+    unsafe {
+        let mut old: libc::sigaction = std::mem::zeroed();
+        let mut new: libc::sigaction = std::mem::zeroed();
+        new.sa_sigaction = libc::SIG_DFL;
+        if libc::sigaction(libc::SIGTSTP, &raw const new, &raw mut old) == 0 {
+            libc::raise(libc::SIGTSTP);
+            libc::sigaction(libc::SIGTSTP, &raw const old, std::ptr::null_mut());
+        }
+    }
+}
+
 /// A descriptor that becomes readable when this child has ended, before it is reaped. Closed on
 /// exec.
 ///

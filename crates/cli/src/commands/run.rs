@@ -7,7 +7,7 @@ mod finish;
 pub(crate) mod notes;
 pub mod spec;
 
-use std::{ffi::OsString, io::Write};
+use std::{ffi::OsString, io::Write, path::PathBuf};
 
 use clap::{
     ArgMatches, FromArgMatches,
@@ -17,7 +17,7 @@ use clap::{
 
 use longshore_worker::App;
 
-use longshore_run::{CallPreview, Plan, jobs::StateDir, text::harmless};
+use longshore_run::{CallPreview, Plan, jobs::StateDir, spec::Durability, text::harmless};
 
 use self::args::RunArgs;
 use crate::{
@@ -253,7 +253,13 @@ pub fn run(asked: Asked) -> Result<Exit, Fault> {
         // Before any thread: they and their children inherit it.
         longshore_sys::priority::set_thread_nice(nice).map_err(|error| usage(format!("--nice {nice}: {error}")))?;
     }
-    let mut plan = Plan::new(spec::spec(&args, &config, words)?)?;
+    let mut spec = spec::spec(&args, &config, words)?;
+    if is_homeless(&args) {
+        // Said with -q, too: a run that is killed starts over.
+        eprintln!("{}", global.voice().error(HOMELESS));
+        spec.journal.durability = Durability::Off;
+    }
+    let mut plan = Plan::new(spec)?;
     if let Some(count) = args.dry_run {
         return dry_run(&args, plan, count);
     }
@@ -269,6 +275,15 @@ pub fn run(asked: Asked) -> Result<Exit, Fault> {
     // A thread that still reads a pipe must not keep us.
     runtime.shutdown_background();
     Ok(code?)
+}
+
+const HOMELESS: &str = "HOME is not set, so there is no place for a journal: this run cannot be resumed, and `jobs` will not know it; --state-dir DIR keeps one, --durable off says nothing";
+
+/// Returns whether there is no place for a journal, and nobody asked for one by name.
+fn is_homeless(args: &RunArgs) -> bool {
+    let is_named = args.name.is_some() || args.resume.is_some() || args.retry_failed.is_some();
+    let place = || StateDir::default_path(|name| std::env::var_os(name).map(PathBuf::from));
+    !is_named && args.durable.0 != Durability::Off && args.state_dir.is_none() && place().is_none()
 }
 
 fn dry_run(args: &RunArgs, mut plan: Plan, count: u64) -> Result<Exit, Fault> {

@@ -44,7 +44,7 @@ use std::{
 use longshore_sys::poll::{Interest, ready};
 
 use self::patience::Patience;
-use crate::error::TaskError;
+use crate::{clock, error::TaskError};
 
 /// Command to run.
 #[derive(Clone, Debug, Default)]
@@ -172,7 +172,7 @@ pub struct Output {
 /// argument; kind `cancelled` after [`Children::stop`]; of a [`Stream`] its own when it cannot be
 /// opened, and kind `stdin` when it cannot be read to its end.
 pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -> Result<Output, TaskError> {
-    let start = Instant::now();
+    let start = clock::now();
     // Opened first: a command whose input cannot be had is not even started.
     let stream = match &command.stdin {
         Stdin::Stream(stream) => Some((stream.0)()?),
@@ -208,7 +208,7 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
                 input.fd(),
                 (!stop_seen).then(|| (children.stop_fd(), Interest::Read)),
             ],
-            patience.next().map(|at| at.saturating_duration_since(Instant::now())),
+            patience.next().map(|at| at.saturating_duration_since(clock::now())),
         )?;
         // First what it said, for its end may be what lets its pipes go.
         if out {
@@ -220,7 +220,7 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
         if space {
             input.write();
         }
-        let now = Instant::now();
+        let now = clock::now();
         if exited {
             // Its background children may hold its pipes open; these are read for a moment longer.
             ended = Some(now);
@@ -243,7 +243,7 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
         }
     }
     // Up to its own end, whatever its background children did after it.
-    let wall = ended.unwrap_or_else(Instant::now) - start;
+    let wall = ended.unwrap_or_else(clock::now) - start;
     let end = child.reap()?;
     if let Some(error) = unread {
         return Err(TaskError::new("stdin", format!("its input could not be read to the end: {error}")));

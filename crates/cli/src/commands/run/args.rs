@@ -257,7 +257,8 @@ pub struct RunArgs {
     #[arg(long, help_heading = "View")]
     pub exit_count: bool,
 
-    /// Where journals are kept [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore]
+    /// Where journals are kept [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore, else
+    /// $STATE_DIRECTORY]
     #[arg(long, value_name = "DIR", help_heading = "Durable", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
 

@@ -9,7 +9,10 @@ use std::{
 
 use longshore_run::{Listener, Plan, Report, Run, RunError, RunErrorKind, RunHandle, RunView, Surroundings};
 use longshore_sys::files;
-use tokio::{signal::unix::Signal, sync::mpsc};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    sync::mpsc,
+};
 
 use super::{args::RunArgs, finish, notes};
 use crate::{
@@ -114,19 +117,37 @@ struct Watcher {
 impl Watcher {
     async fn watch(mut self, mut usr1: Option<Signal>, keys: bool) -> Infallible {
         let (press, mut pressed) = mpsc::unbounded_channel();
-        let _keys = if keys { KeyPresses::start(press) } else { None };
+        let mut reading: Option<KeyPresses> = None;
+        let mut stop = signal(SignalKind::from_raw(rustix::process::Signal::TSTP.as_raw())).ok();
         let mut views = self.handle.clone();
         loop {
             tokio::select! {
                 biased;
                 Some(()) = hear(&mut usr1) => self.list_running().await,
+                Some(()) = hear(&mut stop) => {
+                    // The shell finds its terminal as it was.
+                    let had_keys = reading.take().map(KeyPresses::close).is_some();
+                    self.stand_still().await;
+                    reading = if had_keys { KeyPresses::start(press.clone()) } else { None };
+                }
                 Some(key) = pressed.recv() => self.key(key).await,
                 changed = views.changed() => match changed {
-                    true => self.draw(&views.view()),
+                    true => {
+                        self.draw(&views.view());
+                        // From the first drawing on: what was typed before is meant for nobody here.
+                        if keys && reading.is_none() {
+                            reading = KeyPresses::start(press.clone());
+                        }
+                    }
                     false => std::future::pending().await,
                 },
             }
         }
+    }
+
+    /// Ctrl-Z: what runs is in groups of its own, which the terminal does not reach.
+    async fn stand_still(&self) {
+        self.handle.stand_still(longshore_sys::child::stop_self).await;
     }
 
     fn draw(&self, view: &RunView) {

@@ -15,11 +15,12 @@ use std::{
 
 use longshore_sys::{
     Guardian, SlotTable, Usage,
-    child::{Status, kill_group, pidfd_open, terminate_group, wait4},
+    child::{Status, hold_group, kill_group, pidfd_open, terminate_group, wait4},
 };
 
 use super::Command;
 use crate::{
+    clock,
     error::{Again, TaskError},
     lane::{Stop, child::start},
 };
@@ -36,6 +37,8 @@ pub struct Children(Arc<ChildTable>);
 struct ChildTable {
     slots: RwLock<Vec<Arc<Mutex<Entry>>>>,
     stopping: AtomicBool,
+    /// They are held, and so is each that starts now.
+    held: AtomicBool,
     /// Readable once the children are being stopped, and for ever after, so that one write wakes
     /// every thread that waits for a child.
     stop_reader: io::PipeReader,
@@ -130,6 +133,7 @@ impl Children {
         Ok(Self(Arc::new(ChildTable {
             slots: RwLock::new(Vec::new()),
             stopping: AtomicBool::new(false),
+            held: AtomicBool::new(false),
             stop_reader,
             stop_writer,
             table,
@@ -164,6 +168,19 @@ impl Children {
         signalled
     }
 
+    /// Holds every live child where it is, and each that starts from now on, as Ctrl-Z does; or lets
+    /// them go on.
+    pub fn hold(&self, hold: bool) {
+        // First the flag, as in `stop`.
+        self.0.held.store(hold, Ordering::SeqCst);
+        let slots = self.0.slots.read().unwrap_or_else(PoisonError::into_inner).clone();
+        for slot in slots {
+            if let Some(Live { group, .. }) = lock(&slot).live {
+                let _ = hold_group(group, hold);
+            }
+        }
+    }
+
     /// Signals the one child that has this pid in this slot; its owner sees a child that was ended
     /// by somebody else. Nothing if it has gone.
     pub fn end(&self, slot: u32, pid: i32, how: Stop) {
@@ -189,7 +206,12 @@ impl Children {
             let entry = lock(entry);
             let Live { group, since } = entry.live?;
             let last_line = String::from_utf8_lossy(&entry.last_line).into_owned();
-            Some(RunningChild { slot: u32::try_from(slot).ok()?, pid: group, age: since.elapsed(), last_line })
+            Some(RunningChild {
+                slot: u32::try_from(slot).ok()?,
+                pid: group,
+                age: clock::now().saturating_duration_since(since),
+                last_line,
+            })
         };
         slots.iter().enumerate().filter_map(running).collect()
     }
@@ -278,9 +300,12 @@ impl Children {
         {
             let mut entry = lock(&entry);
             debug_assert!(entry.live.is_none(), "slot {slot} has a child already");
-            *entry = Entry { live: Some(Live { group: pid, since: Instant::now() }), ..Entry::default() };
+            *entry = Entry { live: Some(Live { group: pid, since: clock::now() }), ..Entry::default() };
             if let Some(table) = &self.0.table {
                 table.set(slot, pid);
+            }
+            if self.0.held.load(Ordering::SeqCst) {
+                let _ = hold_group(pid, true);
             }
             if self.is_stopping() {
                 entry.stopped = true;

@@ -12,12 +12,7 @@
 //! that it had begun have the blame, and the others go to another child. What it prints must not go
 //! to its stdout: it keeps a copy of that descriptor for frames, and puts stderr in its place.
 
-use std::{
-    fmt, io,
-    os::fd::BorrowedFd,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{fmt, io, os::fd::BorrowedFd, sync::Arc, time::Duration};
 
 use super::{
     ChildLimits, ChildLink,
@@ -25,6 +20,7 @@ use super::{
     talk::{HearStderr, Talk},
 };
 use crate::{
+    clock,
     error::{Again, TaskError},
     lane::child::{Child, Children, Command, Stdin},
 };
@@ -107,9 +103,9 @@ pub struct FrameLink {
 
 impl FrameLink {
     fn hello(&mut self, children: &Children, patience: Duration) -> Result<(), &'static str> {
-        let until = Instant::now().checked_add(patience);
+        let until = clock::now().checked_add(patience);
         loop {
-            let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+            let left = until.map(|until| until.saturating_duration_since(clock::now()));
             let woken = self.talk.wait([Some(children.stop_fd()), None], left).map_err(|_| "could not be heard")?;
             match take(&mut self.talk.heard, self.max_answer) {
                 Ok(Some((b'H', ..))) => return Ok(()),

@@ -17,6 +17,7 @@ use super::{
     link::{ChildKind, ChildLink as _, Resting, Said, TalkLink as _},
 };
 use crate::{
+    clock,
     error::TaskError,
     lane::child::{Children, End, Exit},
     outcome::Outcome,
@@ -158,7 +159,7 @@ impl<K: ChildKind> ChildSeat<K> {
         let most = own.limits.at_once.map_or(1, |most| most.max(1) as usize);
         while self.flights.len() < most {
             // A child that has had enough ends what it has first.
-            if !self.flights.is_empty() && self.child.as_mut().is_none_or(|child| child.is_worn(own.limits, Instant::now())) {
+            if !self.flights.is_empty() && self.child.as_mut().is_none_or(|child| child.is_worn(own.limits, clock::now())) {
                 return;
             }
             let Some(errand) = feed.next() else { return };
@@ -174,7 +175,7 @@ impl<K: ChildKind> ChildSeat<K> {
             let Some(child) = self.child.as_mut() else { return feed.again(errand) };
             child.give(1);
             child.link.send(errand.id, &errand.work);
-            self.flights.push(Flight { errand, sent: Instant::now(), begun: None, is_asked: false });
+            self.flights.push(Flight { errand, sent: clock::now(), begun: None, is_asked: false });
         }
     }
 
@@ -184,7 +185,7 @@ impl<K: ChildKind> ChildSeat<K> {
             return Ok(());
         }
         if let Some(child) = self.child.as_mut()
-            && child.is_worn(own.limits, Instant::now())
+            && child.is_worn(own.limits, clock::now())
         {
             self.take().into_iter().for_each(|link| link.retire(own.limits));
         }
@@ -200,7 +201,7 @@ impl<K: ChildKind> ChildSeat<K> {
             .kind
             .start(self.slot, own.children, own.limits)
             .map_err(|error| ChildAnswer::none(if own.children.is_stopping() { Outcome::Cancelled } else { Outcome::Failed(error) }))?;
-        (self.child, self.is_proven) = (Some(KeptChild::new(link, Instant::now())), false);
+        (self.child, self.is_proven) = (Some(KeptChild::new(link, clock::now())), false);
         Ok(())
     }
 
@@ -209,7 +210,7 @@ impl<K: ChildKind> ChildSeat<K> {
         let Some(child) = self.child.as_mut() else { return Ok(()) };
         let most = own.limits.at_once.map_or(1, |most| most.max(1) as usize);
         loop {
-            let now = Instant::now();
+            let now = clock::now();
             // Limits first, because what they ask for says how long to wait.
             let mut until = [self.kill_at, child.next_look(own.limits)].into_iter().flatten().min();
             if feed.may_call_off() {
@@ -258,7 +259,7 @@ impl<K: ChildKind> ChildSeat<K> {
             if stops {
                 // Whoever stops has sent a signal already; what is left is to lose patience.
                 self.is_stopping = true;
-                self.kill_at = Instant::now().checked_add(own.limits.kill_after.unwrap_or(KILL_AFTER));
+                self.kill_at = clock::now().checked_add(own.limits.kill_after.unwrap_or(KILL_AFTER));
             }
             if is_more || self.flights.len() < before {
                 return Ok(());
@@ -321,7 +322,7 @@ fn hear(flights: &mut Vec<Flight>, said: Said, tail: Option<String>, feed: &mut 
     match said {
         Said::Begun(id) => {
             let flight = flights.iter_mut().find(|flight| flight.errand.id == id).ok_or_else(|| unasked(id))?;
-            flight.begun.get_or_insert_with(Instant::now);
+            flight.begun.get_or_insert_with(clock::now);
         }
         Said::Answer(id, answer) => {
             let at = flights.iter().position(|flight| flight.errand.id == id).ok_or_else(|| unasked(id))?;

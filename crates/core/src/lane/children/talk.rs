@@ -6,13 +6,16 @@ use std::{
     io::{self, ErrorKind, Write},
     os::fd::{AsFd, BorrowedFd},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use longshore_sys::poll::{Interest, ready, unread};
 
 use super::{ChildLimits, FAREWELL, KILL_AFTER, link::Woken};
-use crate::lane::child::{Child, read_some};
+use crate::{
+    clock,
+    lane::child::{Child, read_some},
+};
 
 /// Bytes of a child's standard error that are kept for an error.
 const TAIL: usize = 4096;
@@ -154,9 +157,9 @@ impl Talk {
     /// Waits until the child has ended, reading what it still writes so that it does not wait for a
     /// reader. Whether it has ended.
     fn wait_for_end(&mut self, patience: Duration) -> bool {
-        let start = Instant::now();
+        let start = clock::now();
         loop {
-            let left = patience.saturating_sub(start.elapsed());
+            let left = patience.saturating_sub(clock::now().saturating_duration_since(start));
             let Ok([out, err, ended]) = self.poll(Some(left)) else { return false };
             if ended || left.is_zero() {
                 return ended;
