@@ -134,7 +134,7 @@ impl Watcher {
                 changed = views.changed() => match changed {
                     true => {
                         self.draw(&views.view());
-                        // From the first drawing on: what was typed before is meant for nobody here.
+                        // What was typed before that is meant for nobody here.
                         if keys && reading.is_none() {
                             reading = KeyPresses::start(press.clone());
                         }
