@@ -27,7 +27,7 @@ pub(crate) fn app() -> App {
         .task(gathered)
         .task(halved)
         .task(alarmed)
-        .command(paint)
+        .command(lab_paint)
         .task(nothing)
         .task(Task::plain("lab.who", who))
         .task(Task::plain("lab.request", request))
@@ -122,7 +122,7 @@ fn alarmed(request: FailedRequest, exception: Exception, _traceback: Option<Stri
 
 /// A command of remote control.
 #[task(name = "lab_paint")]
-async fn paint(#[default("white".to_owned())] colour: String) -> String {
+async fn lab_paint(#[default("white".to_owned())] colour: String) -> String {
     format!("painted {colour}")
 }
 

@@ -56,7 +56,7 @@ pub(super) async fn unlock(context: TaskContext, mut call: Call) -> Result<Value
     let parts = ChordParts::Counted(&results);
     let outcome =
         canvas::chord_complete(message, &body, &parts, &client.canvas(Some(message)), &mut || (client.environment().id)(), &|errback| {
-            client.settings().told(errback)
+            context.registry().told(errback)
         });
     match outcome.map_err(|error| Failure::error("ValueError", format!("the chord's body cannot be sent: {error}")))? {
         ChordOutcome::Body(plan) => drop(client.publish(plan).await.map_err(ClientError::from)?),

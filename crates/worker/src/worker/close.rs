@@ -376,7 +376,7 @@ impl Closer {
         let mut conclusion = Conclusion::new(End::Ack);
         let now = shared.environment.wall();
         match shared.plan(|context, ids| {
-            canvas::chord_complete(message, chord, &parts, context, ids, &|errback| shared.app.settings().told(errback))
+            canvas::chord_complete(message, chord, &parts, context, ids, &|errback| shared.app.registry().told(errback))
         }) {
             Ok(ChordOutcome::Body(plan)) => conclusion.add(shared, plan),
             Ok(ChordOutcome::Error(failure)) => {
