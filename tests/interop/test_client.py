@@ -38,6 +38,7 @@ def test_defaults_are_filled_in(lab, args, kwargs, result):
     assert lab.defaults.apply_async(args, kwargs).get(timeout=10) == result
 
 
+@pytest.mark.compared
 def test_further_arguments_are_gathered(lab):
     assert lab.gathered.apply_async((1, 2, "three"), {"unit": "cm", "bold": True}).get(timeout=10) == [1, [2, "three"], "cm", {"bold": True}]
     assert lab.gathered.apply_async((1,)).get(timeout=10) == [1, [], "m", {}]
@@ -45,12 +46,14 @@ def test_further_arguments_are_gathered(lab):
         lab.app.send_task("lab.gathered", (), {"bold": True}).get(timeout=10)
 
 
+@pytest.mark.compared
 def test_a_retry_may_have_other_arguments(lab):
     assert lab.halved.apply_async((8, "a", "b"), {"least": 2}).get(timeout=10) == [2, ["a", "b"], 2]
     with pytest.raises(ValueError, match="8"):
         lab.halved.apply_async((64,), {"least": 2}).get(timeout=10)
 
 
+@pytest.mark.compared
 def test_an_errback_sees_the_exception(lab, tmp_path):
     path = str(tmp_path / "marks")
     failed = lab.fail.apply_async(("oh",), link_error=lab.alarmed.s(path))

@@ -421,6 +421,7 @@ def test_the_events_of_a_task_tell_its_story(own_lab, events):
     assert clocks == sorted(clocks)
 
 
+@pytest.mark.compared
 def test_a_programs_own_command_is_answered_as_celerys_are(lab):
     node = lab.workers[0].node
     ask = lambda **arguments: lab.app.control.broadcast("lab_paint", arguments=arguments, destination=[node], reply=True, timeout=5, limit=1)
