@@ -5,7 +5,7 @@ use std::ffi::OsString;
 use clap::{Arg, Command, builder::Resettable};
 
 /// Most lines of a screen.
-#[cfg(test)]
+#[cfg(all(test, feature = "kafka"))]
 pub(crate) const SCREEN: usize = 40;
 
 /// What `-h` shows of a command: the ids of its flags, each with its line, or with the first clause
