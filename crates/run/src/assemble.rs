@@ -35,6 +35,7 @@ use crate::{
     plan::Plan,
     reply::Reply,
     spec::{Dups, StopSpec, Timeout},
+    story::Storyteller,
     watch::Why,
     what::{Lanebuilder, What},
 };
@@ -57,6 +58,7 @@ pub(crate) struct Assembled {
     /// Ends the children that stay.
     pub(crate) end_children: Box<dyn FnOnce() + Send>,
     pub(crate) is_http: bool,
+    pub(crate) story: Option<Storyteller>,
 }
 
 impl Assembled {
@@ -108,15 +110,18 @@ impl Assembled {
             tell: teller.as_fn(),
         };
         let (lanes, end_children) = lanes(opened, files, builder, &what, &outbox, &counts, teller).await?;
+        let hub = Hub::new();
+        let story = storyteller(opened, &hub);
         let mut sink = sink(opened, files, around, teller, tell, &tally, last)?;
+        sink.story.clone_from(&story);
         if what.has_one_program() {
             let tell = tell.clone();
             sink.no_program = Some(Box::new(move |why| drop(tell.send(Why::NoProgram(why)))));
         }
         let config = engine_config(&mut opened.plan, auto.as_ref(), (queue, results), &opened.index, tell.clone());
         let runtime = tokio::runtime::Handle::current();
-        let engine = Engine::start(config, Arc::new(source), lanes, Box::new(sink), outbox, Hub::new(), &runtime);
-        Ok(Self { engine, name, counts, tally, unread, median, auto, estimate, end_children, is_http: what.is_http() })
+        let engine = Engine::start(config, Arc::new(source), lanes, Box::new(sink), outbox, hub, &runtime);
+        Ok(Self { engine, name, counts, tally, unread, median, auto, estimate, end_children, is_http: what.is_http(), story })
     }
 }
 
@@ -238,7 +243,17 @@ fn sink(
         no_program: None,
         epoch: (Instant::now(), SystemTime::now()),
         teller: teller.clone(),
+        story: None,
     })
+}
+
+/// Returns who notes how the run goes, if that was asked for.
+fn storyteller(opened: &Opened, hub: &Hub<longshore_core::watch::Event>) -> Option<Storyteller> {
+    let before = opened.before.as_ref().filter(|before| before.resumed);
+    let spent = before.map_or(Duration::ZERO, |before| before.spent);
+    let story = opened.plan.spec.output.story.then(|| Storyteller::new(opened.plan.job.what.clone(), spent))?;
+    story.listen(hub);
+    Some(story)
 }
 
 fn engine_config(

@@ -14,7 +14,7 @@ use tokio::{
     task::{JoinHandle, spawn_blocking},
 };
 
-use self::sum_up::{SumUp, failures_before, sum_up};
+use self::sum_up::{SumUp, failures_before, story_before, sum_up};
 use crate::{
     checks,
     ending::Brought,
@@ -26,6 +26,7 @@ use crate::{
     output::{self, Output, OutputError},
     report::Report,
     steer::{Order, Steering},
+    story::Storyteller,
     view::RunView,
     watch::{Left, PATIENCE, sleep_or_never},
 };
@@ -112,6 +113,7 @@ pub(crate) struct Ended {
     pub(crate) end_children: Box<dyn FnOnce() + Send>,
     pub(crate) is_http: bool,
     pub(crate) teller: Teller,
+    pub(crate) story: Option<Storyteller>,
 }
 
 impl Ended {
@@ -126,8 +128,10 @@ impl Ended {
         let (remaining, brought) = self.remaining(&counts);
         let complete = self.judge(remaining, &counts);
         let earlier = failures_before(self.opened.before.as_ref(), &self.opened.index).await;
+        let story = story_before(self.story.as_ref(), self.opened.before.as_ref(), &self.opened.index).await;
         let at_least = self.at_least(&counts, &brought);
         let mut report = sum_up(SumUp { ended: &self, totals: &counts, remaining, at_least, regular, earlier });
+        report.story = story;
         report.nothing_left = complete && counts.mine.done() == 0 && self.opened.before.as_ref().is_some_and(|before| before.resumed);
         for failure in checks::evaluate(&self.opened.plan.spec.stop.checks, &report) {
             self.left.facts.check_failed = true;

@@ -1,10 +1,12 @@
 //! What a state directory knows of its jobs, as plain data.
 
+mod past;
+
 use std::{
     collections::BTreeMap,
     io::{self, Write},
     path::Path,
-    time::{Duration, SystemTime},
+    time::SystemTime,
 };
 
 use longshore_brokers::mask_text;
@@ -12,8 +14,9 @@ use longshore_core::{Word, watch::Counts};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 
+pub use self::past::{report, trace};
 pub use crate::journal::{
-    JobError, JournalError, StateDir,
+    JobError, JournalError, PruneRules, Pruned, StateDir,
     format::Header,
     state::{JobInfo, JobState},
 };
@@ -226,12 +229,12 @@ pub fn export(state: &StateDir, job: &str, only: Option<Only>, out: &mut impl Wr
     Ok(written)
 }
 
-/// Removes finished jobs that are older than this; returns their ids.
+/// Removes finished jobs by these rules; says which.
 ///
 /// # Errors
 /// When the state directory cannot be read, or a file in it not removed.
-pub fn prune(state: &StateDir, older_than: Duration) -> Result<Vec<String>, JobError> {
-    state.prune(older_than)
+pub fn prune(state: &StateDir, rules: &PruneRules) -> Result<Pruned, JobError> {
+    state.prune(rules)
 }
 
 fn each_current(info: &JobInfo, mut each: impl FnMut(Word, &[u8]) -> io::Result<()>) -> Result<(), JobError> {

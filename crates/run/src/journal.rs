@@ -7,6 +7,8 @@
 //! | [`file`](mod@file) | a journal on disk: created, opened again, its torn tail cut |
 //! | [`index`] | the state of every task, from a journal |
 //! | [`lock`] | one run of a job at a time |
+//! | [`past`] | results read back with their times |
+//! | [`prune`] | which finished jobs go |
 //! | [`state`] | the state directory: jobs begun, found, listed, pruned |
 //! | [`writer`] | the thread that owns the file while a job runs |
 //!
@@ -21,6 +23,8 @@ pub(crate) mod file;
 pub(crate) mod format;
 pub(crate) mod index;
 pub(crate) mod lock;
+pub(crate) mod past;
+pub(crate) mod prune;
 pub(crate) mod state;
 pub(crate) mod text;
 pub(crate) mod writer;
@@ -30,6 +34,8 @@ pub(crate) use feed::Feed;
 pub(crate) use format::{End, ErrorLine, ResultLine, Shared, Start};
 pub(crate) use index::{Index, Occurrences, TaskState};
 pub(crate) use lock::JobLock;
+pub(crate) use past::{PastEnd, each_past};
+pub use prune::{PruneRules, Pruned};
 pub use state::{Begin, StateDir};
 pub(crate) use state::{JobSpec, OpenJob};
 pub use writer::Durability;

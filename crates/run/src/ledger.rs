@@ -30,6 +30,7 @@ use crate::{
     output::save::SaveOutput,
     reply::{self, Cut, Reply},
     report::FailureSample,
+    story::Storyteller,
 };
 
 /// A lane whose attempts start when their start lines have been written.
@@ -205,6 +206,8 @@ pub(crate) struct Ledger {
     pub epoch: (Instant, SystemTime),
     /// Tells of tasks as they end.
     pub(crate) teller: Teller,
+    /// Notes how the run goes, if that was asked for.
+    pub(crate) story: Option<Storyteller>,
 }
 
 impl Ledger {
@@ -325,6 +328,7 @@ impl Sink<Call, Reply> for Ledger {
             for ended in &ended {
                 self.tally.add(ended);
                 self.say(&ended.finished);
+                self.story.iter().for_each(|story| story.add(&ended.finished));
                 self.lines(ended, &mut lines);
             }
             drop(ended);

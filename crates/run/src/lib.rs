@@ -52,6 +52,7 @@
 //! - `run.rs`: the steps of a run: `open.rs`, `assemble.rs`, `watch.rs`, `conclude.rs`;
 //!   `heard.rs checks.rs ending.rs`: what makes it stop, and how it ends
 //! - `view.rs event.rs steer.rs report.rs`: its face
+//! - `story.rs page.rs`: how it went over time, and that as a page of HTML
 //! - `socket.rs`: that face for other processes
 //! - `jobs.rs`: what the state directory knows of jobs
 //! - `units.rs text.rs rate.rs`: numbers and times, read and written
@@ -81,6 +82,7 @@ mod machine;
 mod open;
 mod output;
 mod overdue;
+pub mod page;
 pub mod pipe;
 mod plan;
 mod preview;
@@ -96,6 +98,7 @@ pub mod socket;
 pub mod spec;
 mod spool;
 mod steer;
+mod story;
 mod task;
 pub mod template;
 pub mod text;

@@ -17,7 +17,7 @@ use crate::{
     error::{RunError, RunErrorKind},
     event::Listener,
     intake::Window,
-    journal::{Durability, Index, JobLock, Journal, JournalError, OpenJob, StateDir, format},
+    journal::{Durability, Index, JobLock, Journal, JournalError, OpenJob, PruneRules, StateDir, format},
     output::{Around, Emit, Hooks, Output, OutputError},
     plan::Plan,
     spool::{Spool, Wanted},
@@ -166,7 +166,7 @@ fn take_job(plan: &Plan) -> Result<(Option<OpenJob>, String), RunError> {
     let state = StateDir::open(spec.state_dir.as_deref())?;
     let job = state.begin(&plan.job, &spec.begin)?;
     // Old journals go quietly; a journal that cannot be removed is no reason not to run.
-    let _ = state.prune(KEEP);
+    let _ = state.prune(&PruneRules { older_than: Some(KEEP), ..PruneRules::default() });
     let id = job.header.job.clone();
     Ok((Some(job), id))
 }

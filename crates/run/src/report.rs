@@ -8,6 +8,7 @@ use longshore_core::watch::Counts;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+pub use crate::story::Story;
 use crate::{ending::Facts, reply::Cut, text::harmless, units::round, view::RunView};
 
 /// A finished or stopped run. Counts, rates and times are over all sittings of the job.
@@ -70,6 +71,9 @@ pub struct Report {
     pub words: Vec<String>,
     /// An earlier sitting had done everything; this one ran nothing.
     pub nothing_left: bool,
+    /// How it went over time, where that was asked for
+    /// ([`ResultSpec::story`](crate::spec::ResultSpec::story)).
+    pub story: Option<Box<Story>>,
 }
 
 /// Reason for which a ready task waits.

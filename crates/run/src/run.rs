@@ -94,7 +94,7 @@ impl Run {
         let first = RunView { name: assembled.name.clone(), job: opened.id.clone(), ..RunView::default() };
         let (views, viewed) = watch::channel(Arc::new(first));
         let handle = RunHandle { orders, views: viewed, heard };
-        let Assembled { engine, name, counts, tally, unread, median, auto, estimate, end_children, is_http } = assembled;
+        let Assembled { engine, name, counts, tally, unread, median, auto, estimate, end_children, is_http, story } = assembled;
         let checked = opened.plan.spec.stop.checks.iter().any(Check::is_on_failed);
         let watch = Watch {
             spec: opened.plan.spec.clone(),
@@ -123,7 +123,7 @@ impl Run {
             let left = watch.until_end(engine, estimate, &mut reasons, &mut ordered).await;
             drop(tell);
             let (journal, output) = (Some(files.journal), Some(files.output));
-            let ended = Ended { opened, journal, output, left, name, counts, tally, unread, end_children, is_http, teller };
+            let ended = Ended { opened, journal, output, left, name, counts, tally, unread, end_children, is_http, teller, story };
             let report = ended.conclude(&mut ordered, &views).await;
             // Whoever watches sees how it ended.
             views.send_replace(Arc::new(report.last_view()));

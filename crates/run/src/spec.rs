@@ -300,6 +300,8 @@ pub struct ResultSpec {
     pub save: Option<PathBuf>,
     /// A file for the result lines of failed tasks.
     pub failed: Option<PathBuf>,
+    /// The report tells how the run went over time ([`Report::story`](crate::Report::story)).
+    pub story: bool,
 }
 
 impl Default for ResultSpec {
@@ -315,6 +317,7 @@ impl Default for ResultSpec {
             max_output: 1 << 20,
             save: None,
             failed: None,
+            story: false,
         }
     }
 }

@@ -135,6 +135,53 @@ pub fn write_output(path: &Path, bytes: &[u8]) -> io::Result<()> {
     output(path, Output::Replace)?.write_all(bytes)
 }
 
+/// Writes an output so that its name has the old bytes or all of the new ones, whatever happens. A
+/// device or a pipe is written as it is.
+///
+/// # Errors
+/// What open(2), write(2) or rename(2) says.
+pub fn replace_output(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let Some((path, aside)) = beside(path)? else { return write_output(path, bytes) };
+    let written = write_aside(&aside, bytes).and_then(|()| std::fs::rename(&aside, path));
+    if written.is_err() {
+        let _ = std::fs::remove_file(&aside);
+    }
+    written
+}
+
+/// Returns an error if [`replace_output`] could not write there now. Leaves nothing behind.
+///
+/// # Errors
+/// What open(2) says.
+pub fn can_replace_output(path: &Path) -> io::Result<()> {
+    let Some((_, aside)) = beside(path)? else { return Ok(()) };
+    write_aside(&aside, b"")?;
+    std::fs::remove_file(&aside)
+}
+
+fn write_aside(aside: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create_new(true).open(aside)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Returns a file's path without links, and a name beside it; nothing for what is no file.
+fn beside(path: &Path) -> io::Result<Option<(std::path::PathBuf, std::path::PathBuf)>> {
+    let path = match path.metadata() {
+        Ok(meta) if meta.is_dir() => return Err(refused("a directory")),
+        Ok(meta) if !meta.is_file() => return Ok(None),
+        Ok(_) => path.canonicalize()?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => path.to_owned(),
+        Err(error) => return Err(error),
+    };
+    let name = path.file_name().ok_or_else(|| refused("no name of a file"))?;
+    let mut aside = std::ffi::OsString::from(".");
+    aside.push(name);
+    aside.push(format!(".{}.new", std::process::id()));
+    let aside = path.with_file_name(aside);
+    Ok(Some((path, aside)))
+}
+
 /// Removes a name of ours, if it is still the file that we opened. Returns whether it was.
 ///
 /// # Errors

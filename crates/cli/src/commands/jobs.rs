@@ -11,7 +11,8 @@ use std::{
 use clap::{Args, Subcommand};
 use longshore_run::{
     Steering,
-    jobs::{self, Details, JobRow, StateDir},
+    jobs::{self, Details, JobRow, PruneRules, Pruned, StateDir},
+    page::page,
     spec::Only,
 };
 use serde::Serialize;
@@ -27,6 +28,9 @@ pub struct StateArgs {
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 }
+
+/// Age from which on finished jobs go, where no rule is given.
+const PRUNED: Duration = Duration::from_secs(720 * 3_600);
 
 /// `longshore jobs …`
 #[derive(Subcommand, Clone, Debug)]
@@ -53,11 +57,15 @@ pub enum JobsCommand {
         #[command(flatten)]
         state: StateArgs,
     },
-    /// Its result lines, from the journal to stdout
+    /// Its result lines, from the journal to stdout; or a page or a trace of it
     Export {
         /// Its id or name
         job: String,
-        /// Only these: ok or failed
+        /// What is written: jsonl (result lines), html (a page with charts, as `run --report` makes
+        /// it) or perfetto (a trace with a track for each slot, for ui.perfetto.dev and Chrome)
+        #[arg(long = "as", value_name = "FORM", default_value = "jsonl", value_parser = ["jsonl", "html", "perfetto"])]
+        form: String,
+        /// Only these result lines: ok or failed
         #[arg(long, value_parser = ["ok", "failed"])]
         only: Option<String>,
         /// The directory of the journals.
@@ -113,11 +121,17 @@ pub enum JobsCommand {
         #[command(flatten)]
         state: StateArgs,
     },
-    /// Remove finished jobs
+    /// Remove finished jobs, and never one that runs or has something left to do
     Prune {
-        /// Those that ended longer ago
-        #[arg(long, value_name = "DUR", default_value = "720h", value_parser = units::duration)]
-        older_than: Duration,
+        /// Those that ended longer ago [720h, where no other rule is given]
+        #[arg(long, value_name = "DUR", value_parser = units::duration)]
+        older_than: Option<Duration>,
+        /// All but the latest N
+        #[arg(long, value_name = "N")]
+        keep: Option<usize>,
+        /// The oldest, until all jobs together, unfinished ones too, take no more than this
+        #[arg(long, value_name = "SIZE", value_parser = units::size)]
+        max_size: Option<u64>,
         /// The directory of the journals.
         #[command(flatten)]
         state: StateArgs,
@@ -156,11 +170,8 @@ pub fn run(
             // Stdout is free by now: the run that begins here writes to it.
             return again(&retry.job, state.state_dir.or(state_dir));
         }
-        JobsCommand::Export { job, only, state } => {
-            let only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
-            // Stdout alone would hand over line by line.
-            jobs::export(&open(&state)?, &job, only, &mut io::BufWriter::new(&mut out))?;
-            out.flush()?;
+        JobsCommand::Export { job, form, only, state } => {
+            export(&open(&state)?, &job, &form, only.as_deref(), &mut out)?;
         }
         JobsCommand::Watch { job, once, view, state } => {
             let state = open(&state)?;
@@ -172,15 +183,33 @@ pub fn run(
         JobsCommand::Pause { job, state } => return reach::tell(&open(&state)?, &job, &[Steering::Pause], global),
         JobsCommand::Resume { job, state } => return reach::tell(&open(&state)?, &job, &[Steering::Resume], global),
         JobsCommand::Cancel { job, state } => return reach::tell(&open(&state)?, &job, &[Steering::Cancel], global),
-        JobsCommand::Prune { older_than, state } => {
-            let gone = jobs::prune(&open(&state)?, older_than)?;
+        JobsCommand::Prune { older_than, keep, max_size, state } => {
+            let mut rules = PruneRules::default();
+            let usual = (keep.is_none() && max_size.is_none()).then_some(PRUNED);
+            (rules.older_than, rules.keep, rules.max_size) = (older_than.or(usual), keep, max_size);
+            let gone = jobs::prune(&open(&state)?, &rules)?;
             match json {
-                true => print_json(&gone, &mut out)?,
-                false => writeln!(out, "{} {} removed", gone.len(), if gone.len() == 1 { "job" } else { "jobs" })?,
+                true => print_json(&gone.jobs, &mut out)?,
+                false => writeln!(out, "{}", prune_line(&gone, max_size))?,
             }
         }
     }
     Ok(Exit::Done)
+}
+
+fn export(state: &StateDir, job: &str, form: &str, only: Option<&str>, out: &mut impl Write) -> Result<(), Fault> {
+    if only.is_some() && form != "jsonl" {
+        return Err(Fault::usage(format!("--only chooses result lines; --as {form} has all that ran")));
+    }
+    let only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
+    // Stdout alone would hand over line by line.
+    let mut out = io::BufWriter::new(out);
+    match form {
+        "html" => out.write_all(page(&jobs::report(state, job)?).as_bytes())?,
+        "perfetto" => drop(jobs::trace(state, job, &mut out)?),
+        _ => drop(jobs::export(state, job, only, &mut out)?),
+    }
+    Ok(out.flush()?)
 }
 
 /// Prints one JSON object a line.
@@ -190,6 +219,16 @@ fn print_json(values: &[impl Serialize], out: &mut impl Write) -> io::Result<()>
         out.write_all(b"\n")?;
     }
     Ok(())
+}
+
+/// Says what went, and what is left where that is still too much.
+fn prune_line(gone: &Pruned, max_size: Option<u64>) -> String {
+    let jobs = if gone.jobs.len() == 1 { "job" } else { "jobs" };
+    let freed = if gone.freed > 0 { format!(", {} freed", units::show_size(gone.freed)) } else { String::new() };
+    let left = max_size
+        .filter(|most| gone.left > *most)
+        .map_or_else(String::new, |_| format!("; {} are left, of jobs that run or have something left to do", units::show_size(gone.left)));
+    format!("{} {jobs} removed{freed}{left}", gone.jobs.len())
 }
 
 /// Prints the table of `jobs list`.

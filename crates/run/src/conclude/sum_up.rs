@@ -9,9 +9,10 @@ use super::{Ended, Totals};
 use crate::{
     input::{Format, count_records},
     jobs::{FailureKind, failures},
-    journal::Index,
+    journal::{Index, PastEnd, each_past},
     open::Before,
     report::{Report, ResultsFile, SlotSummary, Waited},
+    story::{Story, Storyteller},
 };
 
 /// Parts that a report is made from.
@@ -33,6 +34,24 @@ pub(crate) async fn failures_before(before: Option<&Before>, index: &Arc<Index>)
     let ((path, len), index) = (before.errors.clone(), index.clone());
     let read = spawn_blocking(move || failures(&path, len, &index)).await;
     read.ok().and_then(Result::ok).unwrap_or_default()
+}
+
+/// Returns the story, with what the journal tells of earlier sittings and is still so.
+pub(crate) async fn story_before(story: Option<&Storyteller>, before: Option<&Before>, index: &Arc<Index>) -> Option<Box<Story>> {
+    let mut story = story?.told();
+    if let Some(before) = before.filter(|before| before.resumed) {
+        let ((path, len), index, sofar) = (before.errors.clone(), index.clone(), story.clone());
+        let read = move || {
+            let mut story = sofar;
+            let add = |past: &PastEnd<'_>| {
+                story.add_past(past);
+                Ok(())
+            };
+            each_past(&path, len, &index, add).is_ok().then_some(story)
+        };
+        story = spawn_blocking(read).await.ok().flatten().unwrap_or(story);
+    }
+    Some(Box::new(story))
 }
 
 /// Sums up, over all sittings.

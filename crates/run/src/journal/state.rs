@@ -26,6 +26,7 @@ use super::{
     format::{End, Header, OutputFile, ReadUpTo, Sitting, TakenOver, VERSION, now},
     index::Index,
     lock::{JobLock, Taken},
+    prune::{Finished, PruneRules, Pruned},
 };
 use longshore_core::watch::Counts;
 
@@ -384,23 +385,41 @@ impl StateDir {
         found.broken.clone().map_or(Ok(found), Err)
     }
 
-    /// Removes jobs that are finished and older than this; returns their ids.
+    /// Removes finished jobs by these rules. Jobs that run or have something left to do stay.
     ///
     /// # Errors
     /// When the directory cannot be read, or a file in it not removed.
-    pub fn prune(&self, older_than: Duration) -> Result<Vec<String>, JobError> {
+    pub fn prune(&self, rules: &PruneRules) -> Result<Pruned, JobError> {
         let _guard = self.exclusive()?;
-        let mut pruned = Vec::new();
-        for job in self.peek_all()?.known {
-            let old = job.changed.elapsed().is_ok_and(|age| age > older_than);
-            if !old || self.info(job.clone()).state != JobState::Finished {
+        let Jobs { known, broken } = self.peek_all()?;
+        let mut other: u64 = broken.iter().map(|job| size(&job.path)).sum();
+        let mut finished = Vec::new();
+        for job in known {
+            let bytes = size(&job.path) + size(&job.path.with_extension("args")) + size(&self.spool(&job.header.job));
+            // A look at its state takes its lock for a moment, so not at each job's.
+            let may_go = rules.keep.is_some()
+                || rules.max_size.is_some()
+                || rules.older_than.is_some_and(|most| job.changed.elapsed().is_ok_and(|age| age > most));
+            match may_go && self.info(job.clone()).state == JobState::Finished {
+                true => finished.push((job, bytes)),
+                false => other += bytes,
+            }
+        }
+        finished.sort_by_key(|(job, _)| std::cmp::Reverse(job.changed));
+        let ages: Vec<_> =
+            finished.iter().map(|(job, bytes)| Finished { age: job.changed.elapsed().unwrap_or_default(), bytes: *bytes }).collect();
+        let mut pruned = Pruned { left: other, ..Pruned::default() };
+        for ((job, bytes), goes) in finished.iter().zip(rules.doomed(&ages, other)) {
+            if !goes {
+                pruned.left += bytes;
                 continue;
             }
             std::fs::remove_file(&job.path).map_err(|error| JobError::io(&job.path, "cannot remove", &error))?;
             let _ = std::fs::remove_file(self.lock(&job.header.job));
             let _ = forget(&job.path.with_extension("args"));
             let _ = std::fs::remove_dir_all(self.spool(&job.header.job));
-            pruned.push(job.header.job);
+            pruned.freed += bytes;
+            pruned.jobs.push(job.header.job.clone());
         }
         Ok(pruned)
     }
@@ -528,6 +547,15 @@ impl JobInfo {
 struct Jobs {
     known: Vec<Peeked>,
     broken: Vec<BrokenJob>,
+}
+
+/// Returns the bytes of a file, or of the files in a folder; 0 for what is not there.
+fn size(path: &Path) -> u64 {
+    let Ok(meta) = path.symlink_metadata() else { return 0 };
+    if !meta.is_dir() {
+        return meta.len();
+    }
+    std::fs::read_dir(path).map_or(0, |entries| entries.flatten().filter_map(|entry| entry.metadata().ok()).map(|meta| meta.len()).sum())
 }
 
 /// A journal whose header cannot be trusted.

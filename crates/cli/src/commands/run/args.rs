@@ -250,6 +250,10 @@ pub struct RunArgs {
     /// Notify you at the end: on the desktop (notify-send), else by the terminal's bell
     #[arg(long, help_heading = "View")]
     pub notify: bool,
+    /// Write a page of HTML to this file at the end: run times, failures with samples, slots in use
+    /// and throughput over time, as charts. It needs nothing else and has no script
+    #[arg(long, value_name = "FILE", help_heading = "View", value_hint = ValueHint::FilePath)]
+    pub report: Option<PathBuf>,
     /// Show the first N tasks and what the job is set to, and run nothing
     #[arg(short = 'n', long, value_name = "N", num_args = 0..=1, default_missing_value = "3", help_heading = "View")]
     pub dry_run: Option<u64>,

@@ -3,11 +3,12 @@
 use std::{
     convert::Infallible,
     io::IsTerminal,
+    path::Path,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use longshore_run::{Listener, Plan, Report, Run, RunError, RunErrorKind, RunHandle, RunView, Surroundings};
+use longshore_run::{Listener, Plan, Report, Run, RunError, RunErrorKind, RunHandle, RunView, Surroundings, page::page};
 use longshore_sys::files;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
@@ -35,6 +36,10 @@ type Shown = Arc<Mutex<Option<Progress>>>;
 /// # Errors
 /// Exit code and sentence, when it cannot even start.
 pub(super) async fn drive(plan: Plan, args: &RunArgs, global: &Global) -> Result<Exit, RunError> {
+    if let Some(path) = &args.report {
+        // Who waits for hours for a page must not hear at the end that it cannot be written.
+        files::can_replace_output(path).map_err(|error| unwritable("--report", path, &error))?;
+    }
     let (color, voice) = (global.color, global.voice());
     let mode = voice.progress(args.view.progress).resolve(std::io::stderr().is_terminal());
     let bar = mode == progress::Mode::Bar;
@@ -206,12 +211,16 @@ fn say(report: &Report, args: &RunArgs, global: &Global, shown: &Shown) -> Resul
         }
     }
     if let Some(path) = &args.summary_file {
-        files::write_output(path, format!("{}\n", report.json()).as_bytes()).map_err(|error| {
-            let message = format!("--summary-file {}: {}", path.display(), files::cause(&error));
-            RunError::new(RunErrorKind::Unwritable, message)
-        })?;
+        files::write_output(path, format!("{}\n", report.json()).as_bytes()).map_err(|error| unwritable("--summary-file", path, &error))?;
+    }
+    if let Some(path) = &args.report {
+        files::replace_output(path, page(report).as_bytes()).map_err(|error| unwritable("--report", path, &error))?;
     }
     Ok(())
+}
+
+fn unwritable(flag: &str, path: &Path, error: &std::io::Error) -> RunError {
+    RunError::new(RunErrorKind::Unwritable, format!("{flag} {}: {}", path.display(), files::cause(error)))
 }
 
 fn with_newline(mut text: String) -> String {

@@ -1,0 +1,110 @@
+//! Results of a journal read back, with their times, for those who draw them.
+
+use std::{borrow::Cow, io, path::Path, time::Duration};
+
+use longshore_core::Word;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+
+use super::{
+    file::Lines,
+    format::{Line, millis_between, parse},
+    index::Index,
+};
+
+/// The end of a task, as its last result line tells it.
+#[derive(Debug)]
+pub(crate) struct PastEnd<'a> {
+    pub(crate) seq: u64,
+    /// The record, as JSON.
+    pub(crate) record: &'a str,
+    pub(crate) word: Word,
+    pub(crate) attempts: u32,
+    /// From its arrival to the start of its last attempt.
+    pub(crate) wait: Duration,
+    /// Time that its last attempt ran.
+    pub(crate) run: Duration,
+    /// The start of that, since the job began; absent where none started.
+    pub(crate) since_begin: Option<Duration>,
+    /// The same without the time between sittings.
+    pub(crate) in_sittings: Option<Duration>,
+    pub(crate) slot: Option<u32>,
+    /// Records that shared its call, in the line of the first of them; 0 in the others.
+    pub(crate) call_records: u64,
+    pub(crate) failure: Option<PastError>,
+}
+
+/// The error of a result line.
+#[derive(Debug, Deserialize)]
+pub(crate) struct PastError {
+    kind: String,
+    code: Option<i64>,
+    pub(crate) message: String,
+    pub(crate) tail: Option<String>,
+}
+
+impl PastError {
+    /// Returns the class by which failures are counted: kind and number.
+    pub(crate) fn class(&self) -> String {
+        self.code.map_or_else(|| self.kind.clone(), |code| format!("{} {code}", self.kind))
+    }
+}
+
+/// What a result line has beyond its head.
+#[derive(Deserialize)]
+struct Body<'a> {
+    seq: u64,
+    #[serde(borrow)]
+    task: &'a RawValue,
+    wait_ms: u64,
+    run_ms: u64,
+    #[serde(borrow)]
+    started: Option<Cow<'a, str>>,
+    slot: Option<u32>,
+    batch: Option<u64>,
+    call: Option<u64>,
+    error: Option<PastError>,
+}
+
+/// Calls `each` for every task's last result in a journal that the index was made of.
+///
+/// # Errors
+/// The journal cannot be read, or what `each` says.
+pub(crate) fn each_past(journal: &Path, len: u64, index: &Index, mut each: impl FnMut(&PastEnd<'_>) -> io::Result<()>) -> io::Result<()> {
+    let mut lines = Lines::open(journal, 0)?;
+    // When the job and its present sitting began, and how long it had run by then.
+    let (mut began, mut sitting, mut spent) = (String::new(), String::new(), 0);
+    while let Some((at, line)) = lines.next()? {
+        if at >= len {
+            break;
+        }
+        if line.starts_with(b"{\"start\"") {
+            continue;
+        }
+        match parse(line) {
+            Ok(Line::Header(header)) => (began, sitting) = (header.started.clone(), header.started),
+            Ok(Line::Sitting(next)) => (sitting, spent) = (next.started, next.spent_ms),
+            Ok(Line::Result(head)) if index.is_current(head.key, head.nth, at) => {
+                let body: Body<'_> = serde_json::from_slice(line).map_err(io::Error::other)?;
+                let millis = Duration::from_millis;
+                let started = body.started.as_deref();
+                let past = PastEnd {
+                    seq: body.seq,
+                    record: body.task.get(),
+                    word: head.outcome,
+                    attempts: head.attempts,
+                    wait: millis(body.wait_ms),
+                    run: millis(body.run_ms),
+                    since_begin: started.map(|at| millis(millis_between(&began, at))),
+                    in_sittings: started.map(|at| millis(spent + millis_between(&sitting, at))),
+                    slot: body.slot,
+                    call_records: if body.call.is_none_or(|call| call == body.seq) { body.batch.unwrap_or(1) } else { 0 },
+                    failure: body.error.filter(|_| head.outcome.is_failure()),
+                };
+                each(&past)?;
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
