@@ -29,6 +29,8 @@ use crate::{
 
 /// Starts of a program that does nothing, to know what starting takes.
 const SPAWNS: usize = 10;
+/// Time for which somebody else has the CPU when it was taken away.
+const TURN: Duration = Duration::from_millis(4);
 /// Most characters that are told of what a failed command said.
 const TAIL: usize = 300;
 
@@ -117,11 +119,16 @@ impl CommandSample {
         let mut walls: Vec<f64> = seen.iter().map(|seen| seen.wall.as_secs_f64()).collect();
         walls.sort_by(f64::total_cmp);
         let at = |share: f64| walls[((walls.len() - 1) as f64 * share) as usize];
+        // Starting and ending gives up the CPU a few times, whatever runs.
+        let usual = nothings.iter().map(|seen| seen.switches.0).sum::<u64>() as f64 / nothings.len().max(1) as f64;
+        let (wall, cpu) = (means(|seen| seen.wall), means(|seen| seen.cpu + seen.ours));
+        let idle = wall.saturating_sub(cpu);
+        let queued = kept_waiting(idle, count(|seen| seen.switches.0) - usual, count(|seen| seen.switches.1));
         let item = Item {
-            wall: means(|seen| seen.wall),
+            wall,
             // What starting it takes of us is on the same cores.
-            cpu: means(|seen| seen.cpu + seen.ours),
-            queued: Duration::ZERO,
+            cpu,
+            queued,
             spread: (at(0.75) - at(0.25)) / 2.0 / at(0.5).max(1e-9),
             voluntary: count(|seen| seen.switches.0),
             forced: count(|seen| seen.switches.1),
@@ -221,6 +228,16 @@ fn run(command: &Command, slot: u32, nth: usize, children: &Children) -> Result<
     )))
 }
 
+/// Returns how much of the time off the CPU a command was ready to run: all of it, if it never gave
+/// up the CPU by itself; else a turn of somebody else's for each time that it was taken away.
+fn kept_waiting(idle: Duration, gave_up: f64, taken: f64) -> Duration {
+    match () {
+        () if taken < 1.0 => Duration::ZERO,
+        () if gave_up < 1.0 => idle,
+        () => idle.min(TURN.mul_f64(taken)),
+    }
+}
+
 fn mean(times: &[Duration]) -> Duration {
     times.iter().sum::<Duration>().checked_div(u32::try_from(times.len()).unwrap_or(u32::MAX)).unwrap_or_default()
 }
@@ -240,6 +257,24 @@ mod tests {
         assert!(measured.measurement.measured.item.share() < 0.6, "{measured:?}");
         assert!(measured.measurement.advice.workers >= 2, "{measured:?}");
         assert!(measured.max_rss > 0 && measured.measurement.runs > 3 && measured.spawn.is_some());
+    }
+
+    #[test]
+    fn who_is_pushed_off_the_processor_does_not_wait() {
+        let ms = Duration::from_millis;
+        for (idle, gave_up, taken, want) in [
+            // Sleeps.
+            (100, 2.0, 0.0, 0),
+            (100, 0.0, 0.0, 0),
+            // Computes beside others.
+            (100, 0.0, 20.0, 100),
+            (100, 0.4, 1.0, 100),
+            // Both.
+            (100, 10.0, 5.0, 20),
+            (100, 10.0, 50.0, 100),
+        ] {
+            assert_eq!(kept_waiting(ms(idle), gave_up, taken), ms(want), "{idle} {gave_up} {taken}");
+        }
     }
 
     #[test]

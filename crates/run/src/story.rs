@@ -10,6 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use longshore_brokers::mask_text;
 use longshore_core::{
     Finished, Word,
     watch::{Detail, Event, Heard, Hub},
@@ -282,6 +283,8 @@ fn edge(bin: i32) -> f64 {
 }
 
 fn cut(text: &str) -> String {
+    let text = mask_text(text);
+    let text = text.trim_end();
     match text.char_indices().nth(LETTERS) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_owned(),

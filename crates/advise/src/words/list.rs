@@ -163,6 +163,37 @@ const WAIT: &[&str] = &[
     "sleep",
 ];
 
+/// Two words that mean something else than each by itself: what they speak of, or nothing.
+const PHRASES: &[([&str; 2], Option<bool>)] = &[
+    (["neural", "network"], Some(true)),
+    (["deep", "learning"], Some(true)),
+    (["web", "assembly"], Some(true)),
+    (["social", "network"], None),
+    (["the", "rest"], None),
+    (["per", "page"], None),
+    (["service", "life"], None),
+];
+
+/// What answers in another language than HTTP.
+const STORES: &[&str] =
+    &["database", "db", "sql", "query", "postgres", "mysql", "sqlite", "redis", "mongodb", "cache", "lookup", "wait", "sleep"];
+
+/// What speaks HTTP wherever it stands.
+const HTTP: &[&str] = &["web", "website", "site", "url", "http", "api", "rest", "graphql", "webhook", "page", "scrape", "crawl"];
+
+/// What speaks something else than HTTP.
+const OTHER_WIRES: &[&str] = &["email", "mail", "ftp", "ssh", "dns", "ping", "socket", "sms", "rpc"];
+
+/// Returns true where words of waiting speak of something that is asked over HTTP.
+pub(super) fn speaks_http(words: &[Hit]) -> bool {
+    let any = |list: &[&str]| {
+        let stems: Vec<String> = list.iter().map(|word| stem(word)).collect();
+        words.iter().any(|hit| !hit.computes && stems.contains(&stem(&hit.word)))
+    };
+    let waits = words.iter().any(|hit| !hit.computes && hit.weight == Weight::Clear);
+    any(HTTP) || (waits && !any(STORES) && !any(OTHER_WIRES))
+}
+
 const WEAK_COMPUTE: &[&str] = &["process", "generate", "convert", "model", "report", "algorithm", "heavy", "intensive"];
 const WEAK_WAIT: &[&str] = &["file", "read", "write", "save", "load", "copy", "disk", "log", "import", "export", "sync", "backup"];
 
@@ -193,24 +224,56 @@ const LESSON: &[&str] = &[
 /// ```
 pub fn hits(text: &str) -> Vec<Hit> {
     let mut found: Vec<(String, Hit)> = Vec::new();
-    for word in text.split(|each: char| !each.is_alphanumeric()).filter(|word| !word.is_empty()) {
-        let word = word.to_lowercase();
-        let stem = stem(&word);
-        if found.iter().any(|(known, _)| *known == stem) {
-            continue;
-        }
-        let is_in = |words: &[&str]| words.iter().any(|other| self::stem(other) == stem);
-        let (computes, weight) = match () {
-            () if is_in(COMPUTE) => (true, Weight::Clear),
-            () if is_in(WAIT) => (false, Weight::Clear),
-            () if is_in(WEAK_COMPUTE) => (true, Weight::Weak),
-            () if is_in(WEAK_WAIT) => (false, Weight::Weak),
-            () => continue,
+    let words: Vec<String> =
+        text.split(|each: char| !each.is_alphanumeric()).filter(|word| !word.is_empty()).map(str::to_lowercase).collect();
+    let mut at = 0;
+    while at < words.len() {
+        let (word, computes, weight, taken) = match phrase(&words[at..]) {
+            Some(None) => {
+                at += 2;
+                continue;
+            }
+            Some(Some(computes)) => (format!("{} {}", words[at], words[at + 1]), computes, Weight::Clear, 2),
+            None => match known(&words[at]) {
+                Some((computes, weight)) => (words[at].clone(), computes, weight, 1),
+                None => {
+                    at += 1;
+                    continue;
+                }
+            },
         };
-        let lesson = is_in(LESSON);
-        found.push((stem, Hit { word, computes, weight, lesson }));
+        at += taken;
+        let stem = stem(&word);
+        if found.iter().all(|(known, _)| *known != stem) {
+            let lesson = is_in(LESSON, &stem);
+            found.push((stem, Hit { word, computes, weight, lesson }));
+        }
     }
     found.into_iter().map(|(_, hit)| hit).collect()
+}
+
+/// Returns what two words speak of together, where that is more than each by itself.
+fn phrase(words: &[String]) -> Option<Option<bool>> {
+    let [first, second, ..] = words else { return None };
+    let of =
+        |([one, other], speaks): &([&str; 2], Option<bool>)| (stem(one) == stem(first) && stem(other) == stem(second)).then_some(*speaks);
+    PHRASES.iter().find_map(of)
+}
+
+/// Returns what a word speaks of, and how much that counts.
+fn known(word: &str) -> Option<(bool, Weight)> {
+    let stem = stem(word);
+    match () {
+        () if is_in(COMPUTE, &stem) => Some((true, Weight::Clear)),
+        () if is_in(WAIT, &stem) => Some((false, Weight::Clear)),
+        () if is_in(WEAK_COMPUTE, &stem) => Some((true, Weight::Weak)),
+        () if is_in(WEAK_WAIT, &stem) => Some((false, Weight::Weak)),
+        () => None,
+    }
+}
+
+fn is_in(words: &[&str], stem: &str) -> bool {
+    words.iter().any(|other| self::stem(other) == stem)
 }
 
 /// Returns what is left of an English word when its ending is taken off: plurals, `-ing`, `-ed`, a
@@ -278,6 +341,37 @@ mod tests {
         }
         for odd in ["", "é", "éé", "ééing", "s", "es", "ing", "eed"] {
             stem(odd);
+        }
+    }
+
+    #[test]
+    fn two_words_can_mean_something_else_than_each_of_them() {
+        for (text, want) in [
+            ("Train a neural network", vec![("train", true), ("neural network", true)]),
+            ("neural networks over the network", vec![("neural networks", true), ("network", false)]),
+            ("resize the rest", vec![("resize", true)]),
+            ("a social network", vec![]),
+            ("neural", vec![]),
+        ] {
+            let got = hits(text);
+            assert_eq!(got.iter().map(|hit| (hit.word.as_str(), hit.computes)).collect::<Vec<_>>(), want, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_database_and_a_mail_server_speak_no_http() {
+        for (text, want) in [
+            ("Download 100 web pages", true),
+            ("Fetch prices", true),
+            ("Send a request to the API and cache it", true),
+            ("Query database for user data", false),
+            ("Fetch users from postgres", false),
+            ("Quick database lookup", false),
+            ("Send emails", false),
+            ("sleep", false),
+            ("Resize images", false),
+        ] {
+            assert_eq!(speaks_http(&hits(text)), want, "{text}");
         }
     }
 

@@ -34,7 +34,11 @@ use serde::{Serialize, Serializer};
 use crate::{
     Advice, Bound, Place, SpeedUp,
     show::{size, time},
-    words::{Hit, Weight, hits},
+    words::{
+        Hit, Weight, hits,
+        list::speaks_http,
+        pace::{Pace, pace_in},
+    },
 };
 
 /// Time of all work together below which it stays sequential.
@@ -127,6 +131,10 @@ pub struct Guess {
     pub io: usize,
     /// True where the waiting is for a network, where requests need no thread each.
     pub network: bool,
+    /// True where it is asked for over HTTP.
+    pub http: bool,
+    /// The pace that the text asks for: nothing makes it faster.
+    pub pace: Option<Pace>,
     /// The data of an item, from the question or the text.
     pub data: Option<DataSize>,
     /// The advice; its speed-up is the best that can be expected, not what is.
@@ -153,10 +161,14 @@ pub fn guess(question: &Question) -> Guess {
     let data = question.data.or_else(|| bytes_in(&question.text).map(DataSize::Bytes));
     let (compute, io, bound) = score(&words);
     let network = io > 0 && words.iter().any(|hit| !hit.computes && hit.weight == Weight::Clear);
-    let advice = advice(question, bound, network, data.is_some_and(|data| data.class() == DataSize::Large));
+    let (http, pace) = (network && speaks_http(&words), pace_in(&question.text));
+    let mut advice = advice(question, bound, network, data.is_some_and(|data| data.class() == DataSize::Large));
+    if let Some(pace) = pace {
+        paced(&mut advice, question, pace);
+    }
     let (clear_compute, clear_io) = clear(&words);
     let words = words.into_iter().filter(|hit| hit.weight == Weight::Clear || clear_compute == clear_io).collect();
-    Guess { words, compute, io, network, data, advice }
+    Guess { words, compute, io, network, http, pace, data, advice }
 }
 
 fn clear(words: &[Hit]) -> (usize, usize) {
@@ -267,6 +279,29 @@ fn advice(question: &Question, bound: Bound, network: bool, large: bool) -> Advi
         sequential: total,
         predicted,
         reasons,
+    }
+}
+
+/// Fits advice to a pace: no faster than that, and no more at once than it keeps busy.
+fn paced(advice: &mut Advice, question: &Question, pace: Pace) {
+    if let Some(each) = question.each {
+        let busy = (pace.per_second() * each.as_secs_f64()).ceil().max(1.0);
+        advice.workers = advice.workers.min(busy as usize).max(1);
+        advice.queue_capacity = 2 * advice.workers;
+    }
+    let Some(count) = question.count else {
+        advice.reasons.push(format!("{pace} is the floor: more at once than that keeps busy brings nothing"));
+        return;
+    };
+    let floor = pace.time_of(count);
+    advice.reasons.push(format!("{pace} is the floor: {count} take {} at least, however many are at once", time(floor)));
+    if let (Some(total), Some(predicted)) = (advice.sequential, advice.predicted) {
+        let slower = predicted.max(floor + question.each.unwrap_or_default());
+        advice.predicted = Some(slower);
+        // One after another keeps the pace, too.
+        let alone = total.max(slower);
+        let speed_up = alone.as_secs_f64() / slower.as_secs_f64().max(1e-9);
+        (advice.sequential, advice.speed_up) = (Some(alone), SpeedUp { low: 1.0, likely: speed_up, high: speed_up });
     }
 }
 
@@ -396,6 +431,24 @@ mod tests {
         }
         let tiny = ask("Compute", Some(1e-6), Some(100_000_000), None).advice;
         assert_eq!((tiny.place.as_str(), tiny.chunk), ("cpu", 100));
+    }
+
+    #[test]
+    fn a_pace_is_the_floor_and_bounds_the_workers() {
+        let text = "Call a rate-limited API, at most 5 requests per second";
+        let guess = ask(text, Some(0.4), Some(101), None);
+        assert_eq!((guess.advice.workers, guess.advice.predicted), (2, Some(Duration::from_millis(20_400))), "{guess:?}");
+        assert!((1.9..2.0).contains(&guess.advice.speed_up.likely), "{guess:?}");
+        assert!(guess.advice.reasons.iter().any(|reason| reason.starts_with("5/s is the floor: 101 take 20")), "{guess:?}");
+        assert_eq!(ask(text, None, None, None).advice.workers, 50);
+        let guess = ask("Fetch pages, 1000/s", Some(2.0), Some(100), None);
+        assert_eq!((guess.advice.workers, guess.advice.predicted), (50, Some(Duration::from_secs(4))), "{guess:?}");
+    }
+
+    #[test]
+    fn a_neural_network_computes() {
+        let guess = ask("Train a neural network", None, None, None);
+        assert_eq!((guess.advice.bound, guess.network), (Bound::Cpu, false), "{guess:?}");
     }
 
     #[test]

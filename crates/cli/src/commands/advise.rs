@@ -89,6 +89,9 @@ pub fn advise(args: &AdviseArgs, json: bool, voice: Voice, out: &mut impl Write)
             if json { measured_json(&measured, args, out) } else { print_measured(&measured, args, out) }
         }
         _ => {
+            if args.words.iter().all(|word| word.trim().is_empty()) {
+                return Err(Fault::usage("nothing to advise on: say what the work is, as in longshore advise \"Resize 1000 images\""));
+            }
             let question = Question { text: args.words.join(" "), each: args.each, count: args.count, data: args.data, cores: None };
             let guess = guess(&question);
             if json { guess_json(&question, &guess, out) } else { print_guess(&guess, out) }
@@ -142,7 +145,7 @@ fn advice_line(guess: &Guess) -> String {
         line += &format!("   {} of work → about {}", show_duration(work), show_duration(predicted));
     }
     line += &format!("   expect ×{:.1} at best", advice.speed_up.likely);
-    if advice.bound == Bound::Cpu {
+    if advice.bound == Bound::Cpu && guess.pace.is_none() {
         line += "; threads in Python would give ×1.0";
     }
     line
@@ -154,7 +157,8 @@ fn count(number: usize, what: &str) -> String {
 
 /// A command line that follows the guess, and one that measures.
 fn examples(guess: &Guess) -> (String, &'static str) {
-    let workers = guess.advice.workers;
+    let rate = guess.pace.map_or_else(String::new, |pace| format!(" --rate {pace}"));
+    let workers = format!("{}{rate}", guess.advice.workers);
     let any = |words: &[&str]| guess.words.iter().any(|hit| words.iter().any(|word| hit.word.starts_with(word)));
     if guess.data.is_some_and(|data| data.class() == DataSize::Large) && guess.advice.place != Place::Sequential {
         return (
@@ -168,7 +172,7 @@ fn examples(guess: &Guess) -> (String, &'static str) {
             "longshore advise --measure -- convert a.png -resize 50% out.png",
         );
     }
-    if guess.advice.bound == Bound::Io && guess.network {
+    if guess.advice.bound == Bound::Io && guess.http {
         return (format!("longshore run urls.txt --http 'GET {{}}' -j {workers}"), "longshore advise --measure -- curl -s URL");
     }
     (format!("longshore run items.txt -j {workers} -- CMD {{}}"), "longshore advise --measure -- CMD ITEM")
