@@ -153,6 +153,7 @@ const RUN_ALONE: &[Key] = &[
     of_job("summary-file", Text),
     key("on-finish", Text),
     key("notify", Bool),
+    of_job("report", Text),
     key("exit-count", Bool),
 ];
 
