@@ -111,14 +111,15 @@ fn contenders<'a>(pool: &'a Executor, dir: &Path, bottleneck: &'a mut Option<Str
     let alone = |from: Vec<PathBuf>, to: PathBuf| from.iter().try_for_each(|path| resize(path, &to)).map_err(anyhow::Error::msg);
     way("A  one after another", Box::new(alone))?;
     let threads = LaneKind::Blocking.default_workers();
-    let blocking = |from, to: PathBuf| Ok(drop(pool.blocking().try_map(from, move |path: PathBuf| resize(&path, &to)).results()?));
+    let blocking =
+        |from, to: PathBuf| pool.blocking().try_map(from, move |path: PathBuf| resize(&path, &to)).results().map(drop).map_err(Into::into);
     way(&format!("B  blocking lane, {threads} threads"), Box::new(blocking))?;
-    let cpu = |from, to: PathBuf| Ok(drop(pool.cpu().try_map(from, move |path: PathBuf| resize(&path, &to)).results()?));
+    let cpu = |from, to: PathBuf| pool.cpu().try_map(from, move |path: PathBuf| resize(&path, &to)).results().map(drop).map_err(Into::into);
     way("   cpu lane, a thread a core", Box::new(cpu))?;
     let in_child = pool.isolated(resize_in_child, ChildLimits::default());
     let processes = move |from: Vec<PathBuf>, to: PathBuf| {
         let pairs: Vec<_> = from.into_iter().map(|path| (path, to.clone())).collect();
-        Ok(drop(in_child.map(pairs).results()?))
+        in_child.map(pairs).results().map(drop).map_err(Into::into)
     };
     way("C  process lane, a child a core", Box::new(processes))?;
     way("D  pipeline: read → decode, resize, encode → write", Box::new(move |from, to| pipeline(from, to, bottleneck)))?;
