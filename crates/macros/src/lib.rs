@@ -26,8 +26,8 @@ use proc_macro::TokenStream;
 /// longshore::main(&app) // a worker and a client, the whole command line
 /// ```
 ///
-/// In place of the function stand a type and a function of its name, so that `let add = …` can still
-/// be written:
+/// In place of the function stand a type and a function of its name, so that `let add = …` can
+/// still be written:
 ///
 /// | | |
 /// |---|---|
@@ -47,8 +47,8 @@ use proc_macro::TokenStream;
 /// one), and owned.
 /// `#[default(5)]` and `#[default]` (the type's own) make one optional; an `Option<T>` always is,
 /// and a `None` at the end of a call is not sent. `#[args] rest: Vec<T>` takes all further
-/// positional arguments, `#[kwargs] others: HashMap<String, T>` all further keyword ones, as Python's
-/// `*rest` and `**others` do; what stands behind `#[args]` comes by name only. A
+/// positional arguments, `#[kwargs] others: HashMap<String, T>` all further keyword ones, as
+/// Python's `*rest` and `**others` do; what stands behind `#[args]` comes by name only. A
 /// first parameter of type `TaskContext` or `&TaskContext` is no argument: it gives the id,
 /// retries, progress, cancellation. A call that does not fit fails with Python's `TypeError`.
 ///

@@ -113,8 +113,8 @@ impl App {
     /// matches what begins so. When a task fails here, such an errback is sent the failed task's
     /// request (an object with its `id`, `task`, `args`, …), its exception (as results have it:
     /// `exc_type`, `exc_message`, `exc_module`) and its traceback. All others are sent the failed
-    /// task's id alone: a message does not say what an errback takes. An errback of this app says it
-    /// itself, `#[task(errback)]`.
+    /// task's id alone: a message does not say what an errback takes. An errback of this app says
+    /// it itself, `#[task(errback)]`.
     #[must_use]
     pub fn errback(mut self, task: impl Into<String>) -> Self {
         self.settings_mut().errbacks.push(task.into());
@@ -196,8 +196,9 @@ impl App {
     }
 
     /// Adds a command to remote control: `longshore control NAME key=value`, `celery control NAME`
-    /// and [`remote::ask`](crate::remote::ask) call this function in every worker of this app, or in
-    /// those that they name. Its name is the last word of its task's: `shop.set_rate` is `set_rate`.
+    /// and [`remote::ask`](crate::remote::ask) call this function in every worker of this app, or
+    /// in those that they name. Its name is the last word of its task's: `shop.set_rate` is
+    /// `set_rate`.
     ///
     /// Arguments come by name. What it returns is the reply, `{"ok": …}`; its failure is
     /// `{"error": …}`, as Celery's own commands have it. It is no task: it waits in no queue, is
