@@ -92,6 +92,9 @@ use crate::{
 /// - `visibility_timeout`, `sep`, `priority_steps`, `global_keyprefix`: as in Celery's transport
 ///   options
 /// - `patience`: seconds that a call waits for a server that is away; 5
+/// - `kept_messages`: most messages that are kept of tasks which failed or were called off, as long
+///   as their results and at most 64 MiB of all, so that they can be sent again; 10 000, and 0 for
+///   none
 /// - with `rediss://`, files in the PEM format: `ssl_ca_certs`, who may vouch for the server, in
 ///   place of the system's authorities; `ssl_certfile` and `ssl_keyfile`, our own certificate and
 ///   its key, for a server that wants to know its clients. `insecure`, or `ssl_cert_reqs=none`: the

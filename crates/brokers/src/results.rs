@@ -19,6 +19,10 @@ pub enum Key {
     Task(String),
     /// A saved group (`celery-taskset-meta-<id>`).
     Group(String),
+    /// The message of a task that has ended without success, by which it can be sent again. It
+    /// stands beside what Celery stores, nobody waits for it, and a store may keep fewer than it is
+    /// given: Redis forgets the oldest beyond a number and a size.
+    Message(String),
 }
 
 /// A document to be stored and told to whoever waits for it, in one step.

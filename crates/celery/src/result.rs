@@ -120,7 +120,8 @@ pub struct TaskResult {
     pub rest: Map,
 }
 
-/// Facts that extended results tell of a task.
+/// Facts that extended results tell of a task. Without arguments, retries and stamps it is brief:
+/// the document then has its name, worker and queue only.
 #[derive(Clone, Debug, PartialEq, Default)]
 pub struct Extended {
     /// Its name.

@@ -2,10 +2,11 @@
 //! to send again and to call off.
 //!
 //! `tasks/standing.rs`: how a task stands; `tasks/find.rs`: which are meant, and where they are;
-//! `tasks/act.rs`: what is done with them
+//! `tasks/kept.rs`: messages of what has failed; `tasks/act.rs`: what is done with them
 
 mod act;
 mod find;
+mod kept;
 mod standing;
 
 use std::time::SystemTime;
@@ -22,6 +23,7 @@ pub use self::{
 };
 use crate::{
     error::OpsError,
+    message::MessageBrief,
     wire::{self, json_of},
 };
 
@@ -65,7 +67,7 @@ pub struct TaskDetail {
     /// Its stored result.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stored: Option<ResultInfo>,
-    /// Its message as text (what is no UTF-8 replaced), if a broker has it.
+    /// Its message as text (what is no UTF-8 replaced), if a broker has it or a store has kept it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
     /// Its queue, if a broker has its message.
@@ -82,8 +84,12 @@ pub struct TaskDetail {
 /// Cancel safe: nothing is changed by asking.
 pub async fn show(client: &Client, id: &str) -> Result<TaskDetail, OpsError> {
     let found = each(client, &[id.to_owned()]).await?.pop();
-    let info = found.ok_or_else(|| OpsError::UnknownTask { id: id.to_owned() })?;
-    let raw = info.found.as_ref().map(|found| &found.raw).or(info.letter.as_ref().map(|letter| &letter.raw));
+    let mut info = found.ok_or_else(|| OpsError::UnknownTask { id: id.to_owned() })?;
+    let kept = kept::message(client, &info).await?;
+    if let Some(raw) = &kept {
+        info.describe(MessageBrief::read(raw));
+    }
+    let raw = info.found.as_ref().map(|found| &found.raw).or(info.letter.as_ref().map(|letter| &letter.raw)).or(kept.as_ref());
     let mut queue_state = None;
     if let Some(found) = &info.found {
         let states = client.broker().queues(&[found.queue.as_str().into()]).await?;

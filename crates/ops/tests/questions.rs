@@ -46,7 +46,6 @@ impl Bench {
         });
         let bad = Task::plain("bad", |_, _| Err::<Value, _>(Failure::from(std::io::Error::other("no such thing"))));
         let mut app = App::new().broker(url).task(slow).task(bad);
-        app.settings_mut().result_extended = true;
         let client = Client::of(&app).unwrap();
         Self { app, client, gate, _folder: folder }
     }

@@ -128,6 +128,27 @@ impl Client {
         Ok(self.answer(tree).sent_to(queue))
     }
 
+    /// Sends a message to the queue that its routing key names, as one that a task was sent with
+    /// before: it keeps its id, its callbacks and its place in a canvas. One without an id gets
+    /// one. When this resolves the broker has it.
+    ///
+    /// # Errors
+    /// The broker cannot be reached or refuses it.
+    ///
+    /// # Cancel safety
+    /// Not cancel safe: of a dropped future nobody knows whether the message was sent.
+    pub async fn send_message(&self, mut message: Message) -> Result<Answer<Value>, ClientError> {
+        if message.id.is_empty() {
+            message.id = (self.environment().id)();
+        }
+        let tree = ResultTree::task(message.id.as_str());
+        let routing = canvas::Routing { queue: Some(message.routing_key.clone()), ..canvas::Routing::default() };
+        let outgoing = outgoing::of(self.settings(), message, &routing);
+        let queue = outgoing.queue.clone();
+        self.put(&[outgoing]).await?;
+        Ok(self.answer(tree).sent_to(Some(queue)))
+    }
+
     /// Sends many, in order, in batches of up to 128: one is on its way to the broker while the
     /// next is taken from the stream, and no more. An iterator becomes a stream with
     /// `futures_util::stream::iter`. Nothing happens until the answers are asked for.

@@ -19,13 +19,17 @@ fn stored(key: Key, doc: &str) -> Stored {
 /// In the order asked for.
 pub async fn a_document_is_stored_read_and_forgotten(subject: Arc<Subject>) {
     let (writes, reads) = (subject.results(), subject.results());
-    let group = Key::Group("a".to_owned());
-    writes.store(&[stored(task("a"), "1"), stored(task("b"), "2"), stored(group.clone(), "3")]).await.expect("it is stored");
+    let (group, message) = (Key::Group("a".to_owned()), Key::Message("a".to_owned()));
+    writes
+        .store(&[stored(task("a"), "1"), stored(task("b"), "2"), stored(group.clone(), "3"), stored(message.clone(), "5")])
+        .await
+        .expect("it is stored");
     writes.store(&[stored(task("b"), "4")]).await.expect("it is stored");
     writes.store(&[]).await.expect("nothing to do");
     let keys = [group.clone(), task("none"), task("b"), task("a")];
     let docs = reads.get(&keys).await.expect("it answers");
     assert_eq!(docs, [Some(b"3".to_vec()), None, Some(b"4".to_vec()), Some(b"1".to_vec())]);
+    assert_eq!(reads.get(std::slice::from_ref(&message)).await.expect("it answers"), [Some(b"5".to_vec())]);
     assert_eq!(reads.forget(&[task("b"), task("none"), group]).await.expect("it forgets"), 2);
     assert_eq!(writes.get(&keys).await.expect("it answers"), [None, None, None, Some(b"1".to_vec())]);
     assert!(writes.get(&[]).await.expect("it answers").is_empty());
@@ -62,12 +66,13 @@ pub async fn a_document_expires(subject: Arc<Subject>) {
     assert_eq!(results.forget(&[task("brief")]).await.expect("it answers"), 0);
 }
 
-/// All of it, groups aside.
+/// All of it, groups and messages aside.
 pub async fn what_is_stored_is_read_page_by_page(subject: Arc<Subject>) {
     let results = subject.results();
     assert_eq!(results.page(None).await.expect("it answers").results, []);
     let mut batch: Vec<Stored> = (0..250).map(|number| stored(task(&number.to_string()), "1")).collect();
     batch.push(stored(Key::Group("g".to_owned()), "2"));
+    batch.push(stored(Key::Message("0".to_owned()), "2"));
     results.store(&batch).await.expect("it is stored");
     let (mut seen, mut from) = (std::collections::BTreeSet::new(), None);
     loop {

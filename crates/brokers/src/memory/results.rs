@@ -168,7 +168,7 @@ impl ResultBackend for MemoryHandle {
         // One page: it is in this process's memory anyway.
         let task = |(key, document): (&Key, &Document)| match key {
             Key::Task(id) => Some((id.clone(), document.bytes.clone())),
-            Key::Group(_) => None,
+            Key::Group(_) | Key::Message(_) => None,
         };
         ready(Page { results: state.documents.all.iter().filter_map(task).collect(), next: None })
     }

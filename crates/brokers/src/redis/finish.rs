@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     message::{End, Ended, Finish},
-    results::{ChordPart, PartState, Stored},
+    results::{ChordPart, Key, PartState, Stored},
 };
 
 /// The most that one script ends.
@@ -291,8 +291,25 @@ fn complete(finish: &Finish) -> Ended {
     Ended::Complete(PartState::Ours { token })
 }
 
-/// Adds the operation that stores a document.
+/// The longest message of an ended task that is kept, in bytes.
+const LONGEST_KEPT: usize = 1 << 20;
+/// Most bytes of all that are kept.
+const MOST_KEPT_BYTES: u64 = 64 << 20;
+
+/// Adds the operation that stores a document; none for a message that is not kept.
 pub(super) fn store(layout: &Layout, stored: &Stored, call: &mut RedisCall) {
+    if let Key::Message(id) = &stored.key {
+        if layout.most_kept() > 0 && stored.doc.len() <= LONGEST_KEPT && !id.is_empty() {
+            call.arg("M");
+            call.arg(layout.own(""));
+            call.arg(id);
+            call.number(stored.expires.map_or(0, seconds));
+            call.arg(&stored.doc);
+            call.number(layout.most_kept());
+            call.number(MOST_KEPT_BYTES);
+        }
+        return;
+    }
     call.arg(if stored.keep_success { "K" } else { "S" });
     call.arg(layout.document(&stored.key));
     call.number(stored.expires.map_or(0, seconds));

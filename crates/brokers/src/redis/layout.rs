@@ -16,6 +16,8 @@ pub(super) struct Layout {
     results: String,
     /// Before the channels of exchanges: `/<db>.`.
     channels: String,
+    /// Most messages of ended tasks that are kept.
+    most_kept: u64,
 }
 
 /// Separator of the parts of a binding; kombu's, whatever the separator of priorities is.
@@ -29,7 +31,8 @@ impl Layout {
             Some(_) => format!("{prefix}_"),
         };
         let channels = format!("{prefix}/{}.", config.db);
-        Self { prefix, sep: config.sep.clone(), steps: config.steps.clone(), results, channels }
+        let most_kept = config.kept_messages;
+        Self { prefix, sep: config.sep.clone(), steps: config.steps.clone(), results, channels, most_kept }
     }
 
     /// Returns what stands before all names.
@@ -108,6 +111,11 @@ impl Layout {
         self.own("dropped-junk")
     }
 
+    /// Returns how many messages of ended tasks are kept.
+    pub(super) fn most_kept(&self) -> u64 {
+        self.most_kept
+    }
+
     /// Returns the queue whose dead letters or junk this key holds.
     pub(super) fn queue_of_dead<'a>(&self, key: &'a str) -> Option<&'a str> {
         key.strip_prefix(self.own("dead:").as_str()).or_else(|| key.strip_prefix(self.own("junk:").as_str()))
@@ -122,6 +130,7 @@ impl Layout {
         match key {
             Key::Task(id) => [self.results.as_str(), "celery-task-meta-", id].concat(),
             Key::Group(id) => self.group(id),
+            Key::Message(id) => self.own(&format!("message:{id}")),
         }
     }
 

@@ -9,7 +9,12 @@ pub(super) static CLAIM_EARLY: Script =
 pub(super) static HOLD: Script = Script::new("hold", include_str!("scripts/hold.lua"));
 pub(super) static FINISH: Script = Script::new(
     "finish",
-    concat!(include_str!("scripts/push.lua"), include_str!("scripts/chord_part.lua"), include_str!("scripts/finish.lua")),
+    concat!(
+        include_str!("scripts/push.lua"),
+        include_str!("scripts/chord_part.lua"),
+        include_str!("scripts/keep.lua"),
+        include_str!("scripts/finish.lua")
+    ),
 );
 pub(super) static PART: Script = Script::new("part", concat!(include_str!("scripts/chord_part.lua"), "return count_part(unpack(ARGV))"));
 pub(super) static PUBLISH: Script = Script::new("publish", concat!(include_str!("scripts/push.lua"), include_str!("scripts/publish.lua")));
@@ -23,7 +28,7 @@ pub(super) static LOOK_AHEAD: Script = Script::new("look_ahead", include_str!("s
 pub(super) static HELD: Script = Script::new("held", include_str!("scripts/held.lua"));
 pub(super) static FIND_HELD: Script = Script::new("find_held", include_str!("scripts/find_held.lua"));
 pub(super) static BURY: Script = Script::new("bury", include_str!("scripts/bury.lua"));
-pub(super) static STORE: Script = Script::new("store", include_str!("scripts/store.lua"));
+pub(super) static STORE: Script = Script::new("store", concat!(include_str!("scripts/keep.lua"), include_str!("scripts/store.lua")));
 pub(super) static CHORD_EXTEND: Script = Script::new("chord_extend", include_str!("scripts/chord_extend.lua"));
 pub(super) static RESERVE: Script = Script::new("reserve", include_str!("scripts/reserve.lua"));
 pub(super) static REVOKE: Script = Script::new("revoke", include_str!("scripts/revoke.lua"));

@@ -3,6 +3,7 @@
 mod acl;
 mod faults;
 mod idle;
+mod kept;
 mod kit;
 mod large;
 mod layout;

@@ -49,6 +49,8 @@ pub(super) struct Config {
     pub(super) visibility_timeout: Option<Duration>,
     /// Longest time that a call waits for a server that does not answer.
     pub(super) patience: Duration,
+    /// Most messages of tasks that failed or were called off which are kept; 0 for none.
+    pub(super) kept_messages: u64,
 }
 
 /// Extent to which the other side is checked.
@@ -136,6 +138,7 @@ impl Config {
             prefix: String::new(),
             visibility_timeout: None,
             patience: Duration::from_secs(5),
+            kept_messages: 10_000,
         };
         let mut tls = false;
         let mut named = NamedOptions::default();
@@ -195,6 +198,7 @@ impl Config {
         match name {
             "visibility_timeout" => self.visibility_timeout = Some(seconds(&value).ok_or_else(bad)?),
             "patience" => self.patience = seconds(&value).ok_or_else(bad)?,
+            "kept_messages" => self.kept_messages = number(&value).ok_or_else(bad)?,
             "sep" => self.sep = value,
             "global_keyprefix" => self.prefix = value,
             "priority_steps" => {
@@ -299,6 +303,7 @@ mod tests {
             ("redis://u:S3CRET@h/0?nonsense=1", "nonsense"),
             ("redis://u:S3CRET@h/0?priority_steps=0,77", "priority_steps"),
             ("redis://u:S3CRET%zz@h", "%25"),
+            ("redis://u:S3CRET@h/0?kept_messages=few", "kept_messages"),
             ("redis://user@h", "password"),
             ("redis://a;redis://b", "sentinels"),
             ("sentinel://a", "master_name"),

@@ -26,6 +26,7 @@ pub(crate) fn name(key: &Key) -> String {
     match key {
         Key::Task(id) => format!("{TASK}{id}"),
         Key::Group(id) => format!("celery-taskset-meta-{id}"),
+        Key::Message(id) => format!("longshore-message-{id}"),
     }
 }
 

@@ -69,15 +69,26 @@ impl TaskResult {
 }
 
 impl Extended {
+    /// Returns whether it says no more than who ran what from which queue: then the document has no
+    /// members for the rest.
+    fn is_brief(&self) -> bool {
+        self.args == Value::Null && self.kwargs == Value::Null && self.retries.is_none() && self.stamps.is_empty()
+    }
+
     fn write(&self, out: &mut Vec<u8>) {
         text(", \"name\": ", self.name.as_deref(), out);
-        out.extend_from_slice(b", \"args\": ");
-        self.args.write(out);
-        out.extend_from_slice(b", \"kwargs\": ");
-        self.kwargs.write(out);
+        let is_brief = self.is_brief();
+        if !is_brief {
+            out.extend_from_slice(b", \"args\": ");
+            self.args.write(out);
+            out.extend_from_slice(b", \"kwargs\": ");
+            self.kwargs.write(out);
+        }
         text(", \"worker\": ", self.worker.as_deref(), out);
-        out.extend_from_slice(b", \"retries\": ");
-        Value::from(self.retries).write(out);
+        if !is_brief {
+            out.extend_from_slice(b", \"retries\": ");
+            Value::from(self.retries).write(out);
+        }
         text(", \"queue\": ", self.queue.as_deref(), out);
         if !self.stamps.is_empty() {
             out.extend_from_slice(b", \"stamped_headers\": ");

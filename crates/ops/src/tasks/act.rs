@@ -3,12 +3,13 @@
 use std::time::SystemTime;
 
 use longshore_brokers::Found;
-use longshore_celery::{Exception, State, TaskResult, Value};
-use longshore_worker::{Client, Signature};
+use longshore_celery::{Exception, Message, State, TaskResult, Value};
+use longshore_worker::{Client, ClientError, Signature};
 use serde::Serialize;
 
 use super::{
     find::{TaskInfo, each},
+    kept,
     standing::TaskStanding,
 };
 use crate::{
@@ -44,8 +45,8 @@ pub enum RetryRefusal {
     NoEnd,
     /// It has succeeded.
     Succeeded,
-    /// Its result does not keep its name and arguments (workers keep them when they are asked to:
-    /// `result_extended`).
+    /// Neither its message nor its arguments are kept: it ended at a worker of Celery's, or was one
+    /// of too many, or too large (Redis keeps a number of them).
     NoArguments,
     /// Somebody else has put its dead letter back.
     TooLate,
@@ -76,18 +77,41 @@ pub async fn retry(client: &Client, task: &TaskInfo) -> Result<RetryDone, OpsErr
         return refused(RetryRefusal::Succeeded);
     }
     let revoked = task.standing == TaskStanding::Revoked;
-    let Some(signature) = signature_of(stored, (!revoked).then_some(task.id.as_str())) else { return refused(RetryRefusal::NoArguments) };
+    let kept = kept::message(client, task).await?.and_then(|raw| kept::again(&raw, task.standing));
+    let call = match (kept, signature_of(stored, (!revoked).then_some(task.id.as_str()))) {
+        (Some(message), _) => Call::Message(Box::new(message)),
+        (None, Some(signature)) => Call::Signature(signature),
+        (None, None) => return refused(RetryRefusal::NoArguments),
+    };
     if revoked {
         // Its own id is called off for hours.
-        return sent(Some(client.send(signature).await?.id().to_owned()));
+        return sent(Some(call.send(client).await?));
     }
     let before = again_from_now(client, [task.id.clone()]).await?;
-    if let Err(error) = client.send(signature).await {
+    if let Err(error) = call.send(client).await {
         // As it was: nobody shall wait for what was not sent.
         client.results().store(&before).await?;
         return Err(error.into());
     }
     sent(None)
+}
+
+/// A task that is sent again.
+enum Call {
+    /// As it was sent.
+    Message(Box<Message>),
+    /// By its name and arguments.
+    Signature(Signature),
+}
+
+impl Call {
+    /// Sends it. Returns its id.
+    async fn send(self, client: &Client) -> Result<String, ClientError> {
+        Ok(match self {
+            Self::Message(message) => client.send_message(*message).await?.id().to_owned(),
+            Self::Signature(signature) => client.send(signature).await?.id().to_owned(),
+        })
+    }
 }
 
 /// Returns the call that a result came from, where it keeps that.

@@ -11,7 +11,7 @@ use longshore_celery::{State, TaskResult, args_repr, kwargs_repr, repr};
 use longshore_worker::Client;
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
-use super::standing::TaskStanding;
+use super::{kept, standing::TaskStanding};
 use crate::{
     error::OpsError,
     message::{MessageBrief, SHOWN, cut},
@@ -220,6 +220,13 @@ impl TaskInfo {
         self.stored = says.stored;
     }
 
+    /// Adds what a kept message says and nothing else has said.
+    pub(super) fn describe(&mut self, brief: MessageBrief) {
+        let known = |text: String| Some(text).filter(|text| !text.is_empty());
+        self.task = self.task.take().or(known(brief.task));
+        self.args = self.args.take().or(known(brief.args));
+    }
+
     /// Returns its error, or its result, or its arguments: one line of at most 128 characters.
     pub fn what(&self) -> String {
         let result = || self.stored.as_ref().filter(|stored| stored.state == State::Success).map(|stored| repr(&stored.result));
@@ -335,6 +342,7 @@ pub async fn list(client: &Client, request: &TasksRequest) -> Result<TaskList, O
     let mut queued: Vec<TaskInfo> = rows.into_values().chain(unnamed).filter(|row| request.means(row, now) == Some(true)).collect();
     seen.matched += queued.len();
     queued.sort_by(|a, b| (a.standing, &a.queue, line(a)).cmp(&(b.standing, &b.queue, line(b))).then(b.at.cmp(&a.at)));
+    kept::describe(client, &mut ended).await?;
     // Results come last: where only some rows are shown, what a broker still has matters more.
     queued.extend(ended);
     queued.truncate(most);
@@ -345,7 +353,8 @@ pub async fn list(client: &Client, request: &TasksRequest) -> Result<TaskList, O
 /// Looks each up by its id.
 async fn look_up(client: &Client, request: &TasksRequest) -> Result<TaskList, OpsError> {
     let (mut seen, now) = (TaskList::default(), SystemTime::now());
-    let tasks = each(client, &request.ids).await?;
+    let mut tasks = each(client, &request.ids).await?;
+    kept::describe(client, &mut tasks).await?;
     seen.tasks = tasks.into_iter().filter(|task| request.means(task, now) == Some(true)).collect();
     seen.matched = seen.tasks.len();
     Ok(seen)

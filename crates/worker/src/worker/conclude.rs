@@ -257,10 +257,33 @@ impl TaskCase<'_> {
             date_done: ready.then_some(self.now),
             group_id: message.group.clone(),
             parent_id: message.parent_id.clone(),
-            extended: settings.result_extended.then(|| self.extended()),
+            // Who ran what is always said: a list of what has ended names it.
+            extended: match settings.result_extended {
+                true => Some(self.extended()),
+                false => ready.then(|| self.brief()),
+            },
             ..TaskResult::default()
         };
         Stored { key: Key::Task(message.id.clone()), doc: document.encode(), expires: settings.result_expires, keep_success: true }
+    }
+
+    fn brief(&self) -> Extended {
+        Extended {
+            name: Some(self.message.task.clone()),
+            worker: Some(self.shared.node.to_string()),
+            queue: Some(self.queue.to_string()),
+            ..Extended::default()
+        }
+    }
+
+    /// Its message as it goes back to its queue, for whoever sends it again. A dead letter has its
+    /// own.
+    fn keep(&self, conclusion: &mut Conclusion) {
+        if matches!(conclusion.end, End::Ack) && !self.ignores_result {
+            let doc = self.shared.to_queue(self.message.clone(), self.queue.clone()).raw;
+            let expires = self.shared.app.settings().result_expires;
+            conclusion.results.push(Stored { key: Key::Message(self.message.id.clone()), doc, expires, keep_success: false });
+        }
     }
 
     fn extended(&self) -> Extended {
@@ -339,6 +362,7 @@ impl TaskCase<'_> {
         if !self.ignores_result {
             conclusion.results.push(self.document(State::Failure, result.clone(), traceback.clone()));
         }
+        self.keep(&mut conclusion);
         conclusion.parts.extend(self.part(&State::Failure, &result));
         for failed in &follows.failed {
             self.shared.fail(failed, exception, &mut conclusion, self.now);
@@ -387,6 +411,7 @@ impl TaskCase<'_> {
         if !self.ignores_result {
             conclusion.results.push(self.document(State::Revoked, result.clone(), None));
         }
+        self.keep(&mut conclusion);
         conclusion.parts.extend(self.part(&State::Revoked, &result));
         conclusion.what = Some(TaskChange::Revoked { terminated: why == "terminated", signal, expired: why == "expired" });
         conclusion.counted = if why == "terminated" { &[|counts| &mut counts.cancelled] } else { &[|counts| &mut counts.skipped] };

@@ -8,6 +8,7 @@
 --   A aside             what lies aside goes
 --   S key seconds doc   store and tell; for ever with 0
 --   K key seconds doc   the same, unless a success is stored
+--   M base id seconds message most bytes    keep the message of what has failed
 --   C key id score member seconds token step    count a part of the chord
 --   D list entry most dropped queue other    a dead letter; beyond so many the oldest go, and are counted; into the other list where the first is none
 --   U                   nothing is written down of it any more
@@ -15,7 +16,7 @@
 --   P step              the end: it stays claimed; the step is written down, so that it is known to be done
 -- For each: 0 not ours, 1 done, 2 done, and the chord is complete through it (the message stays claimed), or the
 -- operation that was refused, a space, and the error: nothing was done but what may be done again.
-local skip = { L = 2, R = 2, W = 4, A = 1, S = 3, K = 3, C = 7, D = 6, U = 0, E = 0, P = 1 }
+local skip = { L = 2, R = 2, W = 4, A = 1, S = 3, K = 3, M = 6, C = 7, D = 6, U = 0, E = 0, P = 1 }
 local count = tonumber(ARGV[1])
 local tags = {}
 for i = 1, count do tags[i] = ARGV[i + 1] end
@@ -82,6 +83,8 @@ local function perform(tag, at)
       end
     elseif op == 'S' then
       store(ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
+    elseif op == 'M' then
+      pcall(keep, unpack(ARGV, at + 1, at + 6))
     elseif op == 'R' then
       push('RPUSH', ARGV[at + 1], ARGV[at + 2])
     elseif op == 'W' then

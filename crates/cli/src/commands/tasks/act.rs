@@ -88,7 +88,8 @@ fn why_not_again(why: &RetryRefusal) -> String {
         RetryRefusal::NoEnd => "its result is no end: it may still run somewhere".to_owned(),
         RetryRefusal::Succeeded => "it has succeeded; `longshore call` runs it once more under another id".to_owned(),
         RetryRefusal::NoArguments => {
-            "its result does not keep its name and arguments; send it anew with `longshore call` (workers with --result-extended keep them)"
+            "its message was not kept (by a worker of Celery's, or too many came after it: `?kept_messages=` of Redis); \
+             send it anew with `longshore call`"
                 .to_owned()
         }
         RetryRefusal::TooLate => "somebody else was faster".to_owned(),

@@ -17,7 +17,7 @@ pub struct Which {
     #[arg(value_name = "ID")]
     pub ids: Vec<String>,
     /// In these states
-    #[arg(long, value_name = "STATE", value_delimiter = ',', value_parser = standings())]
+    #[arg(long, value_name = "STATE", value_delimiter = ',', ignore_case = true, value_parser = standings())]
     pub state: Vec<TaskStanding>,
     /// Of this task; `shop.*` is all that begin so
     #[arg(long, value_name = "NAME")]
@@ -33,11 +33,23 @@ pub struct Which {
     pub since: Option<Duration>,
 }
 
-/// Reads how a task stands, by its word.
+/// Reads how a task stands, by its word or another that people use for it, in any case.
 fn standings() -> impl TypedValueParser<Value = TaskStanding> {
-    let values = TaskStanding::ALL.map(|standing| PossibleValue::new(standing.word()).help(standing.meaning()));
-    let of = |word: String| TaskStanding::ALL.into_iter().find(|standing| standing.word() == word);
+    let values = TaskStanding::ALL.map(value);
+    let of = |word: String| TaskStanding::ALL.into_iter().find(|standing| value(*standing).matches(&word, true));
     PossibleValuesParser::new(values).map(move |word| of(word).unwrap_or(TaskStanding::Other))
+}
+
+fn value(standing: TaskStanding) -> PossibleValue {
+    let others: &[&str] = match standing {
+        TaskStanding::Started => &["running"],
+        TaskStanding::Waiting => &["pending"],
+        TaskStanding::Failure => &["failed"],
+        TaskStanding::Revoked => &["cancelled", "canceled"],
+        TaskStanding::Success => &["succeeded", "ok"],
+        _ => &[],
+    };
+    PossibleValue::new(standing.word()).aliases(others.iter().copied()).help(standing.meaning())
 }
 
 impl Which {
@@ -57,7 +69,7 @@ pub(super) fn notes(list: &TaskList) -> Vec<String> {
     let count = |count: usize| units::show_count(count as u64);
     if list.nameless > 0 {
         notes.push(format!(
-            "{} results name neither task nor queue, so they were passed over (`worker --result-extended` stores both)",
+            "{} results name neither task nor queue, so they were passed over (Celery's workers name them with `result_extended`)",
             count(list.nameless)
         ));
     }
