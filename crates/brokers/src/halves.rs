@@ -28,6 +28,20 @@ pub trait Bus: Send + Sync {
     /// As `publish`.
     fn broadcast<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>>;
 
+    /// Sends as [`broadcast`](Self::broadcast) does. Returns how many listen to the exchange, where
+    /// that is known: a request need not be waited for any longer when so many have replied.
+    ///
+    /// # Errors
+    /// As `publish`.
+    fn broadcast_counted<'a>(
+        &'a self,
+        exchange: &'a str,
+        routing_key: &'a str,
+        raw: &'a [u8],
+    ) -> BoxFuture<'a, Result<Option<u64>, BrokerError>> {
+        Box::pin(async move { self.broadcast(exchange, routing_key, raw).await.map(|()| None) })
+    }
+
     /// Listens to an exchange: all whose routing key matches the pattern (`#` is everything,
     /// `worker.#` what begins so). Ends when it is dropped.
     ///

@@ -165,6 +165,15 @@ impl Bus for MemoryHandle {
         ready(())
     }
 
+    fn broadcast_counted<'a>(
+        &'a self,
+        exchange: &'a str,
+        routing_key: &'a str,
+        raw: &'a [u8],
+    ) -> BoxFuture<'a, Result<Option<u64>, BrokerError>> {
+        ready(Some(self.0.lock().tell(exchange, routing_key, raw)))
+    }
+
     fn subscribe<'a>(&'a self, exchange: &'a str, pattern: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>> {
         ready(self.0.listen(exchange, pattern))
     }
@@ -309,7 +318,9 @@ impl SharedState for MemoryHandle {
     }
 
     fn revoke<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {
-        self.0.lock().shared.revoke(ids);
+        let mut state = self.0.lock();
+        state.shared.revoke(ids);
+        state.end_early(ids);
         ready(())
     }
 

@@ -255,6 +255,15 @@ impl Broker for RedisBroker {
 
 impl Bus for RedisBroker {
     fn broadcast<'a>(&'a self, exchange: &'a str, routing_key: &'a str, raw: &'a [u8]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move { Ok(bus::broadcast(&self.link, &self.layout, exchange, routing_key, raw).await.map(drop)?) })
+    }
+
+    fn broadcast_counted<'a>(
+        &'a self,
+        exchange: &'a str,
+        routing_key: &'a str,
+        raw: &'a [u8],
+    ) -> BoxFuture<'a, Result<Option<u64>, BrokerError>> {
         Box::pin(async move { Ok(bus::broadcast(&self.link, &self.layout, exchange, routing_key, raw).await?) })
     }
 

@@ -184,6 +184,22 @@ impl Bus for Sqlite {
         .boxed()
     }
 
+    fn broadcast_counted<'a>(
+        &'a self,
+        exchange: &'a str,
+        routing_key: &'a str,
+        raw: &'a [u8],
+    ) -> BoxFuture<'a, Result<Option<u64>, BrokerError>> {
+        async move {
+            self.broadcast(exchange, routing_key, raw).await?;
+            // Who serves queues of this file listens to it. Where nobody does, it may be the bus of
+            // another broker.
+            let workers: i64 = self.0.read(|conn| conn.query_row("SELECT count(*) FROM owners", [], |row| row.get(0))).await?;
+            Ok(u64::try_from(workers).ok().filter(|workers| *workers > 0))
+        }
+        .boxed()
+    }
+
     fn subscribe<'a>(&'a self, exchange: &'a str, pattern: &'a str) -> BoxFuture<'a, Result<Subscription, BrokerError>> {
         bus::subscribe(&self.0.shared, exchange, pattern).boxed()
     }

@@ -256,6 +256,25 @@ pub async fn show(client: &Client, node: &str) -> Result<WorkerDetail, OpsError>
     Ok(WorkerDetail { said })
 }
 
+/// Asks workers whether one of them knows a task. `None` where nobody answers within this time, so
+/// that it is unknown.
+///
+/// # Errors
+/// The broker cannot be reached, or refuses.
+///
+/// # Cancel safety
+/// Cancel safe: nothing is changed by asking.
+pub async fn knows(client: &Client, task: &str, within: Duration) -> Result<Option<bool>, OpsError> {
+    let replies = ask(client.connected(), Request::new("registered"), within).await?;
+    Ok((!replies.is_empty()).then(|| replies.iter().any(|(_, names)| is_registered(names, task))))
+}
+
+/// Returns whether a reply to `registered` names a task: `name`, or `name [rate_limit=10/s]`.
+fn is_registered(names: &Value, task: &str) -> bool {
+    let names = names.as_list().unwrap_or_default().iter().filter_map(Value::as_str);
+    names.map(|name| name.split_once(" [").map_or(name, |(name, _)| name)).any(|name| name == task)
+}
+
 /// Asks workers one of Celery's questions; nobody need reply.
 ///
 /// # Errors
@@ -431,6 +450,15 @@ mod tests {
             let got = String::from_utf8(Value::Map(request.arguments).to_json()).unwrap();
             assert_eq!((request.method.as_str(), got.as_str()), (method, want), "{action:?}");
         }
+    }
+
+    #[test]
+    fn a_task_is_known_by_its_whole_name() {
+        let names = Value::parse(br#"["shop.add", "shop.slow [rate_limit=10/s]", 7]"#, 8).unwrap();
+        for (task, known) in [("shop.add", true), ("shop.slow", true), ("shop.ad", false), ("shop.slow [rate_limit=10/s]", false)] {
+            assert_eq!(is_registered(&names, task), known, "{task}");
+        }
+        assert!(!is_registered(&Value::Null, "shop.add"));
     }
 
     #[test]

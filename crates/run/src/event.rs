@@ -17,7 +17,7 @@ pub enum RunEvent {
     Resumed(Resumed),
     /// A task has ended for good.
     Ended(TaskEnd),
-    /// A server is away, and is waited for.
+    /// A server or a worker is away, and is waited for.
     Waiting {
         /// A sentence that says what happened, and where.
         message: String,

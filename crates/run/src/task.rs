@@ -6,6 +6,7 @@
 
 use std::{
     collections::HashSet,
+    convert::Infallible,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,8 @@ use std::{
     time::Duration,
 };
 
-use longshore_celery::{State, Value};
+use longshore_brokers::Doing;
+use longshore_celery::{State, Value, control::Request};
 use longshore_core::{Again, ErrorKind, Outcome, TaskError};
 use longshore_worker::{Answer as Coming, App, Client, ClientError, Settings, Signature, remote};
 use serde_json::value::RawValue;
@@ -32,6 +34,8 @@ use crate::{
 
 /// A broker that cannot be reached is asked again after this time.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Time after which it is looked whether anybody will run a task at all.
+const DOUBT: Duration = Duration::from_secs(2);
 
 /// A task with the templates of its arguments.
 pub struct TaskPlan {
@@ -77,7 +81,8 @@ impl TaskPlan {
         // The view says what becomes of it.
         let app = App::new().with_settings(self.settings.clone()).told(None);
         let client = Client::of(&app).map_err(|error| error.to_string())?;
-        Ok(Sender { plan: self.clone(), client, job, failed: Mutex::default(), told: AtomicBool::new(false), tell })
+        let (told, doubted) = (AtomicBool::new(false), AtomicBool::new(false));
+        Ok(Sender { plan: self.clone(), client, job, failed: Mutex::default(), told, doubted, tell })
     }
 }
 
@@ -90,6 +95,8 @@ pub(super) struct Sender {
     failed: Mutex<HashSet<u128>>,
     /// It was said that the broker is away.
     told: AtomicBool,
+    /// It was looked whether anybody serves the queue.
+    doubted: AtomicBool,
     tell: Tell,
 }
 
@@ -183,7 +190,29 @@ impl Sender {
         if send {
             self.client.send(signature.clone()).await?;
         }
-        coming.get().await
+        tokio::select! {
+            value = coming.get() => value,
+            never = self.doubt(id) => match never {},
+        }
+    }
+
+    /// Says after two seconds, of the first task that is waited for, that nobody serves its queue.
+    async fn doubt(&self, id: Uuid) -> Infallible {
+        if !self.doubted.swap(true, Ordering::Relaxed) {
+            tokio::time::sleep(DOUBT.saturating_sub(remote::PATIENCE)).await;
+            let connected = self.client.connected();
+            let workers = remote::ask(connected, Request::new("active_queues"), remote::PATIENCE).await.unwrap_or_default();
+            if let Ok(inspect) = connected.inspect()
+                && let Ok(found) = inspect.find(&id.to_string()).await
+                && let Some(found) = found.iter().find(|found| matches!(found.doing, Doing::Waiting { .. }))
+                && !workers.iter().any(|(_, queues)| remote::serves(queues, &found.queue))
+            {
+                let (task, queue) = (&self.plan.task, &found.queue);
+                let message = format!("{task} waits in queue {queue}; no worker serves it (longshore worker -Q {queue}); waiting on");
+                (self.tell)(&RunEvent::Waiting { message });
+            }
+        }
+        std::future::pending().await
     }
 }
 

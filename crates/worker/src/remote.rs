@@ -20,7 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 const LONGEST: usize = 16 << 20;
 
 /// Sends a request, and collects what workers reply within this time, or until as many have replied
-/// as it was for. In the order of the nodes' names.
+/// as it was for, or as listen (where the broker knows that). In the order of the nodes' names.
 ///
 /// # Errors
 /// The broker cannot be reached, or refuses us.
@@ -74,10 +74,13 @@ pub(crate) async fn ask_in(
     let mut replies = bus.replies(&oid).await?;
     let expires = environment.wall().checked_add(within).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
     let request = Request { expires: expires.map_or(0.0, |at| at.as_secs_f64()), clock: 1, ..request }.answered(&ticket, &oid);
-    bus.broadcast(EXCHANGE, "", &request.encode(&(environment.id)())).await?;
+    let listeners = bus.broadcast_counted(EXCHANGE, "", &request.encode(&(environment.id)())).await?;
+    let have_all = |from: &[(String, Value)]| listeners.is_some_and(|listeners| from.len() as u64 >= listeners);
     let mut from: Vec<(String, Value)> = Vec::new();
     let until = Instant::now() + within;
-    while let Ok(Some((_, raw))) = timeout_at(until, replies.messages.recv()).await {
+    while !have_all(&from)
+        && let Ok(Some((_, raw))) = timeout_at(until, replies.messages.recv()).await
+    {
         // Whatever else lies in our queue is no reply to us.
         if let Ok(reply) = Reply::decode(&raw, LONGEST)
             && reply.ticket.as_ref().is_none_or(|other| *other == ticket)

@@ -35,7 +35,7 @@ mod work;
 
 use std::{
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use longshore_brokers::{BrokerError, Connected, OpenOptions, connect_with};
@@ -312,6 +312,11 @@ impl Worker {
     /// Messages that it holds for their time.
     pub fn held(&self) -> usize {
         self.intake.held_count()
+    }
+
+    /// Returns when the first message is due that it holds for its time.
+    pub fn next_due(&self) -> Option<SystemTime> {
+        self.intake.next_due()
     }
 
     /// Waits for its end, hands back what is left, and gives up its lease. A broker that is away,

@@ -15,6 +15,7 @@ use crate::{
     broker::QueueState,
     crash::after_crash,
     halves::DeadLetter,
+    json,
     memory::results::Documents,
     message::{Claimed, Outgoing},
     pattern::matches,
@@ -88,6 +89,18 @@ impl MemoryState {
         if front { line.push_front(message) } else { line.push_back(message) }
     }
 
+    /// Makes messages of these tasks due at once: whoever takes them ends them before their time.
+    pub(crate) fn end_early(&mut self, ids: &[String]) {
+        let now = SystemTime::now();
+        let is_meant = |raw: &[u8]| json::task_id(raw).is_some_and(|id| ids.iter().any(|other| other == id));
+        let meant: Vec<_> = self.later.iter().filter(|(_, message)| is_meant(&message.raw)).map(|(key, _)| *key).collect();
+        for key in meant {
+            if let Some(message) = self.later.remove(&key) {
+                self.later.insert((now, key.1), message);
+            }
+        }
+    }
+
     /// Lets what is due wait in its queue.
     pub(crate) fn promote(&mut self, now: SystemTime) {
         while let Some(first) = self.later.first_entry().filter(|first| first.key().0 <= now) {
@@ -147,11 +160,15 @@ impl MemoryState {
         }
     }
 
-    pub(crate) fn tell(&mut self, exchange: &str, key: &str, raw: &[u8]) {
+    /// Tells those who listen. Returns how many there are.
+    pub(crate) fn tell(&mut self, exchange: &str, key: &str, raw: &[u8]) -> u64 {
+        let mut count = 0;
         for listener in self.listeners.iter().filter(|listener| listener.exchange == exchange && matches(&listener.pattern, key)) {
             // Nobody waits for a listener that does not keep up, or is gone.
             let _ = listener.sender.try_send((key.to_owned(), raw.to_vec()));
+            count += u64::from(!listener.sender.is_closed());
         }
+        count
     }
 
     /// Returns the waiting messages of a queue, the next one first.

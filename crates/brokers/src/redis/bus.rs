@@ -51,10 +51,10 @@ pub(super) async fn subscribe(pubsub: &PubSub, layout: &Layout, exchange: &str, 
     Ok(Subscription { messages, guard: Box::new(guard) })
 }
 
-/// Sends to those who listen.
-pub(super) async fn broadcast(link: &Link, layout: &Layout, exchange: &str, routing_key: &str, raw: &[u8]) -> Result<(), Fail> {
-    link.call(Pack::of(&[b"PUBLISH", layout.channel(exchange, routing_key).as_bytes(), raw]), Wait::Patience).await?;
-    Ok(())
+/// Sends to those who listen. Returns how many there are.
+pub(super) async fn broadcast(link: &Link, layout: &Layout, exchange: &str, routing_key: &str, raw: &[u8]) -> Result<Option<u64>, Fail> {
+    let replies = link.call(Pack::of(&[b"PUBLISH", layout.channel(exchange, routing_key).as_bytes(), raw]), Wait::Patience).await?;
+    Ok(replies.first().and_then(Reply::int).and_then(|count| u64::try_from(count).ok()))
 }
 
 /// Returns whether Celery's workers listen to remote control: each binds a queue for it, and ours

@@ -1,7 +1,7 @@
 //! State that all workers share beside messages: the slots of rates, and the ids that are called
 //! off.
 
-use std::time::Duration;
+use std::{collections::HashSet, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
@@ -11,8 +11,12 @@ use super::{
 };
 use crate::{
     halves::{LimitState, MOST_REVOKED, REVOKED_FOR},
+    json,
     rates::{self, Bucket, Slot},
 };
+
+/// Most messages that are looked through for those that are called off before their time.
+const LOOKED_THROUGH: i64 = 100_000;
 
 pub(crate) fn reserve(step: &mut Step<'_>, limit: &str, bucket: Bucket, count: usize) -> rusqlite::Result<Vec<Slot>> {
     let bucket = set_for(step.conn, limit)?.unwrap_or(bucket);
@@ -66,6 +70,20 @@ pub(crate) fn revoke(step: &mut Step<'_>, ids: &[String]) -> rusqlite::Result<()
     let most = i64::try_from(MOST_REVOKED).unwrap_or(i64::MAX);
     let beyond = "DELETE FROM revoked WHERE number <= (SELECT number FROM revoked ORDER BY number DESC LIMIT 1 OFFSET ?1)";
     step.conn.prepare_cached(beyond)?.execute([most])?;
+    // Whoever takes them ends them, before their time.
+    let ids: HashSet<&str> = ids.iter().map(String::as_str).collect();
+    let mut later = step.conn.prepare_cached("SELECT id, raw FROM messages WHERE owner IS NULL AND due > ?1 ORDER BY due LIMIT ?2")?;
+    let mut rows = later.query([now, LOOKED_THROUGH])?;
+    let mut meant: Vec<i64> = Vec::new();
+    while let Some(row) = rows.next()? {
+        if json::task_id(row.get_ref(1)?.as_bytes()?).is_some_and(|id| ids.contains(id)) {
+            meant.push(row.get(0)?);
+        }
+    }
+    let mut at_once = step.conn.prepare_cached("UPDATE messages SET due = ?2 WHERE id = ?1")?;
+    for id in meant {
+        step.wake |= at_once.execute([id, now])? > 0;
+    }
     Ok(())
 }
 

@@ -1,10 +1,10 @@
 //! `longshore call`: send one task, and wait for its result if that is asked for.
 
-use std::io::Write;
+use std::{io::Write, time::Duration};
 
 use clap::Args;
 use longshore_celery::State;
-use longshore_ops::tasks::ResultInfo;
+use longshore_ops::{tasks::ResultInfo, workers};
 use serde_json::json;
 
 use super::result::{Patience, patience};
@@ -14,7 +14,7 @@ use crate::{
     queue::{
         Place,
         send::{self, SendArgs},
-        show::json_line,
+        show::{json_line, plain},
         wait,
     },
 };
@@ -42,6 +42,18 @@ pub struct CallArgs {
     pub send: SendArgs,
 }
 
+/// Longest time that workers are asked whether they know a task, while it is sent.
+const KNOWN: Duration = Duration::from_millis(100);
+
+/// Says that no worker knows this task, if those that answer at once do not.
+async fn warn_unknown(task: &str, place: &Place) {
+    let is_ours = place.app.task_named(task).is_some() || place.specs.iter().any(|spec| spec.name == task);
+    if !is_ours && let Ok(Some(false)) = workers::knows(&place.client, task, KNOWN).await {
+        let task = plain(task);
+        eprintln!("longshore: no worker that answers knows {task}: is the name right? It is sent, and fails where nobody knows it");
+    }
+}
+
 /// Runs the command.
 ///
 /// # Errors
@@ -54,7 +66,8 @@ pub async fn run(args: &CallArgs, place: &Place, out: &mut dyn Write) -> Result<
     if args.wait.is_some() && args.send.ignore_result {
         return Err(Fault::usage("--wait waits for a result, and --ignore-result stores none"));
     }
-    let answer = place.client.send(signature).await?;
+    let (answer, ()) = tokio::join!(place.client.send(signature), warn_unknown(&args.task, place));
+    let answer = answer?;
     let Some(Patience(limit)) = args.wait else {
         match place.json {
             true => writeln!(out, "{}", json!({ "task_id": answer.id() }))?,

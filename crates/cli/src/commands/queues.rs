@@ -78,11 +78,14 @@ pub enum QueuesCommand {
     },
 }
 
+/// Time over which traffic is measured where nothing else is said.
+const WINDOW: Duration = Duration::from_millis(150);
+
 /// Time over which a queue's traffic is measured.
 #[derive(Args, Clone, Copy, Debug)]
 pub struct Measure {
     /// What comes and goes is counted for so long, from the workers that answer; 0s: not at all
-    #[arg(long, value_name = "DUR", default_value = "1s", value_parser = units::duration)]
+    #[arg(long, value_name = "DUR", default_value = "150ms", value_parser = units::duration)]
     pub window: Duration,
 }
 
@@ -92,7 +95,7 @@ pub struct Measure {
 /// The broker's, and those of `out`.
 pub async fn run(command: Option<QueuesCommand>, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     let client = &place.client;
-    match command.unwrap_or(QueuesCommand::List { measure: Measure { window: Duration::from_secs(1) } }) {
+    match command.unwrap_or(QueuesCommand::List { measure: Measure { window: WINDOW } }) {
         QueuesCommand::List { measure } => {
             let queues = list(client, &QueuesRequest::default().window(measure.window)).await?;
             show(&queues, place, out)?;

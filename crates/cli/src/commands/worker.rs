@@ -14,7 +14,9 @@ use std::{
 };
 
 use longshore_brokers::QueueState;
+use longshore_celery::{Limits, Message, control::Request};
 use longshore_core::Stop;
+use longshore_ops::workers::{self, WorkersRequest};
 use longshore_worker::{App, Worker, WorkerSummary};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -24,7 +26,10 @@ use crate::{
     exit::Exit,
     fault::Fault,
     global::Global,
-    queue::{Place, show::clock},
+    queue::{
+        Place,
+        show::{clock, plain, time},
+    },
     runtime::block_on,
     tasks::{Programs, Spec},
     units::{show_count, show_duration},
@@ -32,6 +37,9 @@ use crate::{
 
 /// Time between two looks whether there is anything left to do.
 const LOOK: Duration = Duration::from_millis(100);
+
+/// A time that lies further ahead than this is told when it is waited for.
+const FAR: Duration = Duration::from_secs(5);
 
 /// Looks in a row that must find the queues empty, because worker and broker are asked one after
 /// the other.
@@ -99,11 +107,14 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
             &log,
         );
     }
+    if let Some(warning) = namesake(&place, &options.node).await {
+        log.say(format_args!("{} {warning}", clock(SystemTime::now())));
+    }
     let grace = options.grace;
     let worker = Worker::start(app, options).await?;
     log.say(format_args!("{} ready", clock(SystemTime::now())));
     let stopper = worker.stopper();
-    let watch = WorkerWatch { args, place: &place, queues: &queues, worker: &worker };
+    let watch = WorkerWatch { args, place: &place, queues: &queues, worker: &worker, log: &log };
     // The first signal lets running tasks end; each further one has less patience.
     let mut asked = 0;
     let stopping = worker.stopping();
@@ -150,6 +161,18 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
             Err(Fault::new(if place.broker().url().starts_with("sqlite:") { Exit::Unwritable } else { Exit::Unreachable }, message))
         }
     }
+}
+
+/// Time for which a worker of the same name may answer before this one starts.
+const NAMESAKE: Duration = Duration::from_millis(100);
+
+/// Returns a warning where another worker of this name answers.
+async fn namesake(place: &Place, node: &str) -> Option<String> {
+    let mut whom = WorkersRequest::default();
+    (whom.nodes, whom.patience) = (vec![node.to_owned()], NAMESAKE);
+    let there = workers::inspect(&place.client, Request::new("ping"), &whom).await.ok()?;
+    let warning = "another worker answers to this name: remote control tells both, and cannot tell them apart; name one of them (-n NAME)";
+    (!there.is_empty()).then(|| format!("{}: {warning}", plain(node)))
 }
 
 /// Describes what serves a task, for the banner: `process exec convert {args.0}, every 20ms, each
@@ -229,9 +252,32 @@ struct WorkerWatch<'a> {
     place: &'a Place,
     queues: &'a [String],
     worker: &'a Worker,
+    log: &'a Log,
 }
 
 impl WorkerWatch<'_> {
+    /// Says what is waited for, where all that is left has a time that lies far ahead.
+    async fn for_later(&self, names: &[Arc<str>], states: &[QueueState]) -> Option<String> {
+        let (held, now) = (self.worker.held() as u64, SystemTime::now());
+        let others = states.iter().any(|state| state.waiting > 0 || state.held > state.held_for_later.max(held));
+        let count = held.max(states.iter().map(|state| state.held_for_later).sum()) + states.iter().map(|state| state.later).sum::<u64>();
+        if count == 0 || others || self.worker.running() > 0 {
+            return None;
+        }
+        let later = match self.place.connected().inspect() {
+            Ok(inspect) => inspect.later(names, 1).await.unwrap_or_default(),
+            Err(_) => Vec::new(),
+        };
+        let later = later.first().and_then(|raw| Message::decode(raw, &Limits::default()).ok()).and_then(|message| message.eta);
+        let next = self.worker.next_due().into_iter().chain(later).min().filter(|next| *next > now + FAR)?;
+        let (tasks, left) = (if count == 1 { "task" } else { "tasks" }, show_duration(next.duration_since(now).unwrap_or_default()));
+        Some(format!(
+            "--until-empty waits for {} {tasks} whose time has not come, the next at {} in {left} (`longshore tasks cancel ID` calls one off)",
+            show_count(count),
+            time(next)
+        ))
+    }
+
     /// Waits until it is time to stop and returns why; for ever, unless a flag says when.
     async fn done(&self) -> String {
         let WorkerArgs { until_empty, max_tasks, max_idle, .. } = *self.args;
@@ -240,6 +286,7 @@ impl WorkerWatch<'_> {
         }
         let names: Vec<Arc<str>> = self.queues.iter().map(|queue| Arc::from(queue.as_str())).collect();
         let (mut empty, mut busy_at, mut ended) = (0, Instant::now(), 0);
+        let mut told = false;
         loop {
             tokio::time::sleep(LOOK).await;
             if let Some(most) = max_tasks.filter(|most| self.worker.ended() >= *most) {
@@ -252,13 +299,18 @@ impl WorkerWatch<'_> {
                 return format!("nothing to do for {} (--max-idle)", show_duration(limit));
             }
             if until_empty {
+                let states = self.place.broker().queues(&names).await.ok();
                 let nothing = |state: &QueueState| state.waiting == 0 && state.held == 0 && state.later == 0;
                 let is_empty = self.worker.held() == 0
                     && self.worker.running() == 0
-                    && self.place.broker().queues(&names).await.is_ok_and(|states| states.iter().all(nothing));
+                    && states.as_ref().is_some_and(|states| states.iter().all(nothing));
                 empty = if is_empty { empty + 1 } else { 0 };
                 if empty >= EMPTY {
                     return "the queues are empty (--until-empty)".to_owned();
+                }
+                if !told && let Some(waiting) = self.for_later(&names, &states.unwrap_or_default()).await {
+                    told = true;
+                    self.log.say(format_args!("{} {waiting}", clock(SystemTime::now())));
                 }
             }
         }

@@ -14,7 +14,10 @@ use std::{
 
 use longshore_brokers::{Connected, QueueState};
 use longshore_celery::{Value, control::Request};
-use longshore_worker::{Client, remote::ask};
+use longshore_worker::{
+    Client,
+    remote::{PATIENCE, ask},
+};
 
 use crate::{
     error::OpsError,
@@ -65,10 +68,13 @@ pub(super) async fn measure(client: &Client, names: &[Arc<str>], window: Duratio
     if window.is_zero() {
         return Ok((states, Flows::default()));
     }
-    // Who is there is found out while it is measured.
-    let (stats, queues) = tokio::join!(
-        ask(client.connected(), Request::new("stats"), window),
-        ask(client.connected(), Request::new("active_queues"), window)
+    // Who is there is found out while it is measured. Where all have answered, that takes no longer
+    // than the window.
+    let patience = window.max(PATIENCE);
+    let (stats, queues, ()) = tokio::join!(
+        ask(client.connected(), Request::new("stats"), patience),
+        ask(client.connected(), Request::new("active_queues"), patience),
+        tokio::time::sleep(window)
     );
     // What lies there is known all the same.
     let (Ok(stats), Ok(queues)) = (stats, queues) else { return Ok((states, Flows::default())) };
@@ -81,8 +87,8 @@ pub(super) async fn measure(client: &Client, names: &[Arc<str>], window: Duratio
     } else {
         let to = |command: &str| Request::new(command).to(nodes.clone());
         let (stats, active) = tokio::join!(
-            ask(client.connected(), to("stats"), window),
-            ask(client.connected(), to("active").argument("safe", true), window)
+            ask(client.connected(), to("stats"), patience),
+            ask(client.connected(), to("active").argument("safe", true), patience)
         );
         (stats.unwrap_or_default(), active.unwrap_or_default())
     };

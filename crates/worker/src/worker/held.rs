@@ -48,6 +48,15 @@ impl HeldMessages {
         due
     }
 
+    /// Makes these due at this time.
+    pub(crate) fn make_due(&mut self, receipts: &[Receipt], now: SystemTime) {
+        let mut entries = std::mem::take(&mut self.heap).into_vec();
+        for Reverse(entry) in entries.iter_mut().filter(|entry| receipts.contains(&entry.0.receipt())) {
+            entry.due = entry.due.min(now);
+        }
+        self.heap = entries.into();
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.heap.len()
     }
@@ -101,6 +110,9 @@ mod tests {
         assert_eq!(receipts(held.due(now, 2)), [2, 3]);
         assert_eq!(receipts(held.due(now, 2)), [1]);
         held.push(entry(50, 5));
+        held.push(entry(60, 6));
+        held.make_due(&[Receipt(6), Receipt(9)], now);
+        assert_eq!(receipts(held.due(now, 2)), [6]);
         assert_eq!((receipts(held.take_paced("a")), held.len()), (vec![4], 1));
     }
 

@@ -211,6 +211,17 @@ impl Intake {
         self.state().held.len()
     }
 
+    /// Reads these again at once, although their time has not come.
+    pub(crate) fn make_due(&self, receipts: &[Receipt]) {
+        self.state().held.make_due(receipts, self.shared.environment.wall());
+        self.wake.notify_one();
+    }
+
+    /// Returns when the first of what is held is due.
+    pub(crate) fn next_due(&self) -> Option<SystemTime> {
+        self.state().held.next()
+    }
+
     /// Looks again at what waits for a task's rate, which has been changed.
     pub(crate) fn rate_changed(&self, task: &str) {
         self.shared.forget_pace(task);

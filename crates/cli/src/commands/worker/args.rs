@@ -83,7 +83,7 @@ pub struct WorkerArgs {
     /// longer, then what it could not be told of is counted
     #[arg(long, value_name = "DUR", default_value = "30s", value_parser = units::duration, help_heading = "Ending")]
     pub grace: Duration,
-    /// Stop when the queues are empty
+    /// Stop when the queues are empty; what has its time still to come is waited for, and told
     #[arg(long, help_heading = "Ending")]
     pub until_empty: bool,
     /// Stop after so many tasks

@@ -68,6 +68,22 @@ impl RemoteControl {
         entries.iter().zip(raws).filter_map(read).collect()
     }
 
+    /// Lets what is held here of these tasks be read at once: it was called off, and ends before its
+    /// time.
+    pub(super) async fn end_held(&self, ids: &[String]) {
+        let entries: Vec<HeldEntry> = self.intake.held().into_iter().take(LOOKED_THROUGH).collect();
+        for some in entries.chunks(TOLD) {
+            let receipts: Vec<Receipt> = some.iter().map(HeldEntry::receipt).collect();
+            let raws = self.shared.consumer.load(&receipts).await.unwrap_or_default();
+            let is_meant = |raw: Vec<u8>| Message::decode(&raw, &self.shared.limits).is_ok_and(|message| ids.contains(&message.id));
+            let meant: Vec<Receipt> =
+                receipts.into_iter().zip(raws).filter_map(|(receipt, raw)| is_meant(raw?).then_some(receipt)).collect();
+            if !meant.is_empty() {
+                self.intake.make_due(&meant);
+            }
+        }
+    }
+
     /// Finds those of these tasks that are held here, or by the broker.
     async fn held_of(&self, ids: &[String]) -> Vec<HeldTask> {
         let entries: Vec<HeldEntry> = self.intake.held().into_iter().take(LOOKED_THROUGH).collect();

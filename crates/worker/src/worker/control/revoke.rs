@@ -22,6 +22,7 @@ impl RemoteControl {
         let waiting: Vec<&String> = ids.iter().filter(|id| !ended.running.contains(id)).collect();
         self.tell_revoked(&waiting, "revoked").await;
         self.tell_revoked(&ended.on_threads.iter().collect::<Vec<_>>(), "terminated").await;
+        self.end_held(&ids).await;
         if terminate { ControlDone::Terminated(ended.running) } else { ControlDone::Revoked(ids) }
     }
 
