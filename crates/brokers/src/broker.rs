@@ -38,6 +38,24 @@ pub struct OpenOptions {
     /// can (Redis) [gives](Claimed::given) them, which costs less than half of what lending does;
     /// the others lend them as ever. A consumer that dies loses what it was given and did not hold.
     pub early: bool,
+    /// Order in which the queues are served.
+    pub order: QueueOrder,
+}
+
+/// Order in which a consumer serves its queues. A broker that cannot keep it serves them in turn.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QueueOrder {
+    /// In turn: of queues that have messages of equal priority the one that was just served goes
+    /// last.
+    #[default]
+    InTurn,
+    /// So that of the claims each has a share by its weight, while all have messages of equal
+    /// priority. A queue that is not named has weight 1; none starves.
+    Weighted(Vec<(Arc<str>, u32)>),
+    /// As they are named: one is served when those before it have nothing that waits, whatever its
+    /// priority.
+    Strict,
 }
 
 impl OpenOptions {
@@ -46,7 +64,7 @@ impl OpenOptions {
     pub fn new(node: impl Into<String>, queues: impl IntoIterator<Item = impl Into<Arc<str>>>) -> Self {
         let queues = queues.into_iter().map(Into::into).collect();
         let (lease, visibility_timeout) = (Duration::from_secs(5), Duration::from_secs(3600));
-        Self { queues, lease, visibility_timeout, node: node.into(), early: false }
+        Self { queues, lease, visibility_timeout, node: node.into(), early: false, order: QueueOrder::InTurn }
     }
 }
 

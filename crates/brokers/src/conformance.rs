@@ -72,6 +72,8 @@ macro_rules! conformance {
         $crate::conformance! { = $subject,
             messages_come_in_the_order_in_which_they_were_published
             queues_take_turns
+            a_queue_has_its_share_of_claims_by_its_weight
+            in_strict_order_a_queue_waits_for_those_before_it
             no_more_is_claimed_than_there_is_room_for
             close_wakes_an_idle_claim_and_nothing_is_claimed_afterwards
             a_publish_wakes_an_idle_claim

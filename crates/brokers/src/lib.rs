@@ -50,7 +50,7 @@ pub mod sqlite;
 mod urls;
 
 pub use apart::{FEW, apart};
-pub use broker::{Broker, Consumer, OpenOptions, QueueState};
+pub use broker::{Broker, Consumer, OpenOptions, QueueOrder, QueueState};
 pub use connect::{connect, connect_with, missing_file};
 pub use connected::Connected;
 pub use error::BrokerError;

@@ -38,7 +38,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use longshore_brokers::{BrokerError, Connected, OpenOptions, connect_with};
+use longshore_brokers::{BrokerError, Connected, OpenOptions, QueueOrder, connect_with};
 use longshore_core::{
     CancelToken, ChildLimits, LaneKind,
     engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
@@ -74,6 +74,8 @@ pub struct WorkerOptions {
     pub node: String,
     /// The queues that it serves.
     pub queues: Vec<String>,
+    /// Order in which it serves them.
+    pub order: QueueOrder,
     /// The slots of each lane, by `lane as usize`.
     pub lanes: [usize; 4],
     /// Lets the slots of some lanes follow the load; they begin with the fewest.
@@ -114,6 +116,7 @@ impl WorkerOptions {
         Self {
             node: node.into(),
             queues: Vec::new(),
+            order: QueueOrder::InTurn,
             lanes: [200, 32, cores, cores],
             autoscale: None,
             max_tasks_per_child: None,
@@ -207,6 +210,7 @@ impl Worker {
         let early = app.is_early();
         let mut open = OpenOptions::new(options.node.as_str(), queues.iter().map(String::as_str));
         (open.lease, open.visibility_timeout, open.early) = (options.lease, options.visibility_timeout, early);
+        open.order = options.order.clone();
         let consumer = connected.broker.open(open).await?;
         let client = Client::over(&app, connected.clone());
         let node = Arc::from(options.node.as_str());

@@ -9,7 +9,7 @@ use longshore_core::{Receipt, source::Fetched};
 
 use super::Subject;
 use crate::{
-    broker::{Broker, Consumer, OpenOptions},
+    broker::{Broker, Consumer, OpenOptions, QueueOrder},
     connected::Connected,
     halves::{Bus, DeadLetters, Inspect, SharedState},
     json,
@@ -75,17 +75,23 @@ impl Subject {
 }
 
 pub(super) async fn open(broker: &dyn Broker, queues: &[&str]) -> Arc<dyn Consumer> {
-    open_with(broker, queues, false).await
+    open_with(broker, queues, false, QueueOrder::InTurn).await
+}
+
+/// One that serves its queues in this order.
+pub(super) async fn open_in(broker: &dyn Broker, queues: &[&str], order: QueueOrder) -> Arc<dyn Consumer> {
+    open_with(broker, queues, false, order).await
 }
 
 /// One whose messages are acknowledged as they are claimed.
 pub(super) async fn open_early(broker: &dyn Broker, queues: &[&str]) -> Arc<dyn Consumer> {
-    open_with(broker, queues, true).await
+    open_with(broker, queues, true, QueueOrder::InTurn).await
 }
 
-async fn open_with(broker: &dyn Broker, queues: &[&str], early: bool) -> Arc<dyn Consumer> {
+async fn open_with(broker: &dyn Broker, queues: &[&str], early: bool, order: QueueOrder) -> Arc<dyn Consumer> {
     let queues = queues.iter().map(|&queue| queue.into()).collect();
-    let options = OpenOptions { queues, lease: LEASE, visibility_timeout: Duration::from_secs(3600), node: "suite@here".to_owned(), early };
+    let options =
+        OpenOptions { queues, lease: LEASE, visibility_timeout: Duration::from_secs(3600), node: "suite@here".to_owned(), early, order };
     broker.open(options).await.expect("the broker opens a consumer")
 }
 

@@ -10,9 +10,13 @@ use longshore_core::source::Fetched;
 
 use super::{
     Subject,
-    kit::{SOON, claim, claim_singly, due, end, id, ids, iso, message, nothing_comes, publish, with_priority},
+    kit::{SOON, claim, claim_singly, due, end, id, ids, iso, message, nothing_comes, open_in, publish, with_priority},
 };
-use crate::{broker::QueueState, halves::Doing, message::End};
+use crate::{
+    broker::{QueueOrder, QueueState},
+    halves::Doing,
+    message::End,
+};
 
 /// First in, first out, within a queue.
 pub async fn messages_come_in_the_order_in_which_they_were_published(subject: Arc<Subject>) {
@@ -52,6 +56,31 @@ pub async fn queues_take_turns(subject: Arc<Subject>) {
     let consumer = subject.consumer(&["a", "b", "c"]).await;
     let came = claim_singly(&*consumer, 6).await;
     assert_eq!(came, ["a1", "b1", "c1", "a2", "b2", "a3"]);
+}
+
+/// While all have something that waits; nobody starves.
+pub async fn a_queue_has_its_share_of_claims_by_its_weight(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    let names = |queue: &str| (0..40).map(|number| format!("{queue}{number}")).collect::<Vec<_>>();
+    for queue in ["a", "b"] {
+        publish(&*broker, queue, &names(queue).iter().map(String::as_str).collect::<Vec<_>>()).await;
+    }
+    let consumer = open_in(&*broker, &["a", "b"], QueueOrder::Weighted(vec![("a".into(), 3)])).await;
+    let came = claim_singly(&*consumer, 32).await;
+    let of_a = came.iter().filter(|id| id.starts_with('a')).count();
+    assert!((23..=25).contains(&of_a), "{came:?}");
+    assert!(came.split(|id| id.starts_with('b')).all(|between| between.len() <= 4), "{came:?}");
+}
+
+/// Before all priorities of the others.
+pub async fn in_strict_order_a_queue_waits_for_those_before_it(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    let batch = [with_priority("a", 0, "a1"), with_priority("a", 0, "a2"), with_priority("b", 0, "b1"), with_priority("b", 0, "b2")];
+    broker.publish(&batch).await.expect("it is published");
+    let consumer = open_in(&*broker, &["b", "a"], QueueOrder::Strict).await;
+    assert_eq!(claim_singly(&*consumer, 3).await, ["b1", "b2", "a1"]);
+    publish(&*broker, "b", &["b3"]).await;
+    assert_eq!(claim_singly(&*consumer, 2).await, ["b3", "a2"]);
 }
 
 /// Room is a limit, also across queues.

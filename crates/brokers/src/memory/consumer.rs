@@ -32,7 +32,13 @@ pub(crate) struct MemoryConsumer {
 impl MemoryConsumer {
     pub(crate) fn new(memory: Arc<Memory>, options: OpenOptions) -> Self {
         let owner = memory.lock().number();
-        Self { memory, owner, node: options.node.into(), turns: Rotation::new(options.queues), closed: AtomicBool::new(false) }
+        Self {
+            memory,
+            owner,
+            node: options.node.into(),
+            turns: Rotation::new(options.queues, options.order),
+            closed: AtomicBool::new(false),
+        }
     }
 
     fn finish_one(&self, finish: &Finish) -> Ended {

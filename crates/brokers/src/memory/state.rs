@@ -114,28 +114,30 @@ impl MemoryState {
         let order: Vec<_> = turns.order().into_iter().filter(|queue| !self.paused.contains_key(queue)).collect();
         let priorities: BTreeSet<u8> = order.iter().filter_map(|queue| self.lines.get(queue)).flat_map(BTreeMap::keys).copied().collect();
         let mut left = room;
-        for priority in priorities {
-            for queue in &order {
-                let Some(line) = self.lines.get_mut(queue).and_then(|lines| lines.get_mut(&priority)) else { continue };
-                let messages: Vec<_> = line.drain(..left.min(line.len())).collect();
-                if !messages.is_empty() {
-                    turns.served(queue);
-                    left -= messages.len();
-                }
-                for message in messages {
-                    let receipt = self.number();
-                    into.push(Claimed {
-                        receipt: Receipt(receipt),
-                        queue: Arc::clone(queue),
-                        raw: message.raw.clone(),
-                        crashes: crashes_of(&message.raw).max(message.crashes),
-                        redelivered: message.lent,
-                        given: false,
-                    });
-                    let message = Message { lent: true, ..message };
-                    self.held
-                        .insert(receipt, HeldMessage { message, owner, node: Arc::clone(node), accused: false, since: SystemTime::now() });
-                }
+        let of = |priority: u8| order.iter().map(move |queue| (priority, queue));
+        let mut lines: Vec<(u8, &Arc<str>)> = priorities.iter().copied().flat_map(of).collect();
+        if turns.is_strict() {
+            lines.sort_by_key(|(_, queue)| order.iter().position(|name| name == *queue));
+        }
+        for (priority, queue) in lines {
+            let Some(line) = self.lines.get_mut(queue).and_then(|lines| lines.get_mut(&priority)) else { continue };
+            let messages: Vec<_> = line.drain(..left.min(line.len())).collect();
+            if !messages.is_empty() {
+                turns.served(queue);
+                left -= messages.len();
+            }
+            for message in messages {
+                let receipt = self.number();
+                into.push(Claimed {
+                    receipt: Receipt(receipt),
+                    queue: Arc::clone(queue),
+                    raw: message.raw.clone(),
+                    crashes: crashes_of(&message.raw).max(message.crashes),
+                    redelivered: message.lent,
+                    given: false,
+                });
+                let message = Message { lent: true, ..message };
+                self.held.insert(receipt, HeldMessage { message, owner, node: Arc::clone(node), accused: false, since: SystemTime::now() });
             }
         }
     }

@@ -41,6 +41,7 @@ use crate::{
     lease::Lease,
     message::{Claimed, End, Ended, Finish},
     names,
+    rotation::Rotation,
 };
 
 /// Time for which a stop waits for what is being claimed, so that it goes back at once.
@@ -83,7 +84,8 @@ struct Claiming {
     lists: Lists,
     /// The other way's connection, when it was looked at last.
     generation: u64,
-    /// In the order of service: the one just served goes last.
+    turns: Rotation,
+    /// In the order of service, as `turns` has it.
     order: Vec<Arc<str>>,
 }
 
@@ -132,12 +134,13 @@ impl RedisConsumer {
             })
         };
         // Claims have a connection of their own, since the server tracks keys by connection.
-        let lists = Lists::new(Arc::new(Link::tracking(config, notice)));
+        let turns = Rotation::new(Vec::new(), options.order);
+        let lists = Lists::new(Arc::new(Link::tracking(config, notice))).strictly(turns.is_strict());
         // A server that does not let us listen is no obstacle: we are not called then, and look
         // ourselves.
         let listeners = Listeners::open(link.clone(), layout.clone(), pubsub, &owner.boot).await.ok();
         let rescue = tokio::spawn(watcher::run(link.clone(), lists.link().clone(), owner.clone()));
-        let claiming = Claiming { lists, order: Vec::new(), generation: link.generation() };
+        let claiming = Claiming { lists, turns, order: Vec::new(), generation: link.generation() };
         Ok(Self {
             boot: format!("{}:", owner.boot),
             early: options.early.then(|| layout.own(&format!("given:{}", owner.boot))),
@@ -203,7 +206,7 @@ impl RedisConsumer {
                 let _ = served.changed().await;
                 continue;
             }
-            let Claiming { lists, order, generation } = &mut *claiming;
+            let Claiming { lists, order, generation, .. } = &mut *claiming;
             let now = self.link.generation();
             // It may be another server now: what is claimed is claimed where it is finished.
             if *generation != now && self.claims.renew() {
@@ -457,18 +460,18 @@ impl Claiming {
         if self.order.len() == queues.len() && self.order.iter().all(|queue| queues.contains(queue)) {
             return false;
         }
-        self.order.retain(|queue| queues.contains(queue));
-        let new: Vec<_> = queues.iter().filter(|queue| !self.order.contains(queue)).cloned().collect();
-        self.order.extend(new);
+        self.order.iter().filter(|queue| !queues.contains(queue)).for_each(|queue| self.turns.serve(queue, false));
+        queues.iter().for_each(|queue| self.turns.serve(queue, true));
+        self.order = self.turns.order();
         true
     }
 
     /// Lets the queues that were just served go last.
     fn served(&mut self, taken: &[Claimed]) {
         if self.order.len() > 1 {
-            let (served, rest): (Vec<_>, Vec<_>) =
-                self.order.drain(..).partition(|queue| taken.iter().any(|claimed| claimed.queue == *queue));
-            self.order = rest.into_iter().chain(served).collect();
+            let served = self.order.iter().filter(|queue| taken.iter().any(|claimed| claimed.queue == **queue));
+            served.for_each(|queue| self.turns.served(queue));
+            self.order = self.turns.order();
         }
     }
 }

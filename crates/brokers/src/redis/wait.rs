@@ -54,6 +54,8 @@ pub(super) struct Lists {
     told: Instant,
     /// True if the server is to tell of changes.
     tracks: bool,
+    /// True where a queue goes before all priorities of those behind it.
+    strict: bool,
     /// Error that came as an answer to a question for lengths.
     trouble: Option<String>,
     /// Keys that are no lists, and were told of.
@@ -90,6 +92,7 @@ impl Lists {
             looked: Instant::now(),
             told: Instant::now(),
             tracks: true,
+            strict: false,
             trouble: None,
             strange: HashSet::new(),
             attempt: 0,
@@ -105,9 +108,19 @@ impl Lists {
         self.layout.own("paused")
     }
 
+    /// Sets whether a queue goes before all priorities of those behind it.
+    pub(super) fn strictly(mut self, strict: bool) -> Self {
+        self.strict = strict;
+        self
+    }
+
     fn all(&self, queues: &[Arc<str>]) -> Vec<List> {
-        let lists = |place| queues.iter().map(move |queue| List { queue: queue.clone(), key: self.layout.list_at(queue, place) });
-        (0..self.layout.steps()).flat_map(lists).collect()
+        let list = |queue: &Arc<str>, place| List { queue: queue.clone(), key: self.layout.list_at(queue, place) };
+        let places = 0..self.layout.steps();
+        if self.strict {
+            return queues.iter().flat_map(|queue| places.clone().map(move |place| list(queue, place))).collect();
+        }
+        places.flat_map(|place| queues.iter().map(move |queue| list(queue, place))).collect()
     }
 
     /// Returns those lists of these queues that may have something to take, in the order of

@@ -55,7 +55,7 @@ impl RehearsalConsumer {
             server,
             connection,
             unacked: Unacked::default(),
-            turns: Rotation::new(options.queues),
+            turns: Rotation::new(options.queues, options.order),
             lease,
             closed: AtomicBool::new(false),
         }

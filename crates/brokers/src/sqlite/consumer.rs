@@ -46,7 +46,7 @@ impl SqliteConsumer {
         let registering = Arc::clone(&owner);
         store.write(move |step| owners::registered(step, &registering)).await?;
         store.shared.serves.store(true, Ordering::Relaxed);
-        let turns = Arc::new(Rotation::new(options.queues));
+        let turns = Arc::new(Rotation::new(options.queues, options.order));
         Ok(Self { store, owner, turns, closed: AtomicBool::new(false), drained: AtomicBool::new(true) })
     }
 

@@ -120,11 +120,11 @@ pub(crate) fn look(conn: &Connection, order: Vec<Arc<str>>) -> rusqlite::Result<
     })
 }
 
-/// Claims by priority, within it by turns, the queue just served going last.
+/// Claims by priority, within it by turns; in strict order the first queue that has something.
 pub(crate) fn claim(step: &mut Step<'_>, owner: i64, turns: &Rotation, room: usize) -> rusqlite::Result<Vec<Claimed>> {
     let (conn, now) = (step.conn, now());
     conn.prepare_cached("UPDATE messages SET due = NULL WHERE owner IS NULL AND due <= ?1")?.execute([now])?;
-    let mut heads = Vec::new();
+    let (mut heads, is_strict) = (Vec::new(), turns.is_strict());
     for queue in open(conn, turns.order())? {
         let head = head(conn, &queue)?;
         heads.push((queue, head));
@@ -136,7 +136,9 @@ pub(crate) fn claim(step: &mut Step<'_>, owner: i64, turns: &Rotation, room: usi
     )?;
     let mut claimed = Vec::new();
     while claimed.len() < room {
-        let Some((queue, head_now)) = heads.iter_mut().filter(|(_, head)| head.is_some()).min_by_key(|(_, head)| *head) else { break };
+        let mut full = heads.iter_mut().filter(|(_, head)| head.is_some());
+        let next = if is_strict { full.next() } else { full.min_by_key(|(_, head)| *head) };
+        let Some((queue, head_now)) = next else { break };
         let rows =
             take.query_map(params![owner, now, &**queue, *head_now, i64::try_from(room - claimed.len()).unwrap_or(i64::MAX)], |row| {
                 let (id, place, lent): (i64, i64, i64) = (row.get(0)?, row.get(1)?, row.get(2)?);

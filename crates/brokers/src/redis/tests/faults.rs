@@ -89,8 +89,14 @@ async fn what_was_given_in_an_answer_that_is_lost_is_read_from_its_copy() {
     let proxy = Proxy::start(server.port());
     let Connected { broker: direct, .. } = both(&server.url()).unwrap();
     let worker = broker(&at(proxy.port())).unwrap();
-    let options =
-        OpenOptions { queues: vec!["q".into()], lease: LEASE, visibility_timeout: HOUR, node: "test@here".to_owned(), early: true };
+    let options = OpenOptions {
+        queues: vec!["q".into()],
+        lease: LEASE,
+        visibility_timeout: HOUR,
+        node: "test@here".to_owned(),
+        early: true,
+        order: crate::QueueOrder::InTurn,
+    };
     let consumer = worker.open(options).await.unwrap();
     let working = tokio::spawn(async move {
         let mut claimed = Vec::new();

@@ -25,7 +25,14 @@ pub(super) fn at(port: u16) -> String {
 }
 
 pub(super) async fn open(broker: &dyn Broker, lease: Duration, visibility_timeout: Duration) -> Arc<dyn Consumer> {
-    let options = OpenOptions { queues: vec!["q".into()], lease, visibility_timeout, node: "test@here".to_owned(), early: false };
+    let options = OpenOptions {
+        queues: vec!["q".into()],
+        lease,
+        visibility_timeout,
+        node: "test@here".to_owned(),
+        early: false,
+        order: crate::QueueOrder::InTurn,
+    };
     broker.open(options).await.unwrap()
 }
 

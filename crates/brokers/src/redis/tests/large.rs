@@ -36,6 +36,7 @@ fn options(early: bool) -> OpenOptions {
         visibility_timeout: Duration::from_secs(60),
         node: "test@here".to_owned(),
         early,
+        order: crate::QueueOrder::InTurn,
     }
 }
 

@@ -1,8 +1,9 @@
 //! The flags of `longshore worker`, and what they mean for the worker.
 
-use std::{path::PathBuf, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use clap::{Args, ValueEnum, ValueHint};
+use longshore_brokers::QueueOrder;
 use longshore_core::{LaneKind, Rate};
 use longshore_worker::{Acks, App, Autoscale, WorkerOptions};
 
@@ -15,9 +16,12 @@ pub struct WorkerArgs {
     /// Its node name: %h is this machine, %n the name, %% a percent sign
     #[arg(short = 'n', long, value_name = "NAME@HOST", default_value = "longshore@%h")]
     pub hostname: String,
-    /// The queues that it serves [default: celery]
+    /// The queues that it serves [default: celery]; NAME=N has N times the claims of one without
     #[arg(short = 'Q', long, value_name = "LIST", value_delimiter = ',')]
     pub queues: Vec<String>,
+    /// Serve a queue only when those before it have nothing that waits
+    #[arg(long)]
+    pub strict: bool,
     /// Queues that it does not serve
     #[arg(short = 'X', long, value_name = "LIST", value_delimiter = ',')]
     pub exclude_queues: Vec<String>,
@@ -276,12 +280,22 @@ impl WorkerArgs {
     pub(super) fn options(&self, app: &App) -> Result<WorkerOptions, Fault> {
         let mut options = WorkerOptions::new(node(&self.hostname)?);
         let queues = if self.queues.is_empty() { vec![app.settings().default_queue.clone()] } else { self.queues.clone() };
+        let mut weights = Vec::new();
         for queue in queues {
-            let queue = queue.trim().to_owned();
+            let (queue, weight) = weighted(queue.trim()).map_err(Fault::usage)?;
+            if let Some(weight) = weight {
+                weights.push((Arc::from(queue.as_str()), weight));
+            }
             if !queue.is_empty() && !self.exclude_queues.contains(&queue) && !options.queues.contains(&queue) {
                 options.queues.push(queue);
             }
         }
+        options.order = match (self.strict, weights.is_empty()) {
+            (false, true) => QueueOrder::InTurn,
+            (false, false) => QueueOrder::Weighted(weights),
+            (true, true) => QueueOrder::Strict,
+            (true, false) => return Err(Fault::usage("--strict serves queues in their order: leave the weights out, or --strict")),
+        };
         if options.queues.is_empty() {
             return Err(Fault::usage("no queues to serve: name one with -Q"));
         }
@@ -364,6 +378,19 @@ fn node(pattern: &str) -> Result<String, Fault> {
     Ok(name)
 }
 
+/// Largest weight of a queue.
+const MOST_WEIGHT: u32 = 1000;
+
+/// Reads a queue and its weight: `mail` or `mail=3`.
+fn weighted(text: &str) -> Result<(String, Option<u32>), String> {
+    let Some((queue, weight)) = text.split_once('=') else { return Ok((text.to_owned(), None)) };
+    let read = weight.parse().ok().filter(|weight| (1..=MOST_WEIGHT).contains(weight) && !queue.is_empty());
+    let weight = read.ok_or_else(|| {
+        format!("-Q {text}: behind a queue's `=` stands its weight, a whole number from 1 to {MOST_WEIGHT}, such as mail=3")
+    })?;
+    Ok((queue.to_owned(), Some(weight)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -416,5 +443,24 @@ mod tests {
         let refusal = parse("-A proj").check().unwrap_err();
         assert!(refusal.exit == Exit::Usage && refusal.message.contains("celery -A proj worker"));
         assert!(parse("--task-rate no.such=1/s").apply(&mut App::new()).unwrap_err().message.contains("no task of this name"));
+    }
+
+    #[test]
+    fn a_queue_may_have_a_weight() {
+        for (text, read) in [
+            ("a", Some(("a", None))),
+            ("a=3", Some(("a", Some(3)))),
+            ("a=1000", Some(("a", Some(1000)))),
+            ("a=0", None),
+            ("a=1001", None),
+            ("a=", None),
+            ("=3", None),
+            ("a=b", None),
+            ("a=1=2", None),
+        ] {
+            let got = weighted(text);
+            assert_eq!(got.as_ref().ok().map(|(queue, weight)| (queue.as_str(), *weight)), read, "{text}");
+            assert!(got.is_ok() || got.is_err_and(|why| why.contains(text)), "{text}");
+        }
     }
 }
