@@ -45,7 +45,7 @@ impl Bench {
             }
         });
         let bad = Task::plain("bad", |_, _| Err::<Value, _>(Failure::from(std::io::Error::other("no such thing"))));
-        let mut app = App::new().broker(url).task(slow).task(bad);
+        let app = App::new().broker(url).task(slow).task(bad);
         let client = Client::of(&app).unwrap();
         Self { app, client, gate, _folder: folder }
     }

@@ -60,7 +60,7 @@ pub(super) fn again(raw: &[u8], standing: TaskStanding) -> Option<Message> {
 mod tests {
     use std::time::SystemTime;
 
-    use longshore_celery::{Encoding, Signature};
+    use longshore_celery::{Encoding, WireSignature};
 
     use super::*;
 
@@ -76,7 +76,7 @@ mod tests {
             eta: Some(then),
             expires: Some(then),
             routing_key: "q".into(),
-            callbacks: vec![Signature { task: "next".into(), ..Signature::default() }],
+            callbacks: vec![WireSignature { task: "next".into(), ..WireSignature::default() }],
             ..Message::default()
         };
         let raw = message.encode(Encoding::Json);

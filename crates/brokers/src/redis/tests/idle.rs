@@ -65,6 +65,7 @@ async fn fleet(server: &Redis, count: usize, queues: usize, rests: Duration) -> 
             visibility_timeout: Duration::from_secs(3600),
             node: format!("w{number}@here"),
             early: false,
+            order: crate::QueueOrder::InTurn,
         };
         let consumer: Arc<dyn Consumer> = ours.open(options).await.unwrap();
         let sender = sender.clone();
