@@ -111,8 +111,8 @@ mod tests {
     #[test]
     fn areas_stand_one_on_the_other_and_the_last_reaches_the_end() {
         let svg = chart().svg();
-        // 40 is the top (y 46) and 0 the bottom (y 196), so 10 is 37.5 high; 4 s of 6 are two thirds
-        // of 376.
+        // 40 is the top (y 46) and 0 the bottom (y 196), so 10 is 37.5 high;
+        // 4 s of 6 are two thirds of 376.
         assert!(svg.contains("<path class=\"good\" d=\"M50 158.5L300.7 158.5L300.7 121L426 121L426 196"), "{svg}");
         assert!(svg.contains("<path class=\"bad\" d=\"M50 158.5L300.7 158.5L300.7 83.5L426 83.5"), "{svg}");
         assert!(svg.contains(">limit 40</text>") && svg.contains(">time since the start</text>"), "{svg}");

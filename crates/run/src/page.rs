@@ -7,7 +7,7 @@ use longshore_core::{Word, engine::Quantiles};
 
 use crate::{
     report::Report,
-    story::{Kind, Story},
+    story::{FailureGroup, Story},
     text,
 };
 
@@ -132,7 +132,7 @@ fn charts(report: &Report, story: &Story) -> String {
     let mut charts = vec![spread.svg(), throughput.svg(), slots.svg()];
     let kinds = story.kinds();
     if !kinds.is_empty() {
-        let row = |(name, kind): &(&str, &Kind)| Row { name: (*name).to_owned(), count: kind.count, tone: Tone::Bad };
+        let row = |(name, kind): &(&str, &FailureGroup)| Row { name: (*name).to_owned(), count: kind.count, tone: Tone::Bad };
         let rows = kinds.iter().take(BARS).map(row).collect();
         charts.push(Ranking { title: "Failures by kind (tasks)".to_owned(), rows }.svg());
     }

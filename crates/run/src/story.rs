@@ -13,7 +13,7 @@ use std::{
 use longshore_brokers::mask_text;
 use longshore_core::{
     Finished, Word,
-    watch::{Detail, Event, Heard, Hub},
+    watch::{Counts, Detail, Event, Heard, Hub},
 };
 
 use crate::{call::Call, journal::PastEnd, reply::Reply};
@@ -45,7 +45,7 @@ pub struct Story {
     bins: BTreeMap<i32, u64>,
     longest: Duration,
     span: Duration,
-    kinds: BTreeMap<String, Kind>,
+    kinds: BTreeMap<String, FailureGroup>,
     /// Attempts that ended too fast to be noted.
     pub(crate) missed: u64,
     /// Attempts before a task's last one are in it.
@@ -55,17 +55,15 @@ pub struct Story {
 /// What happened in a stretch of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Bucket {
-    /// Tasks that ended well.
-    pub(crate) ok: u64,
-    /// Tasks that failed for good.
-    pub(crate) failed: u64,
+    /// Tasks that ended, by outcome.
+    pub(crate) counts: Counts,
     /// Microseconds that attempts ran, all together.
     pub(crate) busy: u64,
 }
 
 /// Failures of one kind.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct Kind {
+pub(crate) struct FailureGroup {
     pub(crate) count: u64,
     pub(crate) samples: Vec<Sample>,
 }
@@ -139,8 +137,7 @@ impl Story {
         let run = end.ended.saturating_sub(end.started);
         *self.bins.entry(bin_of(run)).or_default() += 1;
         self.longest = self.longest.max(run);
-        let bucket = self.bucket_at(micros(end.ended));
-        *(if end.word == Word::Ok { &mut bucket.ok } else { &mut bucket.failed }) += end.records;
+        self.bucket_at(micros(end.ended)).counts.add(end.word, end.records);
         let Some(failure) = &end.failure else { return };
         let known = self.kinds.len() < KINDS || self.kinds.contains_key(&failure.class);
         let kind = self.kinds.entry(if known { failure.class.clone() } else { "other kinds".to_owned() }).or_default();
@@ -191,7 +188,7 @@ impl Story {
     }
 
     /// Returns its failures by kind, the most frequent first.
-    pub(crate) fn kinds(&self) -> Vec<(&str, &Kind)> {
+    pub(crate) fn kinds(&self) -> Vec<(&str, &FailureGroup)> {
         let mut kinds: Vec<_> = self.kinds.iter().map(|(name, kind)| (name.as_str(), kind)).collect();
         kinds.sort_by_key(|(_, kind)| std::cmp::Reverse(kind.count));
         kinds
@@ -238,7 +235,7 @@ impl Story {
     /// Returns what happened over time, in stretches that have enough tasks to be looked at.
     pub(crate) fn stretches(&self) -> Stretches {
         let span = self.span.as_secs_f64();
-        let all: u64 = self.buckets.iter().map(|bucket| bucket.ok + bucket.failed).sum();
+        let all: u64 = self.buckets.iter().map(|bucket| bucket.counts.ran()).sum();
         let wanted = (all / 10).clamp(8, 100) as usize;
         let together = self.buckets.len().div_ceil(wanted).max(1);
         let length = (self.bucket * together as u64) as f64 / 1e6;
@@ -257,8 +254,8 @@ impl Story {
         let each = |value: fn(&Bucket) -> f64| sums.iter().zip(&lengths).map(|(sum, length)| value(sum) / length).collect();
         Stretches {
             seconds: length,
-            ok_per_s: each(|sum| sum.ok as f64),
-            failed_per_s: each(|sum| sum.failed as f64),
+            ok_per_s: each(|sum| sum.counts.ok as f64),
+            failed_per_s: each(|sum| sum.counts.failures() as f64),
             running: each(|sum| sum.busy as f64 / 1e6),
         }
     }
@@ -266,7 +263,7 @@ impl Story {
 
 impl Bucket {
     fn and(self, other: Self) -> Self {
-        Self { ok: self.ok + other.ok, failed: self.failed + other.failed, busy: self.busy + other.busy }
+        Self { counts: [self.counts, other.counts].into_iter().sum(), busy: self.busy + other.busy }
     }
 }
 
@@ -388,7 +385,7 @@ mod tests {
         }
         assert!(story.buckets.len() <= BUCKETS && story.bins.len() < 10 && story.kinds["exit 1"].samples.len() == SAMPLES);
         let sum = story.buckets.iter().copied().fold(Bucket::default(), Bucket::and);
-        assert_eq!((sum.ok, sum.failed, sum.busy), (999_000, 1_000, 1_000_000 * 20_000));
+        assert_eq!((sum.counts.ok, sum.counts.failures(), sum.busy), (999_000, 1_000, 1_000_000 * 20_000));
         // Two at once, a hundred a second, from the first stretch to the last.
         let stretches = story.stretches();
         assert!(stretches.running.len() > 50, "{}", stretches.running.len());

@@ -52,7 +52,7 @@ impl PastError {
 
 /// What a result line has beyond its head.
 #[derive(Deserialize)]
-struct Body<'a> {
+struct PastBody<'a> {
     seq: u64,
     #[serde(borrow)]
     task: &'a RawValue,
@@ -85,7 +85,7 @@ pub(crate) fn each_past(journal: &Path, len: u64, index: &Index, mut each: impl 
             Ok(Line::Header(header)) => (began, sitting) = (header.started.clone(), header.started),
             Ok(Line::Sitting(next)) => (sitting, spent) = (next.started, next.spent_ms),
             Ok(Line::Result(head)) if index.is_current(head.key, head.nth, at) => {
-                let body: Body<'_> = serde_json::from_slice(line).map_err(io::Error::other)?;
+                let body: PastBody<'_> = serde_json::from_slice(line).map_err(io::Error::other)?;
                 let millis = Duration::from_millis;
                 let started = body.started.as_deref();
                 let past = PastEnd {
