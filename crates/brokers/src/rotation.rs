@@ -125,7 +125,7 @@ mod tests {
         assert!((29..=31).contains(&count(&served, 'a')) && (19..=21).contains(&count(&served, 'b')), "{served}");
         // Nobody waits longer than a round of all weights.
         assert!(served.split('c').all(|without| without.len() <= 6), "{served}");
-        // For a while only one has work: then all have their shares again, and not what they missed.
+        // For a while only one has work: then all have their shares again, not what they missed.
         serve(&turns, 500, &["a"]);
         let served = serve(&turns, 12, &["a", "b", "c"]);
         assert!((5..=7).contains(&count(&served, 'a')), "{served}");

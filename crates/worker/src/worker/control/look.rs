@@ -68,8 +68,8 @@ impl RemoteControl {
         entries.iter().zip(raws).filter_map(read).collect()
     }
 
-    /// Lets what is held here of these tasks be read at once: it was called off, and ends before its
-    /// time.
+    /// Lets what is held here of these tasks be read at once: it was called off, and ends before
+    /// its time.
     pub(super) async fn end_held(&self, ids: &[String]) {
         let entries: Vec<HeldEntry> = self.intake.held().into_iter().take(LOOKED_THROUGH).collect();
         for some in entries.chunks(TOLD) {
