@@ -10,6 +10,7 @@
 //! | [`past`] | results read back with their times |
 //! | [`prune`] | which finished jobs go |
 //! | [`state`] | the state directory: jobs begun, found, listed, pruned |
+//! | [`table`] | millions of entries, and nothing but these |
 //! | [`writer`] | the thread that owns the file while a job runs |
 //!
 //! Invariants: the journal is the truth and the output its projection, so every line is in the
@@ -26,6 +27,7 @@ pub(crate) mod lock;
 pub(crate) mod past;
 pub(crate) mod prune;
 pub(crate) mod state;
+mod table;
 pub(crate) mod text;
 pub(crate) mod writer;
 

@@ -1,13 +1,13 @@
 //! What a journal says about each task, in a few bytes a task.
 
-use std::{
-    collections::{HashMap, HashSet},
-    hash::{BuildHasherDefault, Hasher},
-};
+use std::collections::HashMap;
 
 use longshore_core::{Word, watch::Counts};
 
-use super::format::{Head, Start, is_final};
+use super::{
+    format::{Head, Start, is_final},
+    table::Table,
+};
 
 /// State of a task, as far as the journal knows it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,10 +31,12 @@ pub(crate) enum TaskState {
 
 /// The state of every task that a journal mentions, by key and number of occurrence.
 ///
-/// An entry takes 24 bytes (25 with the table's own), about 40 at the usual filling of the table.
+/// An entry is 96 bits of what identifies a task, and 64 of what is known of it: 20 bytes, 24 to 29
+/// with the table's empty places. (That two tasks of a billion share their 96 bits is one chance in
+/// 100 billion.)
 #[derive(Debug, Default)]
 pub(crate) struct Index {
-    tasks: HashMap<[u32; 4], [u32; 2], BuildHasherDefault<KeyHasher>>,
+    tasks: Table<3, 5>,
     counts: Counts,
     in_flight: u64,
     /// Those of them that wait for nothing: neither cancelled nor to be retried.
@@ -51,7 +53,7 @@ impl Index {
     /// Returns the state of the task that has this key and stands behind `nth` others with the same
     /// key.
     pub(crate) fn state_of(&self, key: u128, nth: u32) -> TaskState {
-        self.tasks.get(&identity(key, nth)).map_or(TaskState::New, |&packed| unpack(packed))
+        self.tasks.get(identity(key, nth)).map_or(TaskState::New, |entry| unpack(packed(entry)))
     }
 
     /// Returns finished tasks by outcome.
@@ -95,27 +97,28 @@ impl Index {
 
     /// Makes every failed task unfinished again; its attempts go on from where they were.
     pub(crate) fn reopen_failed(&mut self) {
-        for packed in self.tasks.values_mut() {
-            if let TaskState::Finished { word, .. } = unpack(*packed)
+        for entry in self.tasks.entries_mut() {
+            let before = packed(entry);
+            if let TaskState::Finished { word, .. } = unpack(before)
                 && word.is_failure()
             {
                 self.counts.take(word, 1);
                 self.in_flight += 1;
-                *packed = pack(0, WAITING, attempts_of(*packed));
+                entry[3..].copy_from_slice(&pack(0, WAITING, attempts_of(before)));
             }
         }
     }
 
-    fn put(&mut self, identity: [u32; 4], packed: [u32; 2]) {
-        let before = self.tasks.insert(identity, packed);
+    fn put(&mut self, [a, b, c]: [u32; 3], now: [u32; 2]) {
+        let before = self.tasks.insert([a, b, c, now[0], now[1]]).map(|entry| packed(&entry));
         self.started -= u64::from(before.is_some_and(is_started));
-        self.started += u64::from(is_started(packed));
+        self.started += u64::from(is_started(now));
         match before.map(unpack) {
             None | Some(TaskState::New) => {}
             Some(TaskState::InFlight { .. }) => self.in_flight -= 1,
             Some(TaskState::Finished { word, .. }) => self.counts.take(word, 1),
         }
-        match unpack(packed) {
+        match unpack(now) {
             TaskState::Finished { word, .. } => self.counts.add(word, 1),
             TaskState::New | TaskState::InFlight { .. } => self.in_flight += 1,
         }
@@ -124,9 +127,22 @@ impl Index {
 
 /// One number for a key and its occurrence. Keys are 128-bit hashes, so that spreading the
 /// occurrence over all bits keeps them apart.
-fn identity(key: u128, nth: u32) -> [u32; 4] {
+fn identity(key: u128, nth: u32) -> [u32; 3] {
     let mixed = key ^ u128::from(nth).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835);
-    [mixed as u32, (mixed >> 32) as u32, (mixed >> 64) as u32, (mixed >> 96) as u32]
+    let [a, b] = spread(mixed as u64 ^ (mixed >> 64) as u64);
+    [a, b, (mixed >> 96) as u32]
+}
+
+/// The number in another order of all numbers: the table looks at the top bits first, and a product
+/// is mixed best there.
+fn spread(number: u64) -> [u32; 2] {
+    let spread = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    [(spread >> 32) as u32, spread as u32]
+}
+
+/// What an entry says of its task.
+fn packed(entry: &[u32; 5]) -> [u32; 2] {
+    [entry[3], entry[4]]
 }
 
 /// 40 bits of offset (a journal of 1 TiB), 4 of outcome, 20 of attempts; two halves, so that an
@@ -156,50 +172,25 @@ fn unpack(packed: [u32; 2]) -> TaskState {
 /// tasks.
 ///
 /// It remembers 64 bits of each key. Should two keys share them (one chance in 37 million for a
-/// million records), the later counts as a repeat of the earlier, every time in the same way.
+/// million records), the later counts as a repeat of the earlier, every time in the same way. That
+/// is 10 to 12 bytes for each.
 #[derive(Debug, Default)]
 pub(crate) struct Occurrences {
-    seen: HashSet<u64, BuildHasherDefault<KeyHasher>>,
-    repeats: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
+    seen: Table<2, 2>,
+    repeats: HashMap<u64, u32>,
 }
 
 impl Occurrences {
     /// Counts this occurrence, and returns how many stood before it.
     pub(crate) fn next(&mut self, key: u128) -> u32 {
         let short = key as u64 ^ (key >> 64) as u64;
-        if self.seen.insert(short) {
+        if self.seen.insert(spread(short)).is_none() {
             return 0;
         }
         let repeats = self.repeats.entry(short).or_default();
         *repeats = repeats.saturating_add(1);
         *repeats
     }
-}
-
-/// Keys are hashes already: one multiplication brings their bits to where the table looks.
-#[derive(Debug, Default)]
-pub(crate) struct KeyHasher(u64);
-
-impl Hasher for KeyHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = (self.0.rotate_left(26) ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        // The product is best mixed at its top and the table begins at the bottom.
-        self.0 ^= self.0 >> 32;
-    }
-
-    fn write_usize(&mut self, _length: usize) {}
 }
 
 #[cfg(test)]
