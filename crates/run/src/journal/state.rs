@@ -525,9 +525,9 @@ impl JobInfo {
         })
     }
 
-    /// Finished tasks by outcome, the number of those in flight, and that of all that are left where
-    /// it is known; reads the whole journal unless its end says them. A task is in flight while it
-    /// runs; where its run died, from then on until it runs again.
+    /// Finished tasks by outcome, the number of those in flight, and that of all that are left
+    /// where it is known; reads the whole journal unless its end says them. A task is in flight
+    /// while it runs; where its run died, from then on until it runs again.
     ///
     /// # Errors
     /// When the journal cannot be read or understood.

@@ -34,7 +34,7 @@ impl<const KEY: usize, const ALL: usize> Default for Table<KEY, ALL> {
     fn default() -> Self {
         Self {
             shards: (0..1 << SHARD_BITS)
-                .map(|number| Shard { entries: Vec::new(), filled: 0, first: FIRST + (number * FIRST / 5 >> SHARD_BITS) })
+                .map(|number| Shard { entries: Vec::new(), filled: 0, first: FIRST + ((number * FIRST / 5) >> SHARD_BITS) })
                 .collect(),
         }
     }

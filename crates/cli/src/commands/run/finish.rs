@@ -18,8 +18,8 @@ use crate::{progress::Voice, progress::text, signals::Signals};
 /// Time that the desktop has to show a notification.
 const NOTIFY: Duration = Duration::from_secs(5);
 
-/// Tells whoever asked for it that the run has ended. What goes wrong with that is said, and changes
-/// nothing.
+/// Tells whoever asked for it that the run has ended. What goes wrong with that is said, and
+/// changes nothing.
 pub(super) async fn tell(report: &Report, args: &RunArgs, voice: Voice) {
     if let Some(text) = &args.on_finish {
         let failed = run(hook(text, report), Limits::default()).await.and_then(|output| {

@@ -168,8 +168,8 @@ impl Children {
         signalled
     }
 
-    /// Holds every live child where it is, and each that starts from now on, as Ctrl-Z does; or lets
-    /// them go on.
+    /// Holds every live child where it is, and each that starts from now on, as Ctrl-Z does; or
+    /// lets them go on.
     pub fn hold(&self, hold: bool) {
         // First the flag, as in `stop`.
         self.0.held.store(hold, Ordering::SeqCst);
