@@ -295,7 +295,9 @@ fn a_device_that_is_full_ends_with_74_and_the_journal_has_what_ran() {
         "--",
         "sh",
         "-c",
-        "sleep 0.05; echo {}",
+        "sleep 0.05; echo \"$1\"",
+        "sh",
+        "{}",
         ":::",
     ]);
     command.args((0..40).map(|id| id.to_string()));
@@ -346,7 +348,17 @@ fn somebody_elses_output_is_refused_and_leaves_no_job_behind() {
     place.write("out.jsonl", "my thesis\n");
     let job = |flags: &[&str]| {
         let mut command = place.run();
-        command.args(["-o", "out.jsonl", "--summary", "none"]).args(flags).args(["--", "sh", "-c", "echo {} >>ran", ":::", "1", "2"]);
+        command.args(["-o", "out.jsonl", "--summary", "none"]).args(flags).args([
+            "--",
+            "sh",
+            "-c",
+            "echo $1 >>ran",
+            "sh",
+            "{}",
+            ":::",
+            "1",
+            "2",
+        ]);
         run(&mut command)
     };
     for flags in [&[][..], &["--name", "mine"]] {
@@ -368,7 +380,7 @@ fn the_refused_second_start_of_a_job_does_not_hide_it_from_resume() {
     let job = |flags: &[&str]| {
         let mut command = place.run();
         command.args(["-o", "out.jsonl", "-j", "1", "--summary", "none"]).args(flags);
-        command.args(["--", "sh", "-c", "[ {} = 2 ] && [ ! -e two ] && { : >two; while [ ! -s out.jsonl ]; do sleep 0.01; done; kill -KILL $PPID; sleep 9; }; echo {} >>ran", ":::", "1", "2", "3"]);
+        command.args(["--", "sh", "-c", "[ $1 = 2 ] && [ ! -e two ] && { : >two; while [ ! -s out.jsonl ]; do sleep 0.01; done; kill -KILL $PPID; sleep 9; }; echo $1 >>ran", "sh", "{}", ":::", "1", "2", "3"]);
         finish(command.spawn().unwrap(), Duration::from_secs(20))
     };
     assert_eq!(job(&[]).status.code(), None, "it kills its run");

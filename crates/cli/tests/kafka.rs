@@ -193,7 +193,9 @@ fn keys_turn_the_sleep_while_it_runs() {
     let screen = File::create(world.place.path("screen")).unwrap();
     let mut child = script.stdin(Stdio::piped()).stdout(screen).stderr(Stdio::null()).spawn().expect("there is a script command");
     let mut keys = child.stdin.take().unwrap();
-    for (key, shown) in [("", "sleep 100ms"), ("]", "sleep 110ms"), ("[", "sleep 99ms"), ("[", "sleep 89ms")] {
+    // Once before the view is drawn, while keys are nobody's yet, and then in it.
+    until("the view", PATIENCE, || world.place.read("screen").matches("sleep 100ms").count() > 1);
+    for (key, shown) in [("]", "sleep 110ms"), ("[", "sleep 99ms"), ("[", "sleep 89ms")] {
         keys.write_all(key.as_bytes()).unwrap();
         until(shown, PATIENCE, || world.place.read("screen").contains(shown));
     }

@@ -164,7 +164,23 @@ fn a_header_with_a_flipped_bit_is_refused_and_nothing_starts_over() {
     place.write("in", records(3));
     let command = || {
         let mut command = place.run();
-        command.args(["in", "--name", "bits", "-j", "1", "--summary", "none", "--progress", "none", "--", "sh", "-c", "echo {} >> ran"]);
+        command.args([
+            "in",
+            "--name",
+            "bits",
+            "-j",
+            "1",
+            "--summary",
+            "none",
+            "--progress",
+            "none",
+            "--",
+            "sh",
+            "-c",
+            "echo $1 >> ran",
+            "sh",
+            "{}",
+        ]);
         command
     };
     assert_eq!(run(&mut command()).0, 0);

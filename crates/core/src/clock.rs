@@ -185,18 +185,19 @@ mod tests {
     #[test]
     fn a_time_in_which_the_process_stands_still_is_left_out() {
         let _alone = ALONE.lock();
-        let began = (Instant::now(), now());
+        // The real clock is read first and last: however this thread is held up, it has more.
+        let (real, began) = (Instant::now(), now());
         let mut inside = Vec::new();
         stand_still(|| {
             inside.push(now());
             std::thread::sleep(Duration::from_millis(5));
             inside.push(now());
         });
-        let passed = (began.0.elapsed(), now() - began.1);
+        let passed = now() - began;
+        let real = real.elapsed();
         assert_eq!(inside[0], inside[1], "another thread that wakes up first sees no leap");
         assert!(stopped() >= Duration::from_millis(5));
-        // Whatever this thread was held up by elsewhere passed for both.
-        assert!(passed.0 - passed.1 >= Duration::from_millis(5) && passed.0 - passed.1 <= stopped(), "{passed:?}");
+        assert!(real - passed >= Duration::from_millis(5), "{real:?} {passed:?}");
     }
 
     #[test]

@@ -33,8 +33,8 @@ const FLAGS: [&str; 2] = ["--workspace", "--all-features"];
 const LONGEST: [&str; 7] =
     ["interop::interop", "brokers", "kafka::kafka", "cli::kafka_permissions", "testkit::soak", "worker::poison", "worker::alone"];
 
-/// The longest that a test program may take; the longest of them takes five minutes.
-const LIMIT: Duration = Duration::from_secs(40 * 60);
+/// The longest that a test program may take; the longest of them takes six minutes.
+const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 fn main() -> ExitCode {
     match run() {

@@ -18,6 +18,8 @@ pub const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Longest reply that is read, in bytes.
 const LONGEST: usize = 16 << 20;
+/// The time after which it is said that nobody replies, where nobody listens.
+const NOBODY: Duration = Duration::from_millis(100);
 
 /// Sends a request, and collects what workers reply within this time, or until as many have replied
 /// as it was for, or as listen (where the broker knows that). In the order of the nodes' names.
@@ -75,7 +77,9 @@ pub(crate) async fn ask_in(
     let expires = environment.wall().checked_add(within).and_then(|at| at.duration_since(SystemTime::UNIX_EPOCH).ok());
     let request = Request { expires: expires.map_or(0.0, |at| at.as_secs_f64()), clock: 1, ..request }.answered(&ticket, &oid);
     let listeners = bus.broadcast_counted(EXCHANGE, "", &request.encode(&(environment.id)())).await?;
-    let have_all = |from: &[(String, Value)]| listeners.is_some_and(|listeners| from.len() as u64 >= listeners);
+    let have_all = |from: &[(String, Value)]| listeners.is_some_and(|listeners| listeners > 0 && from.len() as u64 >= listeners);
+    // Where nobody listens nobody will reply; but whoever asks again and again is not to spin.
+    let within = if listeners == Some(0) { within.min(NOBODY) } else { within };
     let mut from: Vec<(String, Value)> = Vec::new();
     let until = Instant::now() + within;
     while !have_all(&from)

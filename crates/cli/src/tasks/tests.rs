@@ -86,7 +86,7 @@ fn exception(result: Result<Value, Failure>) -> String {
     }
 }
 
-const SH: &str = "[tasks.t]\nexec = [\"sh\", \"-c\", \"{args.0}\"]\n";
+const SH: &str = "[tasks.t]\nexec = [\"env\", \"sh\", \"-c\", \"eval \\\"$1\\\"\", \"sh\", \"{args.0}\"]\n";
 
 #[tokio::test]
 async fn what_a_command_writes_is_its_result() {

@@ -37,8 +37,9 @@ struct KnownQueues {
 /// Says after a while that nobody serves a queue, and never ends.
 pub(crate) async fn tell_unserved(connections: &Connections, queue: Option<&Arc<str>>, id: &str) -> Infallible {
     let (Some(queue), Some(told)) = (queue, &connections.told) else { return std::future::pending().await };
+    let due = Instant::now() + DOUBT;
     tokio::time::sleep(DOUBT - PATIENCE).await;
-    if is_unserved(connections, queue).await {
+    if is_unserved(connections, queue, due).await {
         let shown: String = queue.chars().map(|character| if character.is_control() { '\u{fffd}' } else { character }).collect();
         told(&longshore_brokers::News::remark(format!(
             "no worker that answers serves queue {shown}, which task {id} was sent to (longshore worker -Q {shown}); waiting on"
@@ -47,8 +48,8 @@ pub(crate) async fn tell_unserved(connections: &Connections, queue: Option<&Arc<
     std::future::pending().await
 }
 
-/// Returns whether somebody is to be told that no worker serves this queue.
-async fn is_unserved(connections: &Connections, queue: &Arc<str>) -> bool {
+/// Returns whether somebody is to be told that no worker serves this queue; not before `due`.
+async fn is_unserved(connections: &Connections, queue: &Arc<str>, due: Instant) -> bool {
     // The lock is held while workers are asked: whoever comes meanwhile takes the same answer.
     let mut known = connections.unserved.known.lock().await;
     let fresh = |at: &Instant, within: Duration| at.elapsed() < within;
@@ -69,6 +70,8 @@ async fn is_unserved(connections: &Connections, queue: &Arc<str>) -> bool {
     }
     let unserved = !known.served.contains(&**queue);
     if unserved {
+        // Where nobody listens that is known at once. Who gives up meanwhile has told nobody.
+        tokio::time::sleep_until(due).await;
         known.told.retain(|_, at| fresh(at, AGAIN));
         known.told.insert(queue.clone(), Instant::now());
     }
@@ -99,7 +102,7 @@ mod tests {
             [(0, "a", true, 1), (5, "a", false, 1), (5, "b", true, 2), (21, "c", true, 2), (40, "d", true, 1)]
         {
             tokio::time::advance(Duration::from_secs(after)).await;
-            assert_eq!(is_unserved(&connections, &queue.into()).await, told, "{queue}");
+            assert_eq!(is_unserved(&connections, &queue.into(), Instant::now()).await, told, "{queue}");
             assert_eq!(connections.unserved.known.lock().await.told.len(), remembered, "{queue}");
         }
     }
