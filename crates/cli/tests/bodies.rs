@@ -6,7 +6,6 @@ mod common;
 
 use std::{
     collections::BTreeMap,
-    fs,
     time::{Duration, Instant},
 };
 
