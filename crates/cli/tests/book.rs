@@ -150,17 +150,39 @@ mod reference {
             if !(dropping && goes_on && !line.trim().starts_with('-')) {
                 dropping = line.trim().starts_with('-') && known.contains(&name(line));
             }
-            if !dropping {
-                if line.ends_with(':') && kept.last().is_some_and(|last| last.ends_with(':')) {
-                    kept.pop();
-                }
-                kept.push(line);
+            if dropping {
+                continue;
             }
+            if !line.starts_with(' ') && kept.last().is_some_and(|last| is_heading(last)) {
+                kept.pop();
+            }
+            // The empty line in front went with the flag before it.
+            if is_heading(line) && kept.last().is_some_and(|last| !last.is_empty()) {
+                kept.push("");
+            }
+            kept.push(line);
         }
-        while kept.last().is_some_and(|last| last.is_empty() || last.ends_with(':')) {
+        while kept.last().is_some_and(|last| last.is_empty() || is_heading(last)) {
             kept.pop();
         }
         kept.join("\n") + "\n"
+    }
+
+    /// Whether a line is the heading of a group of flags.
+    fn is_heading(line: &str) -> bool {
+        line.ends_with(':') && !line.starts_with(' ') && line.len() < 20
+    }
+
+    #[test]
+    fn a_group_of_flags_keeps_its_heading_and_one_without_flags_loses_it() {
+        let common = "Options:\n      --json  As JSON\n\nTask queue:\n      --broker <URL>  Where\n";
+        for (text, want) in [
+            ("Time:\n  -t <T>  A limit [HTTP:\n          30s]\n", "Time:\n  -t <T>  A limit [HTTP:\n          30s]\n"),
+            ("Options:\n  -a      One\n      --json  As JSON\n\nView:\n  -b  Two\n", "Options:\n  -a      One\n\nView:\n  -b  Two\n"),
+            ("  -a  One\n\nTask queue:\n      --broker <URL>  Where\n\nExit: 0\n", "  -a  One\n\nExit: 0\n"),
+        ] {
+            assert_eq!(without_common(text, common), want, "{text}");
+        }
     }
 
     #[test]

@@ -49,6 +49,7 @@ impl Server {
         let port = listener.local_addr().unwrap().port();
         let app = Router::new()
             .route("/echo/{x}", any(echo))
+            .route("/pages/{x}", any(echo))
             .route("/status/{code}", any(status))
             .route("/slow/{ms}", any(slow))
             .route("/most", get(most))
