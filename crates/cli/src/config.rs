@@ -148,7 +148,12 @@ impl Config {
                 Ok(text) => text,
                 Err(error) if error.kind() == io::ErrorKind::NotFound && by != NamedBy::User => continue,
                 Err(error) => {
-                    errors.push(ConfigError::nowhere(format!("cannot read the config file {}: {error}", path.display())));
+                    let named = match (by, &sources.config) {
+                        (NamedBy::User, Some(_)) => " (--config names it)",
+                        (NamedBy::User, None) => " (LONGSHORE_CONFIG names it)",
+                        _ => "",
+                    };
+                    errors.push(ConfigError::nowhere(format!("cannot read the config file {}{named}: {error}", path.display())));
                     continue;
                 }
             };

@@ -171,7 +171,13 @@ fn a_named_config_file_takes_the_place_of_the_projects_and_must_exist() {
     let other = world.dir.path().join("other.toml");
     world.sources.config = Some(other.clone());
     let errors = Config::load(&world.sources).unwrap_err().to_string();
-    assert!(errors.contains("cannot read the config file") && errors.contains("other.toml"), "{errors}");
+    assert!(errors.contains("cannot read the config file") && errors.contains("other.toml (--config names it)"), "{errors}");
+    world.sources.config = None;
+    world.sources.vars.insert("LONGSHORE_CONFIG".to_owned(), other.display().to_string());
+    let errors = Config::load(&world.sources).unwrap_err().to_string();
+    assert!(errors.contains("other.toml (LONGSHORE_CONFIG names it)"), "{errors}");
+    world.sources.config = Some(other.clone());
+    world.sources.vars.remove("LONGSHORE_CONFIG");
     fs::write(&other, "[run]\nretries = 2\n").unwrap();
     let settings = world.load().run(None).unwrap();
     assert!(settings.get("rate").is_none() && settings.get("retries").is_some() && settings.get("burst").is_some());
