@@ -98,8 +98,9 @@ fn flags_that_the_book_names_are_there() {
         for line in command_lines(&fs::read_to_string(&page).unwrap()) {
             let words: Vec<&str> = line.split(" -- ").next().unwrap().split_whitespace().skip(1).collect();
             // `kafka consume` and `jobs set` are commands of two words.
-            let depth = words.iter().take(2).take_while(|word| word.chars().all(|c| c.is_ascii_lowercase() || c == '-')).count();
-            let asked = (1..=depth).rev().find_map(|depth| try_help(&words[..depth]));
+            let is_name = |word: &str| !word.starts_with('-') && word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+            let depth = words.iter().take(2).take_while(|word| is_name(word)).count();
+            let asked = (depth.min(1)..=depth).rev().find_map(|depth| try_help(&words[..depth]));
             // The demos are a program of their own, which may not be built.
             if asked.is_none() && (words[0] == "demo" || words[0] == "kafka" && !cfg!(feature = "kafka")) {
                 continue;
