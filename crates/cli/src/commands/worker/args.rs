@@ -90,7 +90,7 @@ pub struct WorkerArgs {
     /// Stop when the queues are empty; what has its time still to come is waited for, and told
     #[arg(long, help_heading = "Ending")]
     pub until_empty: bool,
-    /// Stop after so many tasks
+    /// Stop when so many tasks have ended; those that it has taken by then may end, too
     #[arg(long, value_name = "N", help_heading = "Ending")]
     pub max_tasks: Option<u64>,
     /// Stop when there was nothing to do for so long
