@@ -30,6 +30,7 @@ use tokio::{runtime::Handle as Runtime, time::Sleep};
 
 pub use handle::{Handle, Running, Snapshot};
 pub(crate) use mail::{Broken, Mail};
+pub(crate) use outbox::CHUNK;
 pub use outbox::{Lane, Outbox};
 pub use stats::{RunningTask, SlotUse, StallSeen, Summary};
 pub use view::Named;
@@ -50,8 +51,7 @@ use crate::{
     sink::{Room, Sink},
     source::{Settlement, Source},
     stamp::{Span, Stamp},
-    sync::AtomicBool,
-    task::{Attempt, Delivery, EngineTask, Finished, LaneKind},
+    task::{Attempt, Delivery, EngineTask, FetchedTask, Finished, LaneKind},
     watch::{Detail, Hub, LabelsOf},
 };
 use helm::{Crew, Helm};
@@ -246,21 +246,12 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                 drop(late);
             }
         });
-        let work = {
-            let (pump, reports) = (pump.clone(), reports.clone());
-            move || reports.has_mail() || pump.has_work()
-        };
-        let (in_passing, clock) = (Arc::new(AtomicBool::new(false)), engine.config.clock);
-        let outside = Helm::new(outside::run(
-            pump::run(pump, source.clone(), mailbox.clone()),
-            report::run(reports, source, sink, mailbox, room),
-            work,
-            runtime.metrics().num_workers() > 1,
-            in_passing.clone(),
-        ));
+        let clock = engine.config.clock;
+        let outside =
+            Helm::new(outside::run(pump::run(pump, source.clone(), mailbox.clone()), report::run(reports, source, sink, mailbox, room)));
         let engine = Helm::new(engine.run());
         let running = Running::new(handle, events, runtime.spawn(engine.task()), runtime.spawn(outside.task()));
-        let _ = crew.set(Crew::new(engine, outside, in_passing, clock));
+        let _ = crew.set(Crew::new(engine, outside, clock));
         running
     }
 
@@ -335,18 +326,25 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
 
     /// Lets those pass that want nothing but what the job gives to all.
     fn pass_plain(&mut self, now: Instant) {
-        let Self { config, gate, passed, stats, telling, happened, .. } = self;
+        let Self { config, gate, lanes, passed, stats, telling, happened, .. } = self;
+        let loops = lanes[LaneKind::Async as usize].as_deref();
         let timeout = config.timeout.map(Span::from);
         let admitted_at = Stamp::from(now);
-        gate.pass_plain(|attempt, lane, slot| {
-            // First moved, then written to: what was just written in pieces, a processor cannot
-            // read in one without waiting.
+        gate.pass_plain(|fetched, slot| {
+            let mut attempt = fetched.into_attempt();
+            (attempt.task.slot, attempt.admitted) = (slot, admitted_at);
+            prepare(&mut attempt, timeout, config.retry.retries, config);
+            admitted(&attempt, now, stats, telling.then_some(&mut *happened));
+            let lane = attempt.task.lane;
             let passed = &mut passed[lane as usize];
             passed.push(attempt);
-            let Some(attempt) = passed.last_mut() else { return };
-            (attempt.task.slot, attempt.task.admitted) = (slot, admitted_at);
-            prepare(attempt, timeout, config.retry.retries, config);
-            admitted(&attempt.task, now, stats, telling.then_some(&mut *happened));
+            // As many as a loop takes at once: nobody has to move them again.
+            if passed.len() == CHUNK
+                && lane == LaneKind::Async
+                && let Some(loops) = loops
+            {
+                loops.start(passed);
+            }
         });
     }
 
@@ -355,7 +353,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         let retries = options.and_then(|options| options.retry.as_ref()).unwrap_or(&self.config.retry).retries;
         let timeout = options.and_then(|options| options.timeout).or(self.config.timeout).map(Span::from);
         prepare(&mut attempt, timeout, retries, &self.config);
-        admitted(&attempt.task, now, &mut self.stats, self.telling.then_some(&mut self.happened));
+        admitted(&attempt, now, &mut self.stats, self.telling.then_some(&mut self.happened));
         match attempt.task.options().and_then(|options| options.refused.clone()) {
             None => self.passed[attempt.task.lane as usize].push(attempt),
             Some(error) => {
@@ -420,11 +418,11 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             let mut fetched = std::mem::take(&mut self.mail.fetched);
             self.took += fetched.len();
             for delivery in fetched.drain(..) {
-                let attempt = self.accept_delivery(delivery, now);
+                let fetched = self.accept_delivery(delivery, now);
                 if self.phase >= Phase::Draining {
-                    self.give_back(attempt);
+                    self.give_back(fetched.into_attempt());
                 } else {
-                    self.gate.push(attempt);
+                    self.gate.push(fetched);
                 }
             }
             self.mail.fetched = fetched;
@@ -438,13 +436,10 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
     }
 
     #[inline]
-    fn accept_delivery(&mut self, delivery: Delivery<T>, now: Stamp) -> Attempt<T> {
-        let Delivery { id, payload, receipt, mut options, key } = delivery;
+    fn accept_delivery(&mut self, mut delivery: Delivery<T>, queued: Stamp) -> FetchedTask<T> {
         let mut lane = self.config.lane;
-        let mut made = 0;
-        if let Some(options) = &mut options {
+        if let Some(options) = &mut delivery.options {
             lane = options.lane.unwrap_or(lane);
-            made = options.attempts_made;
             if self.lanes[lane as usize].is_none() && options.refused.is_none() {
                 options.refused =
                     Some(crate::TaskError::new("lane", format!("this job has no {lane} lane")).with_again(crate::Again::Never));
@@ -460,21 +455,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
                 lane = self.config.lane;
             }
         }
-        let task = EngineTask {
-            id,
-            receipt,
-            attempt: made + 1,
-            lane,
-            slot: 0,
-            queued: now,
-            admitted: now,
-            timeout: None,
-            payload: None,
-            options,
-            key,
-            holds_key: false,
-        };
-        Attempt { task, payload }
+        FetchedTask { delivery, lane, queued }
     }
 
     fn take_finished(&mut self) {
@@ -551,7 +532,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         let at = Instant::from(one.ended);
         let at = at.checked_add(after).unwrap_or(at);
         self.source.backing_off(task.receipt, &payload, true);
-        self.backoff.push(RetryDue { at, attempt: Attempt { task, payload } });
+        self.backoff.push(RetryDue { at, attempt: Attempt { task, payload, admitted: one.ended, timeout: None } });
     }
 
     fn take_settled(&mut self) {
@@ -573,19 +554,19 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
 /// Gives an attempt its limit, and a copy of its payload where one will be needed.
 #[inline]
 fn prepare<T>(attempt: &mut Attempt<T>, timeout: Option<Span>, retries: u32, config: &EngineConfig<T>) {
-    let task = &mut attempt.task;
-    task.timeout = timeout;
+    attempt.timeout = timeout;
     if let Some(copy) = config.copy
-        && (config.keep_payloads || task.attempt <= retries)
+        && (config.keep_payloads || attempt.task.attempt <= retries)
     {
-        task.payload = Some(copy(&attempt.payload));
+        attempt.task.payload = Some(copy(&attempt.payload));
     }
 }
 
 /// Notes that a task passed the gate.
 #[inline(always)]
-fn admitted<T>(task: &EngineTask<T>, now: Instant, stats: &mut Stats, happened: Option<&mut Vec<Event>>) {
-    stats.admitted(task);
+fn admitted<T>(attempt: &Attempt<T>, now: Instant, stats: &mut Stats, happened: Option<&mut Vec<Event>>) {
+    stats.admitted(attempt);
+    let task = &attempt.task;
     if let Some(happened) = happened {
         happened.push(Event::Admitted { id: task.id, attempt: task.attempt, lane: task.lane, slot: task.slot, at: now });
     }

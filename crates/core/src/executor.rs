@@ -516,7 +516,7 @@ impl ExecutorPool {
         let mut lanes: Lanes<Arc<Ticket>, ()> = [None, None, None, None];
         lanes[lane as usize] = Some(match lane {
             LaneKind::Async => {
-                let handler = AsyncHandler::Plain(Arc::new(|ticket: Arc<Ticket>| ticket.0.clone().future()));
+                let handler = AsyncHandler::new(|ticket: Arc<Ticket>| ticket.0.clone().future());
                 Arc::new(AsyncLane::new(handler, outbox.clone(), Clock::SYSTEM, runtime)) as Arc<dyn Lane<_, _>>
             }
             LaneKind::Cpu => Arc::new(CpuLane::new(plain, workers, outbox.clone(), Clock::SYSTEM)),

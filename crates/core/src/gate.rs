@@ -24,7 +24,7 @@ use concurrency::Slots;
 use pace::{Pace, Rate};
 pub use refusal::{Reason, Refusal};
 
-use crate::task::{Attempt, EngineTask, LaneKind};
+use crate::task::{Attempt, EngineTask, FetchedTask, LaneKind};
 
 /// A limit by value: at most so many tasks of one value at once, and a pace for each value.
 /// ```
@@ -151,7 +151,9 @@ struct Rule<T> {
 
 /// The gate. `T` is the payload of the tasks that wait in it.
 pub struct Gate<T> {
-    ready: Line<T>,
+    /// What was fetched, in order, and before it the one that was next and may not pass yet.
+    ready: VecDeque<FetchedTask<T>>,
+    head: Option<Attempt<T>>,
     /// Retries whose backoff is over. They go first: they are the oldest.
     again: Line<T>,
     slots: [Slots; 4],
@@ -188,7 +190,8 @@ impl<T> Gate<T> {
     /// A gate that is set so.
     pub fn new(config: GateConfig) -> Self {
         Self {
-            ready: Line::new(),
+            ready: VecDeque::new(),
+            head: None,
             again: Line::new(),
             slots: config.lanes.map(Slots::new),
             lane_lines: std::array::from_fn(|_| Line::new()),
@@ -212,8 +215,8 @@ impl<T> Gate<T> {
 
     /// Puts a fetched task at the end of the ready line.
     #[inline]
-    pub fn push(&mut self, attempt: Attempt<T>) {
-        self.ready.push_back(attempt);
+    pub fn push(&mut self, task: FetchedTask<T>) {
+        self.ready.push_back(task);
     }
 
     /// Puts a task whose backoff is over before the ready line.
@@ -224,13 +227,13 @@ impl<T> Gate<T> {
     /// Tasks in the ready line.
     #[inline]
     pub fn ready(&self) -> usize {
-        self.ready.len()
+        self.ready.len() + usize::from(self.head.is_some())
     }
 
     /// Tasks that wait anywhere in the gate.
     #[inline]
     pub fn waiting_count(&self) -> usize {
-        self.ready.len() + self.again.len() + self.parked
+        self.ready() + self.again.len() + self.parked
     }
 
     /// Tasks that run.
@@ -251,11 +254,11 @@ impl<T> Gate<T> {
     }
 
     /// Lets tasks that want nothing special pass, as many as may: what [`next`](Gate::next) does,
-    /// without asking all of its questions for each of them. Whatever it leaves is for `next`. The
-    /// slot is not yet in the attempt.
+    /// without asking all of its questions for each of them. Whatever it leaves is for `next`.
+    /// `passed` gets each of them with its slot.
     #[inline]
-    pub(crate) fn pass_plain(&mut self, mut passed: impl FnMut(Attempt<T>, LaneKind, u32)) {
-        if self.paused || self.pace.is_some() || self.parked > 0 || !self.again.is_empty() {
+    pub(crate) fn pass_plain(&mut self, mut passed: impl FnMut(FetchedTask<T>, u32)) {
+        if self.paused || self.pace.is_some() || self.parked > 0 || !self.again.is_empty() || self.head.is_some() {
             return;
         }
         let workers = self.workers();
@@ -265,20 +268,18 @@ impl<T> Gate<T> {
         }
         while room > 0
             && let Some(first) = self.ready.front()
-            && first.task.options.is_none()
-            && first.task.key.is_none()
+            && first.delivery.options.is_none()
+            && first.delivery.key.is_none()
         {
-            // Read here, because an attempt is moved the quicker the less it is looked into on the
-            // way.
-            let lane = first.task.lane;
-            if !self.slots[lane as usize].has_room() {
+            let slots = &mut self.slots[first.lane as usize];
+            if !slots.has_room() {
                 break;
             }
-            let Some(attempt) = self.ready.pop_front() else { break };
-            let slot = self.slots[lane as usize].take_one();
+            let Some(task) = self.ready.pop_front() else { break };
+            let slot = slots.take_one();
             self.running += 1;
             room -= 1;
-            passed(attempt, lane, slot);
+            passed(task, slot);
         }
     }
 
@@ -306,13 +307,18 @@ impl<T> Gate<T> {
         }
         loop {
             let retry = !self.again.is_empty();
-            let line = if retry { &mut self.again } else { &mut self.ready };
-            let Some(attempt) = line.pop_front() else { return Err(self.nothing()) };
+            let first = if retry { self.again.pop_front() } else { self.head.take() };
+            let next = || self.ready.pop_front().map(FetchedTask::into_attempt);
+            let Some(attempt) = first.or_else(next) else { return Err(self.nothing()) };
             match self.pass(attempt, now, retry) {
                 Passage::Passed(attempt) => return Ok(attempt),
                 Passage::Parked => {}
                 Passage::Refused(attempt, reason) => {
-                    self.ready.push_front(attempt);
+                    if retry {
+                        self.again.push_front(attempt);
+                    } else {
+                        self.head = Some(attempt);
+                    }
                     return Err(Refusal { reason, until: self.next_timer() });
                 }
             }
@@ -431,7 +437,8 @@ impl<T> Gate<T> {
                 (value.freed, value.timed) = (false, false);
             }
         }
-        all.extend(self.ready.drain(..));
+        all.extend(self.head.take());
+        all.extend(self.ready.drain(..).map(FetchedTask::into_attempt));
         self.freed.clear();
         self.lane_freed = [false; 4];
         self.timers.clear();
@@ -443,7 +450,7 @@ impl<T> Gate<T> {
     /// last refusal.
     pub fn waiting(&self, head: &Reason) -> Vec<(Reason, usize)> {
         let mut waiting = Vec::new();
-        let ready = self.ready.len() + self.again.len();
+        let ready = self.ready() + self.again.len();
         if ready > 0 {
             waiting.push((head.clone(), ready));
         }
@@ -526,7 +533,7 @@ impl<T> Gate<T> {
             return self.park(Place::Lane(lane), attempt, now, parked);
         };
         attempt.task.slot = slot;
-        attempt.task.admitted = now.into();
+        attempt.admitted = now.into();
         self.running += 1;
         if let Some((_, pace)) = &mut self.pace {
             pace.take(now);

@@ -25,8 +25,6 @@
 //! # fn main() {}
 //! ```
 
-use futures_util::future::BoxFuture;
-
 use crate::task::LaneKind;
 
 /// An attempt, as its span names it.
@@ -40,36 +38,33 @@ pub(crate) struct AttemptName {
 
 #[cfg(feature = "tracing")]
 mod on {
-    use std::task::Poll;
-
     use tracing::{Level, Span, debug, debug_span, enabled, field::Empty, info, warn};
 
-    use super::{AttemptName, BoxFuture};
+    use super::AttemptName;
     use crate::{
         event::Event,
         watch::{Events, Heard},
     };
 
-    fn span(of: &AttemptName) -> Option<Span> {
-        // Looked at first: an attempt that nobody follows makes nothing.
-        if !enabled!(target: "longshore", Level::DEBUG) {
-            return None;
-        }
-        let AttemptName { id, attempt, lane, slot } = *of;
-        Some(debug_span!(target: "longshore", "attempt", id, attempt, lane = lane.as_str(), slot, name = Empty))
-    }
+    /// The span of an attempt, if somebody collects it.
+    pub(crate) struct AttemptSpan(Option<Span>);
 
-    pub(crate) fn within<O>(of: &AttemptName, work: impl FnOnce() -> O) -> O {
-        match span(of) {
-            Some(span) => span.in_scope(work),
-            None => work(),
+    impl AttemptSpan {
+        pub(crate) fn of(name: &AttemptName) -> Self {
+            // Looked at first: an attempt that nobody follows makes nothing.
+            if !enabled!(target: "longshore", Level::DEBUG) {
+                return Self(None);
+            }
+            let AttemptName { id, attempt, lane, slot } = *name;
+            Self(Some(debug_span!(target: "longshore", "attempt", id, attempt, lane = lane.as_str(), slot, name = Empty)))
         }
-    }
 
-    pub(crate) fn future<O: 'static>(of: &AttemptName, make: impl FnOnce() -> BoxFuture<'static, O>) -> BoxFuture<'static, O> {
-        let Some(span) = span(of) else { return make() };
-        let mut future = span.in_scope(make);
-        Box::pin(std::future::poll_fn(move |cx| -> Poll<O> { span.in_scope(|| future.as_mut().poll(cx)) }))
+        pub(crate) fn within<O>(&self, work: impl FnOnce() -> O) -> O {
+            match &self.0 {
+                Some(span) => span.in_scope(work),
+                None => work(),
+            }
+        }
     }
 
     /// Names the attempt that runs here: a task's name, a record's place.
@@ -117,16 +112,21 @@ mod on {
 
 #[cfg(not(feature = "tracing"))]
 mod off {
-    use super::{AttemptName, BoxFuture};
+    use super::AttemptName;
 
-    #[inline(always)]
-    pub(crate) fn within<O>(_: &AttemptName, work: impl FnOnce() -> O) -> O {
-        work()
-    }
+    /// Nothing: there are no spans.
+    pub(crate) struct AttemptSpan;
 
-    #[inline(always)]
-    pub(crate) fn future<O: 'static>(_: &AttemptName, make: impl FnOnce() -> BoxFuture<'static, O>) -> BoxFuture<'static, O> {
-        make()
+    impl AttemptSpan {
+        #[inline(always)]
+        pub(crate) fn of(_: &AttemptName) -> Self {
+            Self
+        }
+
+        #[inline(always)]
+        pub(crate) fn within<O>(&self, work: impl FnOnce() -> O) -> O {
+            work()
+        }
     }
 
     /// Names the attempt that runs here; does nothing without the feature `tracing`.
@@ -135,10 +135,10 @@ mod off {
 }
 
 #[cfg(not(feature = "tracing"))]
-pub use off::name;
+pub(crate) use off::AttemptSpan;
 #[cfg(not(feature = "tracing"))]
-pub(crate) use off::{future, within};
+pub use off::name;
+#[cfg(feature = "tracing")]
+pub(crate) use on::AttemptSpan;
 #[cfg(feature = "tracing")]
 pub use on::{follow, follow_async, name};
-#[cfg(feature = "tracing")]
-pub(crate) use on::{future, within};

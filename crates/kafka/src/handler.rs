@@ -2,7 +2,6 @@
 
 use std::{future::Future, sync::Arc};
 
-use futures_util::FutureExt;
 use longshore_core::{
     Clock, Context, Finished, IntoOutcome, LaneKind, Outcome, Skip, TaskError,
     lane::{
@@ -41,10 +40,7 @@ impl<R: Send + 'static> Handler<R> {
         Fut: Future<Output = A> + Send + 'static,
         A: IntoOutcome<R>,
     {
-        Self::of_async(AsyncHandler::Plain(Arc::new(move |record| {
-            let future = function(record);
-            Box::pin(async move { future.await.into_outcome() })
-        })))
+        Self::of_async(AsyncHandler::new(function))
     }
 
     /// Takes a plain function, for the blocking lane: a thread for each record that is in work.
@@ -72,18 +68,7 @@ impl<R: Send + 'static> Handler<R> {
 
     /// Takes a handler of the async lane, as the engine knows it.
     pub fn of_async(handler: AsyncHandler<Record, R>) -> Self {
-        let handler = match handler {
-            AsyncHandler::Plain(handler) => {
-                AsyncHandler::Plain(Arc::new(
-                    move |record: Record| {
-                        if record.begin() { handler(record) } else { std::future::ready(withdrawn()).boxed() }
-                    },
-                ))
-            }
-            AsyncHandler::WithContext(handler) => AsyncHandler::WithContext(Arc::new(move |context, record: Record| {
-                if record.begin() { handler(context, record) } else { std::future::ready(withdrawn()).boxed() }
-            })),
-        };
+        let handler = handler.unless(|record: &Record| (!record.begin()).then(withdrawn));
         Self {
             lane: LaneKind::Async,
             make: Box::new(move |outbox, clock, runtime, _| Arc::new(AsyncLane::new(handler, outbox.clone(), clock, runtime))),

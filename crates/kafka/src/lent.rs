@@ -106,16 +106,16 @@ impl Consumer {
     /// As of [`start`](Consumer::start).
     pub async fn lend(self) -> Result<(Records, RunningConsumer), BrokerError> {
         let (lend, records) = mpsc::channel(self.most().max(1));
-        let handler = Handler::of_async(longshore_core::lane::AsyncHandler::Plain(std::sync::Arc::new(move |record: Record| {
+        let handler = Handler::of_async(longshore_core::lane::AsyncHandler::new(move |record: Record| {
             let lend = lend.clone();
-            Box::pin(async move {
+            async move {
                 let (answer, answered) = oneshot::channel();
                 if lend.send(Lent { record, answer }).await.is_err() {
                     return Outcome::Failed(TaskError::new("lost", "nobody reads the records that are lent"));
                 }
                 answered.await.unwrap_or_else(|_| Outcome::Failed(TaskError::new("dropped", "nobody said what became of it")))
-            })
-        })));
+            }
+        }));
         let running = self.start(handler).await?;
         Ok((Records(records), running))
     }

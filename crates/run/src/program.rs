@@ -133,9 +133,9 @@ fn command<U: ProgramUser>(plan: Arc<CommandPlan>, user: Arc<U>) -> ProcessHandl
 }
 
 fn request<U: ProgramUser>(plan: Arc<HttpPlan>, client: HttpClient, user: Arc<U>) -> AsyncHandler<U::Task, U::Made> {
-    AsyncHandler::WithContext(Arc::new(move |context: Context, task: U::Task| {
+    AsyncHandler::with_context(move |context: Context, task: U::Task| {
         let (plan, client, user) = (plan.clone(), client.clone(), user.clone());
-        Box::pin(async move {
+        async move {
             let filled = user.fill(&context, &task, |records, vars| match records.first() {
                 Some(record) => plan.request(record, vars),
                 None => Err(TaskError::invalid("a request without a record")),
@@ -156,8 +156,8 @@ fn request<U: ProgramUser>(plan: Arc<HttpPlan>, client: HttpClient, user: Arc<U>
                 }
             };
             user.ended_later(&context, task, end).await
-        })
-    }))
+        }
+    })
 }
 
 fn pipe_line<U: ProgramUser>(pipe: Arc<Pipe>, user: Arc<U>) -> SyncHandler<U::Task, U::Made> {

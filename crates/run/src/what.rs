@@ -272,16 +272,16 @@ impl Lanebuilder {
             // to measure.
             What::Noop => {
                 let sync = |_: &Context, _: Call| Outcome::Ok(Reply::Null);
-                let quick = AsyncHandler::Plain(Arc::new(|_| Box::pin(std::future::ready(Outcome::Ok(Reply::Null)))));
+                let quick = AsyncHandler::new(|_| std::future::ready(Outcome::Ok(Reply::Null)));
                 put(LaneKind::Async, Arc::new(AsyncLane::new(quick, outbox.clone(), clock, &runtime)));
                 put(LaneKind::Blocking, Arc::new(BlockingLane::new(Arc::new(sync), outbox.clone(), clock)));
                 put(LaneKind::Cpu, Arc::new(CpuLane::new(Arc::new(sync), self.cpu, outbox, clock)));
             }
             What::Task(plan) => {
                 let sender = Arc::new(plan.sender(self.job, self.tell)?);
-                let handler = AsyncHandler::WithContext(Arc::new(move |context: Context, call: Call| {
+                let handler = AsyncHandler::with_context(move |context: Context, call: Call| {
                     let (sender, overdue) = (sender.clone(), overdue.clone());
-                    Box::pin(async move {
+                    async move {
                         // The attempt alone ends: the task may run on in its queue, and the next
                         // attempt finds its answer there.
                         tokio::select! {
@@ -290,8 +290,8 @@ impl Lanebuilder {
                             limit = passed(overdue.as_deref()) => Outcome::TimedOut { limit },
                             ended = sender.run(&call[0], context.attempt) => ended.map(|answer| Reply::Pipe(Arc::new(answer))),
                         }
-                    })
-                }));
+                    }
+                });
                 put(LaneKind::Async, Arc::new(AsyncLane::new(handler, outbox, clock, &runtime)));
             }
             What::Command(_) | What::Http(_) | What::Pipe(_) => {

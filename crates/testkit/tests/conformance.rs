@@ -169,7 +169,7 @@ async fn a_reader_of_completions_is_a_sink_also_if_it_leaves() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_async_lane_is_a_lane() {
     let make = |outbox: &_, runtime: &_| {
-        let handler = AsyncHandler::WithContext(Arc::new(|context, ask| perform_async(context, ask).boxed()));
+        let handler = AsyncHandler::with_context(perform_async);
         Arc::new(AsyncLane::new(handler, Clone::clone(outbox), Clock::SYSTEM, runtime)) as Arc<dyn Lane<Ask, u32>>
     };
     lane::suite(MakeLane { kind: LaneKind::Async, make, many: 3_000, ends_late: false }).await;
@@ -338,7 +338,7 @@ mod planted {
     #[should_panic(expected = "the job does not end")]
     async fn a_lane_that_loses_an_attempt() {
         let make = |outbox: &_, runtime: &_| {
-            let handler = AsyncHandler::WithContext(Arc::new(|context, ask| perform_async(context, ask).boxed()));
+            let handler = AsyncHandler::with_context(perform_async);
             let lane = Arc::new(AsyncLane::new(handler, Clone::clone(outbox), Clock::SYSTEM, runtime));
             Arc::new(Forgetful(lane, AtomicUsize::new(0))) as Arc<dyn Lane<Ask, u32>>
         };

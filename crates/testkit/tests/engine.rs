@@ -72,7 +72,7 @@ fn run(tasks: u32, threads: usize, answers: usize, spawns: bool, delay: Duration
     runtime.spawn(async move {
         let handle = tokio::runtime::Handle::current();
         let outbox = outbox();
-        let handler = AsyncHandler::Plain(Arc::new(|n: u32| async move { Outcome::Ok(n) }.boxed()));
+        let handler = AsyncHandler::new(|n: u32| async move { Outcome::Ok(n) });
         let lane: Arc<dyn Lane<u32, u32>> = Arc::new(AsyncLane::new(handler, outbox.clone(), Clock::SYSTEM, &handle));
         let mut config = EngineConfig::new(GateConfig::new([20, 0, 0, 0]), LaneKind::Async);
         config.queue = 40;

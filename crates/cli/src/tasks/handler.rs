@@ -6,7 +6,6 @@ use longshore_celery::Value;
 use longshore_core::{
     Context, LaneKind, Outcome, TaskError,
     lane::{
-        AsyncHandler,
         child::{Command, Exit},
         process::exit_outcome,
     },
@@ -118,10 +117,7 @@ impl TaskProgram {
                 Box::pin(async move {
                     let attempt = record::attempt(&context);
                     let (known, task) = (known(&context, context.slot()), (context, call));
-                    let outcome = match handler {
-                        AsyncHandler::Plain(handler) => handler(task).await,
-                        AsyncHandler::WithContext(handler) => handler(known, task).await,
-                    };
+                    let outcome = handler.call(known, task).await;
                     own.told.result(outcome, attempt)
                 })
             })),

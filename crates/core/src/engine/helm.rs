@@ -23,7 +23,7 @@ use crate::{
     clock::Clock,
     engine::Summary,
     error::SinkError,
-    sync::{AtomicBool, AtomicUsize, AtomicWaker, Mutex},
+    sync::{AtomicUsize, AtomicWaker, Mutex},
 };
 
 #[cfg(all(test, longshore_loom))]
@@ -183,21 +183,14 @@ const REST: Duration = Duration::from_millis(20);
 pub(crate) struct Crew {
     pub(super) engine: Arc<Helm<Summary>>,
     pub(super) outside: Arc<Helm<Result<(), SinkError>>>,
-    /// A lane does the outside, and will be back.
-    pub(super) in_passing: Arc<AtomicBool>,
     clock: Clock,
     /// Times in a row that the outside was slow, and the last time.
     strikes: Mutex<(u32, Instant)>,
 }
 
 impl Crew {
-    pub(super) fn new(
-        engine: Arc<Helm<Summary>>,
-        outside: Arc<Helm<Result<(), SinkError>>>,
-        in_passing: Arc<AtomicBool>,
-        clock: Clock,
-    ) -> Self {
-        Self { engine, outside, in_passing, clock, strikes: Mutex::new((0, clock.now())) }
+    pub(super) fn new(engine: Arc<Helm<Summary>>, outside: Arc<Helm<Result<(), SinkError>>>, clock: Clock) -> Self {
+        Self { engine, outside, clock, strikes: Mutex::new((0, clock.now())) }
     }
 
     /// Does what the engine has to do now. With `all`, also what its outside has to do, if that is
@@ -214,9 +207,7 @@ impl Crew {
             return;
         }
         let began = self.clock.now();
-        self.in_passing.store(true, Ordering::Relaxed);
         self.outside.run();
-        self.in_passing.store(false, Ordering::Relaxed);
         let now = self.clock.now();
         let mut strikes = self.strikes.lock();
         *strikes = if now.duration_since(began) > QUICK { (strikes.0 + 1, now) } else { (0, now) };

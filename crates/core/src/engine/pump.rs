@@ -73,11 +73,6 @@ impl Pump {
         self.waker.wake();
     }
 
-    /// Returns true if the pump could fetch now.
-    pub(super) fn has_work(&self) -> bool {
-        !self.fetching.load(Ordering::Relaxed) && self.low.load(Ordering::Relaxed) && self.free() > 0
-    }
-
     fn free(&self) -> usize {
         self.room.load(Ordering::Acquire).saturating_sub(self.travelling.load(Ordering::Acquire))
     }

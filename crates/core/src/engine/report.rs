@@ -1,14 +1,7 @@
 //! Hands finished tasks to the sink, and settles with the source what the sink has accepted:
 //! results before acknowledgements.
 
-use std::{
-    panic::AssertUnwindSafe,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::{Context, Poll},
-};
+use std::{panic::AssertUnwindSafe, sync::Arc};
 
 use futures_util::FutureExt;
 
@@ -28,10 +21,6 @@ use crate::{
 /// The loop's side of the reporter.
 pub(super) struct Reports<T, R> {
     mailbox: Mailbox<Pile<T, R>>,
-    /// Mail may be waiting: a hint for who looks around.
-    mail: AtomicBool,
-    /// The reporter waits for mail, and not for its sink or its source: polling it helps.
-    waiting: AtomicBool,
     /// Of the tasks that were handed over.
     times: Mutex<Times>,
     labels: Option<LabelsOf<T>>,
@@ -53,7 +42,7 @@ impl<T, R> Reports<T, R> {
     pub(super) fn new(labels: Option<LabelsOf<T>>) -> Self {
         let kinds = labels.as_ref().map_or(&[][..], |labels| &labels.kinds);
         let times = Mutex::new(Times::new(kinds));
-        Self { mailbox: Mailbox::new(), mail: AtomicBool::new(false), waiting: AtomicBool::new(false), times, labels }
+        Self { mailbox: Mailbox::new(), times, labels }
     }
 
     /// Counts finished tasks. The user's function for labels runs here, outside of the loop; one
@@ -73,28 +62,14 @@ impl<T, R> Reports<T, R> {
             append(&mut pile.done, done);
             append(&mut pile.back, back);
         });
-        self.mail.store(true, Ordering::Release);
-    }
-
-    /// Returns true if something may be waiting for the reporter, and the reporter for something.
-    pub(super) fn has_mail(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) && self.mail.load(Ordering::Relaxed)
     }
 
     pub(super) fn times(&self) -> MutexGuard<'_, Times> {
         self.times.lock()
     }
 
-    fn poll_take(&self, pile: &mut Pile<T, R>, cx: &mut Context<'_>) -> Poll<()> {
-        self.mail.store(false, Ordering::Relaxed);
-        let taken = self.mailbox.poll_take(pile, true, cx);
-        self.waiting.store(taken.is_pending(), Ordering::Relaxed);
-        taken
-    }
-
     pub(super) fn close(&self) {
         self.mailbox.post(|pile| pile.closed = true);
-        self.mail.store(true, Ordering::Release);
     }
 }
 
@@ -110,7 +85,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
     let mut settlements: Vec<Settlement> = Vec::new();
     let mut broken: Option<SinkError> = None;
     loop {
-        std::future::poll_fn(|cx| reports.poll_take(&mut pile, cx)).await;
+        std::future::poll_fn(|cx| reports.mailbox.poll_take(&mut pile, true, cx)).await;
         settlements.append(&mut pile.back);
         let count = pile.done.len();
         if count > 0 {

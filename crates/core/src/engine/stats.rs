@@ -7,7 +7,7 @@ use crate::{
     engine::Broken,
     gate::Reason,
     stamp::Stamp,
-    task::{EngineTask, Finished, LaneKind, Receipt},
+    task::{Attempt, Finished, LaneKind, Receipt},
     watch::{Counts, Labelled, Labels, LabelsOf, Quantiles, Spread},
 };
 
@@ -77,8 +77,9 @@ impl Stats {
     }
 
     #[inline]
-    pub(super) fn admitted<T>(&mut self, task: &EngineTask<T>) {
-        let admitted = Admitted { id: task.id, receipt: task.receipt, attempt: task.attempt, since: task.admitted };
+    pub(super) fn admitted<T>(&mut self, attempt: &Attempt<T>) {
+        let task = &attempt.task;
+        let admitted = Admitted { id: task.id, receipt: task.receipt, attempt: task.attempt, since: attempt.admitted };
         *place(&mut self.running[task.lane as usize], task.slot, admitted) = admitted;
     }
 

@@ -9,7 +9,7 @@ use std::{
 use proptest::prelude::*;
 
 use super::*;
-use crate::task::{Options, Receipt};
+use crate::task::{Delivery, Options};
 
 const MS: Duration = Duration::from_millis(1);
 /// The lateness that a leaky bucket forgives.
@@ -129,7 +129,7 @@ impl Model {
         }
     }
 
-    fn attempt(&self, id: u64, wants: &WantedStart) -> Attempt<u64> {
+    fn fetched(&self, id: u64, wants: &WantedStart) -> FetchedTask<u64> {
         // One of the keys has a number, as those of a source that numbers them.
         let number = wants.key.filter(|key| *key == 2).map(u32::from).and_then(NonZeroU32::new);
         let text = wants.key.filter(|_| number.is_none());
@@ -140,22 +140,8 @@ impl Model {
                 ..Options::default()
             })
         });
-        let (at, lane) = (self.now, wants.lane);
-        let task = EngineTask {
-            id,
-            receipt: Receipt(id),
-            attempt: 1,
-            lane,
-            slot: 0,
-            queued: at.into(),
-            admitted: at.into(),
-            timeout: None,
-            payload: None,
-            options,
-            key: number,
-            holds_key: false,
-        };
-        Attempt { task, payload: id }
+        let delivery = Delivery { options, key: number, ..Delivery::new(id, id) };
+        FetchedTask { delivery, lane: wants.lane, queued: self.now.into() }
     }
 
     fn most(&self) -> usize {
@@ -284,7 +270,7 @@ impl Model {
         self.gate.end(&task);
         if again {
             self.gate.release(1);
-            self.backoff.push((Attempt { payload: task.id, task }, wants));
+            self.backoff.push((Attempt { payload: task.id, task, admitted: self.now.into(), timeout: None }, wants));
         } else {
             self.unreleased += 1;
             self.gate.done(&task);
@@ -316,10 +302,10 @@ impl Model {
             GateStep::Push { lane, key, values } => {
                 let values = values.iter().filter(|(rule, _)| *rule < self.config.limits.len()).copied().collect();
                 let wants = WantedStart { lane: LaneKind::ALL[*lane as usize], key: *key, values };
-                let attempt = self.attempt(self.next, &wants);
+                let fetched = self.fetched(self.next, &wants);
                 self.waiting.push((self.next, wants));
                 self.next += 1;
-                self.gate.push(attempt);
+                self.gate.push(fetched);
                 // The time was told for what waited then.
                 self.closed_until = None;
             }

@@ -2,7 +2,6 @@
 
 use std::{future::Future, sync::Arc};
 
-use futures_util::FutureExt;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::runtime::Handle as Runtime;
 
@@ -63,12 +62,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         Fut: Future<Output = A> + Send + 'static,
         A: IntoOutcome<R>,
     {
-        let function = Arc::new(function);
-        let handler = AsyncHandler::WithContext(Arc::new(move |context, payload| {
-            let future = function(context, payload);
-            async move { future.await.into_outcome() }.boxed()
-        }));
-        Self::on_lane(LaneKind::Async).async_handler(handler)
+        Self::on_lane(LaneKind::Async).async_handler(AsyncHandler::with_context(function))
     }
 
     /// A job that runs a plain function on the blocking lane, a thread for each running task.
@@ -133,10 +127,7 @@ impl<T: Send + 'static, R: Send + 'static> Job<T, R> {
         Fut: Future<Output = A> + Send + 'static,
         A: IntoOutcome<R>,
     {
-        self.async_handler(AsyncHandler::Plain(Arc::new(move |payload| {
-            let future = function(payload);
-            Box::pin(async move { future.await.into_outcome() })
-        })))
+        self.async_handler(AsyncHandler::new(function))
     }
 
     /// Sets what tasks on the blocking lane run.

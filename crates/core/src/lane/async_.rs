@@ -1,20 +1,20 @@
 //! The async lane: long-lived loops on the runtime, each polling many attempts.
 //!
-//! An attempt is the handler's boxed future, polled where it arrives; only what is still pending is
-//! kept, in a place of the loop (`pending.rs`). So an attempt costs one allocation, the handler's
-//! own. There is no spawn per task, no second box and no timer per attempt: deadlines are looked at
-//! when the earliest of a loop has come.
+//! An attempt is the handler's future, in a box that one attempt after the other uses. It is polled
+//! where it arrives; only what is still pending is kept, in a place of the loop (`pending.rs`). So
+//! an attempt costs no allocation. There is no spawn per task and no timer per attempt: deadlines
+//! are looked at when the earliest of a loop has come.
 //!
 //! All loops draw from one queue. While one loop is enough it is the one that stays awake, because
 //! waking another thread costs more than a no-op task; the others are woken when work piles up or
 //! when a loop is held up by a handler that computes or blocks.
 
 pub(crate) mod pending;
+mod queue;
 #[cfg(test)]
 mod tests;
 
 use std::{
-    collections::VecDeque,
     future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
@@ -26,26 +26,23 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::BoxFuture;
 use tokio::{runtime::Handle, time::Sleep};
 
 use crate::{
     cancel::CancelToken,
     clock::{Clock, Stopwatch},
-    lane::{AsyncHandler, Context, Lane, Outbox, Stop, panic_text, watchdog},
+    lane::{AsyncHandler, Context, FutureBox, Lane, Outbox, Stop, panic_text, watchdog},
     outcome::Outcome,
     stamp::{Span, Stamp},
     sync::{AtomicWaker, Mutex},
     task::{Attempt, EngineTask, Finished, LaneKind},
-    trace::{self, AttemptName},
+    trace::{AttemptName, AttemptSpan},
 };
 use pending::Pending;
+use queue::Chunks;
 
 /// Attempts that a loop starts in one turn, and that it polls.
 const TAKE: usize = 64;
-/// Attempts that a loop takes from the queue at once. Few, because those behind one that computes
-/// or blocks wait for it; what is still in the queue, another loop may take.
-const SIP: usize = 8;
 /// Attempts that wait in the queue before a second loop is woken for them.
 const SPREAD: usize = 120;
 /// Time after which a turn counts as held up; new work then goes to another loop.
@@ -56,8 +53,13 @@ const TURNS: usize = 64;
 const POLL: Duration = Duration::from_micros(200);
 /// Stands for a task while a loop does the work of others in passing.
 pub(crate) const IN_PASSING: u64 = u64::MAX;
-/// Number of attempts of which one has its on-CPU time measured.
+/// Number of attempts of which one has its on-CPU time measured, and of the first [`RARELY`]. (Two
+/// system calls, as much as ten no-ops.)
 const SAMPLE: u64 = 256;
+const RARELY: u64 = 4096;
+/// Bytes of boxes that a loop keeps for later attempts, and the most boxes.
+const SPARE_BYTES: usize = 1 << 20;
+const SPARE: usize = 1024;
 
 /// The async lane.
 pub struct AsyncLane<T, R> {
@@ -73,7 +75,7 @@ struct LoopShared<T, R> {
 }
 
 struct Queue<T> {
-    attempts: VecDeque<Attempt<T>>,
+    attempts: Chunks<T>,
     stop: Option<Stop>,
     closed: bool,
     /// Loops that sleep, by index.
@@ -118,7 +120,7 @@ impl<T: Send + 'static, R: Send + 'static> AsyncLane<T, R> {
     pub fn new(handler: AsyncHandler<T, R>, outbox: Outbox<T, R>, clock: Clock, runtime: &Handle) -> Self {
         let loops = runtime.metrics().num_workers().max(1);
         let shared = Arc::new(LoopShared {
-            queue: Mutex::new(Queue { attempts: VecDeque::new(), stop: None, closed: false, idle: vec![false; loops] }),
+            queue: Mutex::new(Queue { attempts: Chunks::new(), stop: None, closed: false, idle: vec![false; loops] }),
             loops: (0..loops).map(|_| LoopSeat { waker: AtomicWaker::new(), state: Arc::default() }).collect(),
             epoch: clock.now().into(),
             outbox,
@@ -128,9 +130,9 @@ impl<T: Send + 'static, R: Send + 'static> AsyncLane<T, R> {
                 index,
                 state: shared.loops[index].state.clone(),
                 shared: shared.clone(),
-                handler: handler.clone(),
+                boxes: SpareBoxes { handler: handler.clone(), spare: Vec::new(), most: SPARE },
                 watch: Stopwatch::new(clock),
-                fresh: VecDeque::with_capacity(TAKE),
+                fresh: Vec::new(),
                 pending: Pending::new(),
                 done: Vec::with_capacity(TAKE),
                 earliest: None,
@@ -178,7 +180,7 @@ impl<T, R> LoopShared<T, R> {
 
     /// Moves waiting attempts to a loop. `false`: there are none, and the loop may sleep (its waker
     /// is registered).
-    fn take(&self, index: usize, into: &mut VecDeque<Attempt<T>>, cx: &TaskContext<'_>) -> Taken {
+    fn take(&self, index: usize, into: &mut Vec<Attempt<T>>, cx: &TaskContext<'_>) -> Taken {
         let mut queue = self.queue.lock();
         let stop = queue.stop;
         if queue.attempts.is_empty() {
@@ -192,16 +194,7 @@ impl<T, R> LoopShared<T, R> {
             return Taken { stop, any: false, closed: false };
         }
         queue.idle[index] = false;
-        if queue.attempts.len() <= SIP {
-            // For free: `into` is empty, and the buffers change places.
-            std::mem::swap(&mut queue.attempts, into);
-        } else {
-            // One by one: much quicker than to extend by a drain.
-            for _ in 0..SIP {
-                let Some(attempt) = queue.attempts.pop_front() else { break };
-                into.push_back(attempt);
-            }
-        }
+        queue.attempts.pop(into);
         let other = (queue.attempts.len() >= SPREAD).then(|| queue.idle.iter().position(|idle| *idle)).flatten();
         if let Some(other) = other {
             queue.idle[other] = false;
@@ -223,15 +216,9 @@ struct Taken {
 impl<T: Send + 'static, R: Send + 'static> Lane<T, R> for AsyncLane<T, R> {
     fn start(&self, batch: &mut Vec<Attempt<T>>) {
         let Some(first) = batch.first() else { return };
-        let now = first.task.admitted.nanos_since(self.shared.epoch);
+        let now = first.admitted.nanos_since(self.shared.epoch);
         let mut queue = self.shared.queue.lock();
-        if queue.attempts.is_empty() {
-            // For free: the buffers change places.
-            let empty = std::mem::replace(&mut queue.attempts, VecDeque::from(std::mem::take(batch)));
-            *batch = Vec::from(empty);
-        } else {
-            queue.attempts.extend(batch.drain(..));
-        }
+        queue.attempts.push(batch);
         // A loop that is awake looks here before it sleeps. Another one is woken only if none is,
         // or if all of them are held up.
         let free = |index: usize| {
@@ -276,56 +263,91 @@ enum End {
     Cancelled,
 }
 
+/// Boxes for the handler's futures that are used again.
+struct SpareBoxes<T, R> {
+    handler: AsyncHandler<T, R>,
+    spare: Vec<FutureBox<T, R>>,
+    most: usize,
+}
+
+impl<T: Send + 'static, R: Send + 'static> SpareBoxes<T, R> {
+    #[inline]
+    fn take(&mut self) -> FutureBox<T, R> {
+        self.spare.pop().unwrap_or_else(|| self.make())
+    }
+
+    #[cold]
+    fn make(&mut self) -> FutureBox<T, R> {
+        let place = self.handler.place();
+        self.most = (SPARE_BYTES / size_of_val(&*place).max(1)).clamp(1, SPARE);
+        place
+    }
+
+    /// Takes back a box that is empty.
+    #[inline]
+    fn give(&mut self, place: FutureBox<T, R>) {
+        if self.spare.len() < self.most {
+            self.spare.push(place);
+        }
+    }
+}
+
 /// One attempt that is pending.
 struct RunningAttempt<T, R> {
-    /// Away as soon as it has ended.
-    future: Option<BoxFuture<'static, Outcome<R>>>,
+    /// Empty as soon as the attempt has ended.
+    place: FutureBox<T, R>,
     task: EngineTask<T>,
+    limit: Option<Span>,
     started: Stamp,
     /// It is to be ended at its next poll.
     end: Option<End>,
-    token: Option<CancelToken>,
     /// On-CPU time so far, for the few attempts where it is measured.
     cpu: Option<Duration>,
+    span: AttemptSpan,
 }
 
 impl<T, R> RunningAttempt<T, R> {
     fn poll(&mut self, cx: &mut TaskContext<'_>) -> Option<Outcome<R>> {
         if let Some(end) = self.end {
             let outcome = match end {
-                End::TimedOut => Outcome::TimedOut { limit: self.task.limit().unwrap_or_default() },
+                End::TimedOut => Outcome::TimedOut { limit: self.limit.map(Duration::from).unwrap_or_default() },
                 End::Cancelled => Outcome::Cancelled,
             };
-            let future = self.future.take();
-            return Some(match catch_unwind(AssertUnwindSafe(|| drop(future))) {
+            return Some(match clear(&mut self.place) {
                 Ok(()) => outcome,
-                Err(panic) => Outcome::Panicked(panic_text(&*panic)),
+                Err(panic) => Outcome::Panicked(panic),
             });
         }
         let mut ended = None;
-        poll_future(&mut self.future, &mut self.cpu, |_| {}, |_, outcome| ended = Some(outcome), cx);
+        let Self { place, cpu, span, .. } = self;
+        poll_attempt(place, cpu, |place| span.within(|| place.as_mut().poll(cx)), |_, outcome| ended = Some(outcome));
         ended
     }
 
     #[inline]
-    fn finish(self, outcome: Outcome<R>, ended: Stamp) -> Finished<T, R> {
-        Finished { slot: self.task.slot, task: self.task, outcome, started: self.started, ended, cpu: self.cpu.map(Span::from) }
+    fn finish(self, outcome: Outcome<R>, ended: Stamp) -> (Finished<T, R>, FutureBox<T, R>) {
+        let Self { place, task, started, cpu, .. } = self;
+        (Finished { slot: task.slot, task, outcome, started, ended, cpu: cpu.map(Span::from) }, place)
     }
 
     fn deadline(&self) -> Option<Stamp> {
-        self.task.limit().map(|limit| self.started + limit).filter(|_| self.end.is_none())
+        self.limit.map(|limit| self.started + Duration::from(limit)).filter(|_| self.end.is_none())
     }
 }
 
-/// Polls a future that `make` may put there first; a panic is an outcome. What is ready is dropped,
-/// and `over` gets its outcome.
+/// Drops what is in a box. A panic of its destructor comes back as text.
+fn clear<T, R>(place: &mut FutureBox<T, R>) -> Result<(), String> {
+    catch_unwind(AssertUnwindSafe(|| place.as_mut().clear())).map_err(|panic| panic_text(&*panic))
+}
+
+/// Polls an attempt; a panic is an outcome. `over` gets the outcome of one that is over, which
+/// leaves its box empty.
 #[inline]
-fn poll_future<R>(
-    place: &mut Option<BoxFuture<'static, Outcome<R>>>,
+fn poll_attempt<T, R>(
+    place: &mut FutureBox<T, R>,
     cpu: &mut Option<Duration>,
-    make: impl FnOnce(&mut Option<BoxFuture<'static, Outcome<R>>>),
+    poll: impl FnOnce(&mut FutureBox<T, R>) -> Poll<Outcome<R>>,
     mut over: impl FnMut(&Option<Duration>, Outcome<R>),
-    cx: &mut TaskContext<'_>,
 ) {
     let before = cpu.map(|_| longshore_sys::clock::thread_cpu_time());
     let count = |cpu: &mut Option<Duration>| {
@@ -334,29 +356,22 @@ fn poll_future<R>(
         }
     };
     let polled = catch_unwind(AssertUnwindSafe(|| {
-        make(place);
-        let polled = match place {
-            Some(future) => future.as_mut().poll(cx),
-            None => Poll::Ready(Outcome::Lost("polled after its end".to_owned())),
-        };
-        if polled.is_pending() {
-            count(cpu);
-            return;
-        }
-        // Dropped in here, so that a panicking destructor is this task's outcome too.
-        *place = None;
-        count(cpu);
         // The outcome stays where the future wrote it until its kind is known: what was just
         // written in pieces, a processor cannot read in one without waiting.
-        match polled {
-            Poll::Ready(Outcome::Ok(result)) => over(cpu, Outcome::Ok(result)),
-            Poll::Ready(other) => over(cpu, other),
-            Poll::Pending => {}
+        match poll(place) {
+            Poll::Pending => count(cpu),
+            Poll::Ready(Outcome::Ok(result)) => {
+                count(cpu);
+                over(cpu, Outcome::Ok(result));
+            }
+            Poll::Ready(other) => {
+                count(cpu);
+                over(cpu, other);
+            }
         }
     }));
     if let Err(panic) = polled {
-        let future = place.take();
-        let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
+        let _ = clear(place);
         count(cpu);
         over(cpu, Outcome::Panicked(panic_text(&*panic)));
     }
@@ -367,9 +382,9 @@ struct Loop<T, R> {
     index: usize,
     state: Arc<LoopState>,
     shared: Arc<LoopShared<T, R>>,
-    handler: AsyncHandler<T, R>,
+    boxes: SpareBoxes<T, R>,
     watch: Stopwatch,
-    fresh: VecDeque<Attempt<T>>,
+    fresh: Vec<Attempt<T>>,
     pending: Pending<RunningAttempt<T, R>>,
     done: Vec<Finished<T, R>>,
     /// No pending attempt has a deadline before this.
@@ -433,31 +448,21 @@ impl<T: Send + 'static, R: Send + 'static> Future for Loop<T, R> {
 
 impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
     fn start_fresh(&mut self, now: &mut Stamp) {
-        while let Some(attempt) = self.fresh.pop_front() {
+        let mut place = self.boxes.take();
+        for attempt in self.fresh.drain(..) {
             if self.stopped.is_some() {
                 self.done.push(attempt.unstarted(Outcome::Cancelled));
                 continue;
             }
-            let Attempt { task, payload } = attempt;
+            let Attempt { task, payload, timeout, .. } = attempt;
             self.state.enter(task.id);
-            let place = self.pending.vacant();
+            let vacant = self.pending.vacant();
             let started = *now;
-            let (id, attempt, slot, timeout) = (task.id, task.attempt, task.slot, task.timeout);
-            let mut future = None;
-            let mut token = None;
-            let mut cpu = id.is_multiple_of(SAMPLE).then_some(Duration::ZERO);
-            let make = |future: &mut Option<_>| {
-                let name = AttemptName { id, attempt, lane: LaneKind::Async, slot };
-                *future = Some(trace::future(&name, || match &self.handler {
-                    AsyncHandler::Plain(handler) => handler(payload),
-                    AsyncHandler::WithContext(handler) => {
-                        let cancel = CancelToken::new();
-                        token = Some(cancel.clone());
-                        let timeout = timeout.map(Duration::from);
-                        handler(Context { id, attempt, lane: LaneKind::Async, slot, timeout, cancel }, payload)
-                    }
-                }));
-            };
+            let (id, attempt, slot) = (task.id, task.attempt, task.slot);
+            let lane = LaneKind::Async;
+            let span = AttemptSpan::of(&AttemptName { id, attempt, lane, slot });
+            let context = || Context { id, attempt, lane, slot, timeout: timeout.map(Duration::from), cancel: CancelToken::new() };
+            let mut cpu = id.is_multiple_of(if id < RARELY { SAMPLE } else { RARELY }).then_some(Duration::ZERO);
             let mut waiting = Some(task);
             let over = |cpu: &Option<Duration>, outcome| {
                 // The time is asked for once an attempt: its end is the start of the next.
@@ -466,28 +471,36 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
                     self.done.push(Finished { slot, task, outcome, started, ended: *now, cpu: cpu.map(Span::from) });
                 }
             };
-            poll_future(&mut future, &mut cpu, make, over, &mut TaskContext::from_waker(self.pending.waker(place)));
+            let mut cx = TaskContext::from_waker(self.pending.waker(vacant));
+            let begin = |place: &mut FutureBox<T, R>| span.within(|| place.as_mut().begin(&context, payload, &mut cx));
+            poll_attempt(&mut place, &mut cpu, begin, over);
             // One that has ended at its first poll never takes the place.
             if let Some(task) = waiting {
-                let running = RunningAttempt { future, task, started, end: None, token, cpu };
+                let place = std::mem::replace(&mut place, self.boxes.take());
+                let running = RunningAttempt { place, task, limit: timeout, started, end: None, cpu, span };
                 if let Some(deadline) = running.deadline() {
                     self.earliest = Some(self.earliest.map_or(deadline, |earliest| earliest.min(deadline)));
                 }
-                self.pending.put(place, running);
+                self.pending.put(vacant, running);
             }
         }
+        self.boxes.give(place);
     }
 
     /// Polls what was woken. Returns how many were polled.
     fn poll_pending(&mut self) -> usize {
-        let Self { pending, state, done, watch, .. } = self;
+        let Self { pending, state, done, watch, boxes, .. } = self;
         pending.poll_woken(
             TAKE,
             |running, cx| {
                 state.enter(running.task.id);
                 running.poll(cx)
             },
-            |running, outcome| done.push(running.finish(outcome, watch.now())),
+            |running, outcome| {
+                let (finished, place) = running.finish(outcome, watch.now());
+                done.push(finished);
+                boxes.give(place);
+            },
         )
     }
 
@@ -514,7 +527,7 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
                     next = Some(next.map_or(deadline, |next| next.min(deadline)));
                     return false;
                 }
-                if let Some(token) = &running.token {
+                if let Some(token) = running.place.token() {
                     token.cancel();
                 }
                 running.end = Some(End::TimedOut);
@@ -526,7 +539,7 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
 
     fn end_pending(&mut self, how: Option<Stop>) {
         self.pending.look(|running| {
-            if let Some(token) = &running.token {
+            if let Some(token) = running.place.token() {
                 token.cancel();
                 if how == Some(Stop::Soft) {
                     return false;
@@ -546,15 +559,14 @@ impl<T, R> Drop for Loop<T, R> {
         let mut owed = std::mem::take(&mut self.done);
         owed.extend(self.fresh.drain(..).map(|attempt| attempt.unstarted(lost())));
         for mut running in self.pending.drain() {
-            let future = running.future.take();
-            let _ = catch_unwind(AssertUnwindSafe(|| drop(future)));
+            let _ = clear(&mut running.place);
             let ended = running.started;
-            owed.push(running.finish(lost(), ended));
+            owed.push(running.finish(lost(), ended).0);
         }
         let last = self.shared.loops.iter().all(|seat| seat.state.gone.load(Ordering::Relaxed));
         if last {
             let mut queue = self.shared.queue.lock();
-            owed.extend(queue.attempts.drain(..).map(|attempt| attempt.unstarted(lost())));
+            owed.extend(queue.attempts.drain().map(|attempt| attempt.unstarted(lost())));
         }
         self.shared.outbox.finish(&mut owed);
     }

@@ -267,10 +267,10 @@ impl<T: Send + 'static, R: Send + 'static> BlockingPool<T, R> {
                 }
                 continue;
             };
-            let seat = self.sit_down(&mut state, &attempt.task);
-            let Attempt { task, payload } = attempt;
-            let context =
-                Context { id: task.id, attempt: task.attempt, lane: task.lane, slot: task.slot, timeout: task.limit(), cancel: seat.1 };
+            let timeout = attempt.limit();
+            let seat = self.sit_down(&mut state, timeout);
+            let Attempt { task, payload, .. } = attempt;
+            let context = Context { id: task.id, attempt: task.attempt, lane: task.lane, slot: task.slot, timeout, cancel: seat.1 };
             let started = seat.2;
             if let Some(place) = state.seats[seat.0].as_mut() {
                 place.task = Some(task);
@@ -308,9 +308,9 @@ impl<T: Send + 'static, R: Send + 'static> BlockingPool<T, R> {
         state.threads -= 1;
     }
 
-    fn sit_down(self: &Arc<Self>, state: &mut BlockingState<T>, task: &EngineTask<T>) -> (usize, CancelToken, Instant) {
+    fn sit_down(self: &Arc<Self>, state: &mut BlockingState<T>, timeout: Option<Duration>) -> (usize, CancelToken, Instant) {
         let started = self.clock.now();
-        let deadline = task.limit().filter(|_| self.abandons).and_then(|timeout| started.checked_add(timeout));
+        let deadline = timeout.filter(|_| self.abandons).and_then(|timeout| started.checked_add(timeout));
         let token = CancelToken::new();
         if state.stop.is_some() {
             token.cancel();
@@ -365,8 +365,8 @@ impl<T: Send + 'static, R: Send + 'static> BlockingPool<T, R> {
                 // back in time, or there may be a new one: that is tried below before anything more
                 // ends here.
                 for attempt in std::mem::take(&mut state.queue) {
-                    let limit = attempt.task.limit();
-                    let deadline = limit.and_then(|limit| Instant::from(attempt.task.admitted).checked_add(limit));
+                    let limit = attempt.limit();
+                    let deadline = limit.and_then(|limit| Instant::from(attempt.admitted).checked_add(limit));
                     match (deadline, limit) {
                         (Some(deadline), Some(limit)) if deadline <= now && ended.is_empty() => {
                             ended.push(attempt.unstarted(Outcome::TimedOut { limit }));
@@ -438,14 +438,12 @@ mod tests {
                 lane: LaneKind::Blocking,
                 slot: 0,
                 queued: now,
-                admitted: now,
-                timeout: None,
                 payload: None,
                 options: None,
                 key: None,
                 holds_key: false,
             };
-            Attempt { task, payload: id }
+            Attempt { task, payload: id, admitted: now, timeout: None }
         }
 
         /// Runs so many attempts, and always has as many in hand as there are slots. The most

@@ -177,7 +177,8 @@ impl<T: Send + 'static, R: Send + 'static> CpuPool<T, R> {
                     done.push(attempt.unstarted(Outcome::Cancelled));
                     continue;
                 }
-                let Attempt { task, payload } = attempt;
+                let limit = attempt.limit();
+                let Attempt { task, payload, .. } = attempt;
                 let context = context.get_or_insert_with(|| Context {
                     id: 0,
                     attempt: 0,
@@ -186,13 +187,13 @@ impl<T: Send + 'static, R: Send + 'static> CpuPool<T, R> {
                     timeout: None,
                     cancel: token.clone(),
                 });
-                (context.id, context.attempt, context.timeout) = (task.id, task.attempt, task.limit());
+                (context.id, context.attempt, context.timeout) = (task.id, task.attempt, limit);
                 let outcome = called(&self.handler, context, payload);
                 let started = now;
                 if !tiny {
                     now = self.clock.now().into();
                 }
-                let outcome = match task.limit() {
+                let outcome = match limit {
                     // It cannot be ended, but it is not on time either.
                     Some(limit) if !tiny && now.since(started) > limit => Outcome::TimedOut { limit },
                     _ => outcome,

@@ -236,7 +236,7 @@ impl<T, R> IsolatedPool<T, R> {
                 Ends::Open => {}
                 Ends::Part => break,
                 Ends::All(outcome) => {
-                    let (at, slot, Attempt { task, payload }) = (attempt.task.admitted, attempt.task.slot, attempt);
+                    let (at, slot, Attempt { task, payload, .. }) = (attempt.admitted, attempt.task.slot, attempt);
                     load::discard(payload);
                     return Some(Finished { slot, task, outcome, started: at, ended: at, cpu: None });
                 }
@@ -249,7 +249,8 @@ impl<T, R> IsolatedPool<T, R> {
     /// that.
     fn split(&self, attempt: &mut Attempt<T>, place: usize) -> (Attempt<T>, Ends<R>) {
         let (payload, ends) = (self.items.split)(&mut attempt.payload, place);
-        (Attempt { task: attempt.task.twin(), payload }, ends)
+        let Attempt { ref task, admitted, timeout, .. } = *attempt;
+        (Attempt { task: task.twin(), payload, admitted, timeout }, ends)
     }
 
     /// Ends what no child will begin.

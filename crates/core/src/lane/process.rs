@@ -125,7 +125,7 @@ impl<T, R> Drop for ProcessLane<T, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{CancelToken, lane::LaneKind};
+    use crate::{CancelToken, task::LaneKind};
 
     #[test]
     fn a_command_that_is_refused_since_all_are_being_stopped_did_not_fail() {

@@ -67,12 +67,12 @@ fn a_timeout_on_every_lane_is_that_items_failure() {
             // It cannot be ended; what comes too late does not count.
             _ => Stage::cpu(|n| {
                 if n == 1 {
-                    std::thread::sleep(60 * MS);
+                    std::thread::sleep(400 * MS);
                 }
                 same(n)
             }),
         };
-        let stage = stage.timeout(30 * MS).on_error(OnError::Skip).name("hangs");
+        let stage = stage.timeout(200 * MS).on_error(OnError::Skip).name("hangs");
         let collected = ends(move || Pipeline::from_iter(0..4).stage(stage).collect());
         assert_eq!(collected.outputs, [0, 2, 3], "{lane}");
         let first = collected.report.stage("hangs").unwrap().first_failure.clone().unwrap();

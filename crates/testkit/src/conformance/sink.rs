@@ -84,9 +84,7 @@ pub async fn suite(make: impl Fn() -> Made) {
 async fn run(sink: Box<dyn Sink<u64, u64>>, tasks: u64, workers: usize, results: usize) -> Summary {
     let runtime = tokio::runtime::Handle::current();
     let outbox = outbox();
-    let handler = AsyncHandler::Plain(Arc::new(|n: u64| {
-        async move { if n % 7 == 3 { Outcome::Failed("seven".into()) } else { Outcome::Ok(n) } }.boxed()
-    }));
+    let handler = AsyncHandler::new(|n: u64| async move { if n % 7 == 3 { Outcome::Failed("seven".into()) } else { Outcome::Ok(n) } });
     let lane = Arc::new(AsyncLane::new(handler, outbox.clone(), Clock::SYSTEM, &runtime));
     let mut config = EngineConfig::new(GateConfig::new([workers, 0, 0, 0]).results(results), LaneKind::Async);
     config.queue = 2 * workers;

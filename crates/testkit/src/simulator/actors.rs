@@ -301,13 +301,13 @@ impl LaneState {
             }
         }
         let now = Clock::TOKIO.now();
-        let started = attempt.task.admitted;
+        let started = attempt.admitted;
         self.outbox.finish_one(Finished { slot: attempt.task.slot, task: attempt.task, outcome, started, ended: now.into(), cpu: None });
     }
 
     async fn run(self: Arc<Self>, attempt: Attempt<u64>, mut time: Duration) {
         let mut outcome = self.draw_outcome(attempt.task.id);
-        if let Some(limit) = attempt.task.limit().filter(|limit| *limit < time) {
+        if let Some(limit) = attempt.limit().filter(|limit| *limit < time) {
             (time, outcome) = (limit, Outcome::TimedOut { limit });
         }
         let until = tokio::time::Instant::now() + time;

@@ -426,8 +426,8 @@ impl Ledger {
             rule(Invariant::OneOutcome, now >= last.at + wait, "it starts again before its backoff is over")?;
         }
         let timeout = state.options.as_ref().and_then(|options| options.timeout).or(self.timeout);
-        rule(Invariant::OneOutcome, task.limit() == timeout, "it has another timeout")?;
-        rule(Invariant::OneOutcome, task.admitted == now.into(), "it was admitted at another time")?;
+        rule(Invariant::OneOutcome, attempt.limit() == timeout, "it has another timeout")?;
+        rule(Invariant::OneOutcome, attempt.admitted == now.into(), "it was admitted at another time")?;
 
         // Who may run at once.
         let total: usize = self.running.iter().sum();

@@ -116,32 +116,44 @@ impl Starter {
 
     /// The handler of the async lane.
     pub(crate) fn on_async(self) -> AsyncHandler<TaskTicket, AttemptResult> {
-        AsyncHandler::WithContext(Arc::new(move |context, TaskTicket(work)| {
-            if let Some(outcome) = self.start(&work, &context) {
-                return Box::pin(std::future::ready(outcome));
-            }
-            trace::name(&work.task.name);
-            let own = self.context(&work, &context);
-            let call = Call { args: work.message.args.clone(), kwargs: work.message.kwargs.clone() };
-            let future = match &work.task.handler {
-                Handler::Async(handler) => handler(own.clone(), call),
-                // A plain function that was put here by its user.
-                Handler::Sync(handler) => {
-                    let handler = handler.clone();
-                    let own = own.clone();
-                    Box::pin(async move { handler(own, call) })
-                }
+        AsyncHandler::with_context(move |context, TaskTicket(work)| {
+            let begun = match self.start(&work, &context) {
+                Some(outcome) => Err(outcome),
+                None => Ok(self.begin(&work, &context)),
             };
-            let soft = self.shared.soft_time_limit(&work);
-            if !work.task.policy.track_started {
-                return Box::pin(bounded(future, work, own, context, soft));
-            }
-            let node = self.shared.node.clone();
-            Box::pin(async move {
-                tell_started(&own, &node).await;
+            let shared = self.shared.clone();
+            async move {
+                let (future, own, soft) = match begun {
+                    Ok(begun) => begun,
+                    Err(outcome) => return outcome,
+                };
+                if work.task.policy.track_started {
+                    tell_started(&own, &shared.node).await;
+                }
                 bounded(future, work, own, context, soft).await
-            })
-        }))
+            }
+        })
+    }
+
+    /// Calls a handler of the async lane. Returns its future, its context and its soft limit.
+    fn begin(
+        &self,
+        work: &Arc<ClaimedTask>,
+        context: &Context,
+    ) -> (BoxFuture<'static, Result<Value, Failure>>, TaskContext, Option<Duration>) {
+        trace::name(&work.task.name);
+        let own = self.context(work, context);
+        let call = Call { args: work.message.args.clone(), kwargs: work.message.kwargs.clone() };
+        let future = match &work.task.handler {
+            Handler::Async(handler) => handler(own.clone(), call),
+            // A plain function that was put here by its user.
+            Handler::Sync(handler) => {
+                let handler = handler.clone();
+                let own = own.clone();
+                Box::pin(async move { handler(own, call) })
+            }
+        };
+        (future, own, self.shared.soft_time_limit(work))
     }
 
     /// The handler of the blocking and cpu lanes.

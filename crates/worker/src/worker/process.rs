@@ -58,7 +58,7 @@ impl Lane<TaskTicket, AttemptResult> for ProcessLane {
                 attempt: attempt.task.attempt,
                 lane: LaneKind::Process,
                 slot: attempt.task.slot,
-                timeout: attempt.task.limit(),
+                timeout: attempt.limit(),
                 cancel: CancelToken::new(),
             };
             match (&self.children, self.starter.start(&attempt.payload.0, &context)) {

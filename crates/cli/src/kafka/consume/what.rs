@@ -104,7 +104,7 @@ impl Plan {
                     let out = out.clone();
                     async move { out.record(&record).await }
                 };
-                return Ok((Handler::of_async(AsyncHandler::Plain(Arc::new(move |record| Box::pin(handler(record))))), None));
+                return Ok((Handler::of_async(AsyncHandler::new(handler)), None));
             }
             Self::Sleep(knob) => {
                 let handler = move |record: kafka::Record| {
@@ -117,8 +117,7 @@ impl Plan {
                         out.reply_later(&record, &Reply::Null).await
                     }
                 };
-                let handler = AsyncHandler::Plain(Arc::new(move |record| Box::pin(handler(record))));
-                return Ok((Handler::of_async(handler), None));
+                return Ok((Handler::of_async(AsyncHandler::new(handler)), None));
             }
             Self::Run(what, value_on_stdin) => (*what, value_on_stdin),
         };

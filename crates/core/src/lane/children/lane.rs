@@ -220,7 +220,7 @@ where
                 attempt: task.attempt,
                 lane: task.lane,
                 slot: task.slot,
-                timeout: task.limit(),
+                timeout: attempt.limit(),
                 cancel: CancelToken::new(),
             };
             let mut work = Vec::new();
@@ -235,7 +235,7 @@ where
                 self.unstarted(attempt, made.map(|()| unreachable!("it is no success")));
                 continue;
             }
-            let (id, soft, hard) = (self.next, (self.crew.handler.soft)(&attempt.payload), task.limit());
+            let (id, soft, hard) = (self.next, (self.crew.handler.soft)(&attempt.payload), attempt.limit());
             self.next += 1;
             self.crew.flying.fetch_add(1, Ordering::Relaxed);
             self.held.insert(id, (attempt, context));
@@ -255,10 +255,10 @@ where
     }
 
     fn ended(&mut self, id: u64, since: Option<Instant>, answer: ChildAnswer) {
-        let Some((Attempt { task, payload }, context)) = self.held.remove(&id) else { return };
+        let Some((Attempt { task, payload, admitted, .. }, context)) = self.held.remove(&id) else { return };
         self.crew.flying.fetch_sub(1, Ordering::Relaxed);
         let outcome = caught(|| (self.crew.handler.answer)(&context, payload, answer));
-        let started = since.map_or(task.admitted, Into::into);
+        let started = since.map_or(admitted, Into::into);
         self.crew.outbox.finish_one(Finished { slot: task.slot, task, outcome, started, ended: self.crew.clock.now().into(), cpu: None });
     }
 

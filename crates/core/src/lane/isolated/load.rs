@@ -60,7 +60,7 @@ impl<T> Load<T> {
     }
 
     pub(super) fn limit(&self, item: usize) -> Option<Duration> {
-        self.attempt(item)?.task.limit()
+        self.attempt(item)?.limit()
     }
 
     /// Returns the attempt that an item belongs to, unless the item has its outcome.
@@ -110,7 +110,7 @@ pub(super) fn resolve<T, R>(held: &mut Option<LoadPart<T>>, ends: Ends<R>) -> Op
 }
 
 pub(super) fn finished<T, R>(attempt: Attempt<T>, outcome: Outcome<R>, slot: u32, started: Stamp, ended: Stamp) -> Finished<T, R> {
-    let Attempt { task, payload } = attempt;
+    let Attempt { task, payload, .. } = attempt;
     discard(payload);
     Finished { slot, task, outcome, started, ended, cpu: None }
 }
