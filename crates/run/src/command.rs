@@ -102,12 +102,8 @@ impl CommandPlan {
         if let Some(text) = &self.shell {
             return injection::in_text(text).map(|why| format!("the command: {why}"));
         }
-        let Injection { placeholder, shell, whole } = injection::in_words(&self.argv)?;
-        let all = if whole { "; records that are commands go to --stdin {} -- sh" } else { "" };
-        Some(format!(
-            "the command: `{placeholder}` stands in the script of {shell} -c, so that a record could run any program: write \
-             {shell} -c '… \"$1\"' {shell} {placeholder}, or --shell, which quotes every value{all}"
-        ))
+        let Injection { placeholder, place, advice, .. } = injection::in_words(&self.argv)?;
+        Some(format!("the command: `{placeholder}` stands {place}, so that a record could run any program: write {advice}"))
     }
 
     /// Returns why its program cannot run for any record, as far as that is known before it is
@@ -148,11 +144,8 @@ impl CommandPlan {
     ) -> Result<Self, String> {
         let argv =
             words.iter().map(|word| Template::parse(word, shape)).collect::<Result<Vec<_>, _>>().map_err(|error| error.to_string())?;
-        if let Some(Injection { placeholder, shell, .. }) = injection::in_words(&argv) {
-            return Err(format!(
-                "`{placeholder}` stands in the script of {shell} -c, so that whoever sends a task could run any program: write \
-                 [\"{shell}\", \"-c\", \"… \\\"$1\\\"\", \"{shell}\", \"{placeholder}\"]"
-            ));
+        if let Some(Injection { placeholder, place, task_advice, .. }) = injection::in_words(&argv) {
+            return Err(format!("`{placeholder}` stands {place}, so that whoever sends a task could run any program: write {task_advice}"));
         }
         let text = shell_words::join(words);
         let Limits { kill_after, max_output, .. } = *limits;

@@ -1,86 +1,53 @@
-//! Places in which a value of a record would be read as a program: the script of `sh -c`, and what
-//! is not the plain text of a command with `--shell`. A template with a placeholder there is
-//! refused, since whoever writes a record could then run what they like.
+//! Places in which a value of a record would be read as a program: the script of `sh -c` and the
+//! like, and what is not the plain text of a command with `--shell`. A template with a placeholder
+//! there is refused, since whoever writes a record could then run what they like.
+//!
+//! `injection/words.rs`: the table of programs that read their words so.
 
+mod words;
+
+use std::borrow::Cow;
+
+use self::words::Word;
 use crate::template::{Template, TextPart};
 
-/// Programs that run the word behind `-c` as a script.
-const SHELLS: [&str; 11] = ["sh", "bash", "dash", "ash", "zsh", "ksh", "mksh", "rbash", "fish", "csh", "tcsh"];
-/// Programs that hand the word behind `-c` to a shell, wherever that stands.
-const CALLERS: [&str; 4] = ["su", "runuser", "script", "flock"];
-/// Programs that run the rest of their words.
-const WRAPPERS: [&str; 17] = [
-    "env", "nice", "ionice", "timeout", "nohup", "setsid", "stdbuf", "time", "sudo", "doas", "busybox", "toybox", "chroot", "taskset",
-    "unshare", "xargs", "flock",
-];
-
-/// A placeholder that would become part of a script.
+/// A placeholder that would become part of a program.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Injection {
     /// The placeholder, as it was written.
     pub(crate) placeholder: String,
-    /// The shell that reads it.
-    pub(crate) shell: String,
-    /// It is all of the script.
-    pub(crate) whole: bool,
+    /// Its place: `in the script of sh -c`.
+    pub(crate) place: String,
+    /// The way to write it in a command.
+    pub(crate) advice: String,
+    /// The way to write it in `exec` of a task.
+    pub(crate) task_advice: String,
 }
 
-/// Returns the placeholder that stands in the script of a shell, if there is one among these words.
+/// Returns the placeholder that stands in a program among these words, if there is one.
 pub(crate) fn in_words(words: &[Template]) -> Option<Injection> {
-    let first = words.first().and_then(constant).map(base)?;
-    let named =
-        |word: &Template, names: &[&str]| constant(word).filter(|text| !text.contains('=')).is_some_and(|text| names.contains(&base(text)));
-    let at = if SHELLS.contains(&first) || CALLERS.contains(&first) {
-        0
-    } else if WRAPPERS.contains(&first) {
-        words.iter().skip(1).position(|word| named(word, &SHELLS) || named(word, &CALLERS))? + 1
-    } else {
-        return None;
-    };
-    let (shell, rest) = words.get(at..)?.split_first()?;
-    let shell = base(constant(shell)?);
-    let script = if CALLERS.contains(&shell) { behind_option(rest) } else { script(rest, shell == "fish") }?;
-    let placeholder = values(script).next()?.to_owned();
-    let whole = script.parts().count() == 1;
-    Some(Injection { placeholder, shell: shell.to_owned(), whole })
-}
-
-/// Returns the word that a shell with these arguments runs as a script.
-fn script(words: &[Template], fish: bool) -> Option<&Template> {
-    let mut takes = false;
-    let mut at = 0;
-    while let Some(word) = words.get(at) {
-        at += 1;
-        let Some(text) = constant(word) else {
-            // The script, or an option with the script in it.
-            let glued = ["-c", "-C", "--command=", "--init-command="];
-            let is_glued =
-                matches!(word.parts().next(), Some(TextPart::Text(text)) if glued.iter().any(|option| text.starts_with(option.as_bytes())));
-            return Some(word).filter(|_| takes || is_glued);
-        };
-        match text {
-            "--" | "-" => return words.get(at).filter(|_| takes),
-            "--command" | "--init-command" => return words.get(at),
-            "--rcfile" | "--init-file" => at += 1,
-            _ if text.starts_with("--") => {}
-            _ if text.starts_with(['-', '+']) => {
-                takes |= text.starts_with('-') && (text.contains('c') || fish && text.contains('C'));
-                // Each of these has a word of its own.
-                at += text.matches(['o', 'O']).count();
-            }
-            _ => return Some(word).filter(|_| takes),
+    let found = words::find(&words.iter().map(word).collect::<Vec<_>>())?;
+    let template = &words[found.at];
+    let placeholder = values(template).next()?.to_owned();
+    let mut advice = found.advice(&placeholder);
+    if found.is_shell() {
+        advice.push_str(", or --shell, which quotes every value");
+        if template.parts().count() == 1 {
+            advice.push_str("; records that are commands go to --stdin {} -- sh");
         }
     }
-    None
+    Some(Injection { place: found.place(), advice, task_advice: found.task_advice(&placeholder), placeholder })
 }
 
-/// Returns the word behind `-c`.
-fn behind_option(words: &[Template]) -> Option<&Template> {
-    let glued = |word: &&Template| {
-        matches!(word.parts().next(), Some(TextPart::Text(text)) if text.starts_with(b"--command=")) && !word.is_constant()
-    };
-    let at = words.iter().position(|word| matches!(constant(word), Some("-c" | "--command" | "--session-command")));
-    at.and_then(|at| words.get(at + 1)).or_else(|| words.iter().find(glued))
+/// Returns a word as far as it is known before there is a record.
+fn word(template: &Template) -> Word<'_> {
+    let text = |bytes| std::str::from_utf8(bytes).unwrap_or_default();
+    match (values(template).next(), template.parts().next()) {
+        // A number of ours is none that anybody else writes.
+        (None, _) => Word::Fixed(text(template.source())),
+        (Some(_), Some(TextPart::Text(begin))) => Word::Value(text(begin)),
+        (Some(_), _) => Word::Value(""),
+    }
 }
 
 /// The placeholders that can hold anything but a number of ours.
@@ -89,14 +56,6 @@ fn values(template: &Template) -> impl Iterator<Item = &str> {
         TextPart::Value { written, number: false } => Some(written),
         _ => None,
     })
-}
-
-fn constant(word: &Template) -> Option<&str> {
-    std::str::from_utf8(word.source()).ok().filter(|_| word.is_constant())
-}
-
-fn base(program: &str) -> &str {
-    program.rsplit('/').next().unwrap_or(program)
 }
 
 /// Returns why a value must not stand where this text has it, although it comes quoted; `None`
@@ -152,32 +111,44 @@ impl Reader {
         self.words.push(b'_');
     }
 
-    fn refuses(&self) -> Option<&'static str> {
+    fn refuses(&self) -> Option<Cow<'static, str>> {
         if self.escaped {
-            return Some("behind a `\\`: write it without");
+            return Some("behind a `\\`: write it without".into());
         }
         if let Some(part) = self.open.iter().find(|part| !matches!(part, Part::Commands | Part::Double)) {
-            return Some(match part {
+            let why = match part {
                 Part::Single | Part::Escaping => QUOTED,
                 Part::Backquotes => "between backquotes, where quotes do not hold: write $(…)",
                 Part::Variable => "in ${…}: put it into a variable first, as in x={}; echo \"${x%.*}\"",
                 Part::Sum(_) => "in $((…)), which reads it as a program: make the sum with {{ … }}",
                 Part::Comment => "in a comment, which ends with the first line of a value",
                 _ => "in or behind a here-document: give it on --stdin, or put it into a variable first",
-            });
+            };
+            return Some(why.into());
         }
         if self.open.last() == Some(&Part::Double) {
-            return Some(QUOTED);
+            return Some(QUOTED.into());
         }
         if self.words.last() == Some(&b'$') {
-            return Some("behind a `$`, which changes what quotes mean: write it without");
+            return Some("behind a `$`, which changes what quotes mean: write it without".into());
         }
         let text = String::from_utf8_lossy(&self.words);
-        let mut words = text.split_whitespace().rev();
-        let (last, before) = (words.next()?, words.next());
-        let runs = text.ends_with(' ')
-            && (last == "eval" || last.starts_with('-') && last.ends_with('c') && before.is_some_and(|word| SHELLS.contains(&base(word))));
-        runs.then_some("where it is run as a program: write sh -c '… \"$1\"' sh {}")
+        // The command that this is a word of.
+        let command = text.rsplit([';', '&', '|', '(']).next().unwrap_or_default();
+        let begun = command.rsplit(|each: char| each.is_ascii_whitespace()).next().unwrap_or_default();
+        let before = &command[..command.len() - begun.len()];
+        // The name of a file, and no word.
+        if begun.contains(['<', '>']) || before.trim_end().ends_with(['<', '>']) {
+            return None;
+        }
+        let is_leading = |word: &&str| KEYWORDS.contains(word) || word.contains('=');
+        let mut words: Vec<Word<'_>> = before.split_whitespace().skip_while(is_leading).map(Word::Fixed).collect();
+        words.push(Word::Value(begun));
+        let found = words::find(&words)?;
+        Some(match found.is_shell() {
+            true => Cow::Borrowed("where it is run as a program: write sh -c '… \"$1\"' sh {}"),
+            false => Cow::Owned(format!("{}: write {}", found.place(), found.advice("{}"))),
+        })
     }
 
     fn read(&mut self, bytes: &[u8]) {
@@ -285,6 +256,10 @@ impl Reader {
     }
 }
 
+/// Words of a shell that stand in front of a command.
+const KEYWORDS: [&str; 16] =
+    ["if", "then", "elif", "else", "while", "until", "do", "{", "!", "time", "exec", "command", "builtin", "nohup", "_", "coproc"];
+
 const QUOTED: &str = "between quotes, and --shell quotes every value itself: write it without quotes, as in echo \"to: \"{}";
 
 #[cfg(test)]
@@ -334,14 +309,14 @@ mod tests {
             (&["{}"], None),
         ] {
             let found = in_words(&words.iter().map(|word| template(word)).collect::<Vec<_>>());
-            let want =
-                want.map(|(shell, placeholder, whole)| Injection { placeholder: placeholder.to_owned(), shell: shell.to_owned(), whole });
+            let found = found.map(|found| (found.place, found.placeholder, found.advice.contains("--stdin")));
+            let want = want.map(|(shell, placeholder, whole)| (format!("in the script of {shell} -c"), placeholder.to_owned(), whole));
             assert_eq!(found, want, "{words:?}");
         }
     }
 
     /// Texts in which every value is one word.
-    const FINE: [&str; 13] = [
+    const FINE: [&str; 17] = [
         "echo {} | tr a-z A-Z",
         "echo \"to: \"{}' and more'",
         "test -e {} && mv {} done/{/}",
@@ -355,6 +330,10 @@ mod tests {
         "# greets\necho {}",
         "echo $((1 + 2)) {}",
         "echo \\\\{} \\' {}",
+        "true ssh host uptime > {}.log",
+        "awk '{print $1}' < {}",
+        "awk 'END {print NR}' {}",
+        "python3 -c 'import sys' {}",
     ];
 
     #[test]
@@ -411,8 +390,14 @@ mod tests {
             ("cat <<'EOF'\nx\nEOF\necho {}", "here-document"),
             ("echo \\{}", "behind a `\\`"),
             ("echo ${}", "behind a `$`"),
-            ("eval {}", "run as a program"),
+            ("eval {}", "where eval runs it as a program"),
             ("sh -c {}", "run as a program"),
+            ("eval echo {}", "where eval runs it as a program"),
+            ("if true; then eval x {}; fi", "where eval runs it as a program"),
+            ("cd /tmp && A=1 ssh \"$host\" rm {}", "in the line of ssh"),
+            ("ssh host ls | awk {}", "in the program of awk"),
+            ("python3 -c {}", "in the program of python3 -c"),
+            ("echo $(perl -e {})", "in the program of perl -e"),
         ] {
             let found = in_text(&template(text));
             assert!(found.as_ref().is_some_and(|found| found.contains(want)), "{text}: {found:?}");
