@@ -67,7 +67,12 @@ pub(crate) const WORDS: &[ForeignWord] = &[
     word(RUN, &["--recstart", "--recend"], PARALLEL, "`--format auto`: records are lines, JSON, rows, or end with NUL (`-0`)"),
     word(RUN, &["--round-robin"], PARALLEL, "`--pipe CMD`: children that stay, a line each in turn"),
     // Output, and what is seen.
-    word(RUN, &["--joblog"], PARALLEL, "nothing; every run keeps a journal, see `longshore jobs show`; your own file is `-o log.jsonl`"),
+    word(
+        RUN,
+        &["--joblog"],
+        PARALLEL,
+        "nothing; every run keeps a journal: `longshore jobs show`, and `longshore jobs export JOB --as tsv` has the columns of a job log",
+    ),
     word(RUN, &["--bar", "--eta"], PARALLEL, "nothing on a terminal, where it is shown; else `--progress plain`"),
     word(RUN, &["--keep-order"], PARALLEL, "`-k`"),
     word(RUN, &["--group"], PARALLEL, "nothing; what a task writes comes out whole"),
@@ -107,7 +112,7 @@ pub(crate) const WORDS: &[ForeignWord] = &[
         At::Command,
         &["flower"],
         CELERY,
-        "`longshore workers`, `longshore queues`, `longshore events`; Flower itself works, too: celery flower",
+        "`longshore top`, `longshore workers`, `longshore queues`, `longshore events`; Flower itself works, too: celery flower",
     ),
     word(At::Command, &["shell"], CELERY, "`longshore call NAME`"),
     word(At::Command, &["amqp", "list"], CELERY, "`longshore queues`, `longshore tasks list`"),

@@ -1,20 +1,19 @@
 //! What a state directory knows of its jobs, as plain data.
 
+mod export;
 mod past;
 
-use std::{
-    collections::BTreeMap,
-    io::{self, Write},
-    path::Path,
-    time::SystemTime,
-};
+use std::{collections::BTreeMap, io, path::Path, time::SystemTime};
 
 use longshore_brokers::mask_text;
 use longshore_core::{Word, watch::Counts};
 use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 
-pub use self::past::{report, trace};
+pub use self::{
+    export::{COLUMNS, ExportForm, ExportSpec, export},
+    past::{report, trace},
+};
 pub use crate::journal::{
     JobError, JournalError, PruneRules, Pruned, StateDir,
     format::Header,
@@ -22,7 +21,6 @@ pub use crate::journal::{
 };
 use crate::{
     journal::{Index, file::read},
-    output::Only,
     report::FailureSample,
 };
 
@@ -206,29 +204,6 @@ pub fn retry(state: &StateDir, job: &str) -> Result<Retry, JobError> {
     Ok(Retry { job: info.header.job, failed: counts.failures(), args, cwd: info.header.cwd })
 }
 
-/// Writes the result lines of a job, each task's last one; returns how many.
-///
-/// # Errors
-/// When there is no such job, its journal cannot be read, or `out` cannot be written.
-pub fn export(state: &StateDir, job: &str, only: Option<Only>, out: &mut impl Write) -> Result<u64, JobError> {
-    let info = state.find(job)?;
-    let mut written = 0;
-    each_current(&info, |word, line| {
-        let wanted = match only {
-            None => true,
-            Some(Only::Ok) => word == Word::Ok,
-            Some(Only::Failed) => word.is_failure(),
-        };
-        if wanted {
-            written += 1;
-            out.write_all(line)?;
-        }
-        Ok(())
-    })?;
-    out.flush().map_err(|error| JobError::Io { path: "output".into(), cause: error.to_string() })?;
-    Ok(written)
-}
-
 /// Removes finished jobs by these rules; says which.
 ///
 /// # Errors
@@ -311,9 +286,10 @@ mod tests {
         assert_eq!(retry(&state, "prices").unwrap().failed, 1);
 
         let mut lines = Vec::new();
-        assert_eq!(export(&state, "prices", None, &mut lines).unwrap(), 3);
+        assert_eq!(export(&state, "prices", &ExportSpec::default(), &mut lines).unwrap(), 3);
         assert_eq!(String::from_utf8(lines).unwrap().lines().count(), 3);
-        assert_eq!(export(&state, "prices", Some(Only::Failed), &mut Vec::new()).unwrap(), 1);
+        let failed = ExportSpec { only: Some(crate::output::Only::Failed), ..ExportSpec::default() };
+        assert_eq!(export(&state, "prices", &failed, &mut Vec::new()).unwrap(), 1);
         assert_eq!(show(&state, "other").unwrap_err().kind(), RunErrorKind::Usage);
     }
 
@@ -330,7 +306,7 @@ mod tests {
         let rows = list(&state).unwrap();
         assert_eq!(rows[0].state, "broken");
         assert!(rows[0].broken.as_deref().unwrap().contains(":3: "), "{rows:?}");
-        assert!(export(&state, "prices", None, &mut Vec::new()).is_err());
+        assert!(export(&state, "prices", &ExportSpec::default(), &mut Vec::new()).is_err());
         // A header that has changed by itself is shown as well, and cannot be passed over.
         std::fs::write(&path, good.replace("echo {}", "echo []")).unwrap();
         let rows = list(&state).unwrap();

@@ -37,6 +37,7 @@ use std::{
 };
 
 pub(crate) use project::each_current;
+pub(crate) use render::{dig, push_fields};
 pub(crate) use spooled::forget_aside;
 
 use self::{

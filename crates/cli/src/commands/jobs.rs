@@ -11,7 +11,7 @@ use std::{
 use clap::{Args, Subcommand};
 use longshore_run::{
     Steering,
-    jobs::{self, Details, JobRow, PruneRules, Pruned, StateDir},
+    jobs::{self, Details, ExportForm, ExportSpec, JobRow, PruneRules, Pruned, StateDir},
     page::page,
     spec::Only,
 };
@@ -61,10 +61,16 @@ pub enum JobsCommand {
     Export {
         /// Its id or name
         job: String,
-        /// What is written: jsonl (result lines), html (a page with charts, as `run --report` makes
-        /// it) or perfetto (a trace with a track for each slot, for ui.perfetto.dev and Chrome)
-        #[arg(long = "as", value_name = "FORM", default_value = "jsonl", value_parser = ["jsonl", "html", "perfetto"])]
+        /// What is written: jsonl (result lines), csv or tsv (a table with the columns of GNU
+        /// parallel's job log, and Key, Outcome, Error), html (a page with charts, as `run
+        /// --report` makes it) or perfetto (a trace with a track for each slot, for
+        /// ui.perfetto.dev and Chrome)
+        #[arg(long = "as", value_name = "FORM", default_value = "jsonl", value_parser = ["jsonl", "csv", "tsv", "html", "perfetto"])]
         form: String,
+        /// Only these members of each result line, by their paths (seq,value.status); of a table
+        /// also its columns
+        #[arg(long, value_name = "LIST", value_delimiter = ',')]
+        fields: Vec<String>,
         /// Only these result lines: ok or failed
         #[arg(long, value_parser = ["ok", "failed"])]
         only: Option<String>,
@@ -170,8 +176,8 @@ pub fn run(
             // Stdout is free by now: the run that begins here writes to it.
             return again(&retry.job, state.state_dir.or(state_dir));
         }
-        JobsCommand::Export { job, form, only, state } => {
-            export(&open(&state)?, &job, &form, only.as_deref(), &mut out)?;
+        JobsCommand::Export { job, form, fields, only, state } => {
+            export(&open(&state)?, &job, &form, fields, only.as_deref(), &mut out)?;
         }
         JobsCommand::Watch { job, once, view, state } => {
             let state = open(&state)?;
@@ -197,17 +203,26 @@ pub fn run(
     Ok(Exit::Done)
 }
 
-fn export(state: &StateDir, job: &str, form: &str, only: Option<&str>, out: &mut impl Write) -> Result<(), Fault> {
-    if only.is_some() && form != "jsonl" {
-        return Err(Fault::usage(format!("--only chooses result lines; --as {form} has all that ran")));
+fn export(state: &StateDir, job: &str, form: &str, fields: Vec<String>, only: Option<&str>, out: &mut impl Write) -> Result<(), Fault> {
+    let whole = matches!(form, "html" | "perfetto");
+    if let Some(flag) = only.map(|_| "--only").or((!fields.is_empty()).then_some("--fields")).filter(|_| whole) {
+        return Err(Fault::usage(format!("{flag} chooses from result lines; --as {form} has all that ran")));
     }
-    let only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
     // Stdout alone would hand over line by line.
     let mut out = io::BufWriter::new(out);
     match form {
         "html" => out.write_all(page(&jobs::report(state, job)?).as_bytes())?,
         "perfetto" => drop(jobs::trace(state, job, &mut out)?),
-        _ => drop(jobs::export(state, job, only, &mut out)?),
+        _ => {
+            let mut spec = ExportSpec::new(match form {
+                "csv" => ExportForm::Csv,
+                "tsv" => ExportForm::Tsv,
+                _ => ExportForm::Jsonl,
+            });
+            spec.only = only.map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
+            spec.fields = fields;
+            jobs::export(state, job, &spec, &mut out)?;
+        }
     }
     Ok(out.flush()?)
 }

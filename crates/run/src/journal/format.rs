@@ -297,6 +297,11 @@ pub(crate) fn time_text(time: SystemTime) -> String {
     String::from_utf8(text).unwrap_or_default()
 }
 
+/// Returns a text of [`now`] as seconds since 1970.
+pub(crate) fn seconds_of(text: &str) -> Option<f64> {
+    Some(text.parse::<jiff::Timestamp>().ok()?.as_millisecond() as f64 / 1e3)
+}
+
 /// The time between two texts of [`now`], in milliseconds; 0 if they are none.
 pub(crate) fn millis_between(from: &str, to: &str) -> u64 {
     let at = |text: &str| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond);

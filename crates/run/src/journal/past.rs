@@ -37,8 +37,8 @@ pub(crate) struct PastEnd<'a> {
 /// The error of a result line.
 #[derive(Debug, Deserialize)]
 pub(crate) struct PastError {
-    kind: String,
-    code: Option<i64>,
+    pub(crate) kind: String,
+    pub(crate) code: Option<i64>,
     pub(crate) message: String,
     pub(crate) tail: Option<String>,
 }

@@ -146,7 +146,7 @@ impl RawText {
 }
 
 /// An object of these members alone, named by their paths; what is not there is null.
-fn push_fields(out: &mut Vec<u8>, line: &[u8], fields: &[String]) {
+pub(crate) fn push_fields(out: &mut Vec<u8>, line: &[u8], fields: &[String]) {
     let text = std::str::from_utf8(line).unwrap_or("null");
     out.push(b'{');
     for (place, field) in fields.iter().enumerate() {
@@ -162,7 +162,7 @@ fn push_fields(out: &mut Vec<u8>, line: &[u8], fields: &[String]) {
 
 /// The JSON text at a path of member names and positions (`value.items.0`). A member whose name has
 /// dots is found too.
-fn dig<'a>(json: &'a str, path: &str) -> Option<&'a str> {
+pub(crate) fn dig<'a>(json: &'a str, path: &str) -> Option<&'a str> {
     if json.trim_start().starts_with('[') {
         let (first, rest) = path.split_once('.').map_or((path, None), |(first, rest)| (first, Some(rest)));
         let items: Vec<&RawValue> = serde_json::from_str(json).ok()?;
