@@ -212,3 +212,35 @@ fn a_header_with_a_flipped_bit_is_refused_and_nothing_starts_over() {
     let (code, _, stderr) = run(place.run().args(["in", "--name", "bits", "--fresh", "--summary", "none", "--", "true"]));
     assert_eq!(code, 0, "{stderr}");
 }
+
+#[test]
+fn the_report_of_a_job_that_was_killed_and_resumed_counts_both_sittings() {
+    let place = Place::new();
+    place.write("n.txt", records(40));
+    let command = || {
+        let mut command = place.run();
+        command.args(["n.txt", "--name", "twice", "-j", "2", "--progress", "none", "--report", "report.html", "--emit", "none"]);
+        // One of the first sitting fails, and one of the second.
+        command.args(["--", "sh", "-c", "sleep 0.05; case $1 in 1|40) echo \"bad $1\" >&2; exit 3;; esac", "sh", "{}"]);
+        command
+    };
+    let mut child = command().spawn().unwrap();
+    until("the end of some tasks", Duration::from_secs(20), || place.journal_path().is_some_and(|_| place.journal().results.len() >= 6));
+    signal(&child, Signal::KILL);
+    assert!(wait(&mut child, Duration::from_secs(10)).is_some());
+    let first = place.journal().results.len();
+    assert!((6..40).contains(&first), "killed in the middle: {first}");
+    let output = command().output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{}", text(&output.stderr));
+    let page = place.read("report.html");
+    assert!(page.contains("40: 38 ok, 2 failed") && page.contains("in 2 sittings"), "{page}");
+    assert!(page.contains("exit 3 (2)") && page.contains("bad 1") && page.contains("bad 40"), "{page}");
+    // What the journal alone tells of it is the same.
+    let mut export = std::process::Command::new(common::BIN);
+    export.args(["jobs", "export", "twice", "--as", "html", "--state-dir"]).arg(place.path("state")).env("HOME", place.dir.path());
+    let exported = text(&export.output().unwrap().stdout);
+    assert!(
+        exported.contains("40: 38 ok, 2 failed") && exported.contains("in 2 sittings") && exported.contains("exit 3 (2)"),
+        "{exported}"
+    );
+}
