@@ -15,6 +15,7 @@
 //! | [`queues`] | how long, how fast, what is next? | pause, resume, purge, move |
 //! | [`dead`] | which messages are run no more, and why? | put back, throw away |
 //! | [`limits`] | which limits and rates hold, and who set them? | set |
+//! | [`overview`] | workers and queues at one glance, again and again | |
 //! | [`workers`] | who is there, and does what? | stop, scale, serve, set a rate, revoke |
 //!
 //! ```
@@ -56,6 +57,7 @@ pub mod dead;
 mod error;
 pub mod limits;
 mod message;
+pub mod overview;
 pub mod queues;
 mod reason;
 mod remote;

@@ -3,7 +3,7 @@
 //!
 //! `queues/flow.rs`: what comes and goes, measured.
 
-mod flow;
+pub(crate) mod flow;
 
 use std::{
     sync::Arc,
@@ -90,7 +90,7 @@ pub struct QueueInfo {
 }
 
 impl QueueInfo {
-    fn of(state: QueueState, flow: Flow, window: Duration) -> Self {
+    pub(crate) fn of(state: QueueState, flow: Flow, window: Duration) -> Self {
         Self {
             // What a worker holds until its time is not about to run.
             held: state.held.saturating_sub(state.held_for_later),

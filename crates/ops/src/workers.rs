@@ -397,12 +397,23 @@ pub(crate) fn lanes_of(node: &str, stats: &Value) -> Vec<LaneUse> {
 
 /// Reads how many messages of each queue a worker has ended, from a reply to `stats`.
 pub(crate) fn ended_of(stats: &Value) -> Option<BTreeMap<String, u64>> {
-    let counts = stats.get("queues")?.as_map()?;
-    Some(counts.iter().filter_map(|(queue, count)| Some((queue.to_owned(), u64::try_from(count.as_i64()?).ok()?))).collect())
+    counts_of(stats, "queues")
+}
+
+/// Reads how many tasks of each queue a worker runs, from a reply to `stats`; `None` for one that
+/// does not say it: Celery's, and one of before.
+pub(crate) fn running_of(stats: &Value) -> Option<BTreeMap<String, u64>> {
+    counts_of(stats, "running_by_queue")
+}
+
+/// Reads counts by name.
+fn counts_of(stats: &Value, of: &str) -> Option<BTreeMap<String, u64>> {
+    let counts = stats.get(of)?.as_map()?;
+    Some(counts.iter().filter_map(|(name, count)| Some((name.to_owned(), u64::try_from(count.as_i64()?).ok()?))).collect())
 }
 
 /// Reads a worker's own account, from a reply to `stats`.
-fn info(node: &str, stats: &Value, queues: Vec<String>) -> WorkerInfo {
+pub(crate) fn info(node: &str, stats: &Value, queues: Vec<String>) -> WorkerInfo {
     let number = |value: &Value, name: &str| value.get(name).and_then(Value::as_i64).unwrap_or_default();
     let total = stats.get("total").and_then(Value::as_map);
     WorkerInfo {

@@ -10,6 +10,7 @@ use longshore_ops::{
     OpsError, WaitReason, WorkerStage,
     dead::{self, DeadDone, DeadRequest},
     limits::{self, LimitsRequest, SetLimit},
+    overview::{Overview, OverviewReader},
     queues::{self, PeekRequest, QueueAction, QueueDone, QueuesRequest},
     tasks::{self, CancelRefusal, CancelRequest, RetryDone, RetryRefusal, TaskInfo, TaskStanding, TasksRequest},
     why::{TaskPlace, WhyAnswer, WhyRequest, why},
@@ -306,4 +307,57 @@ async fn workers_are_listed_scaled_and_stopped() {
         assert_eq!(stop, WorkerDone::Told(vec!["w@test".into()]));
         worker.join().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_and_queues_are_seen_at_one_glance_round_after_round_and_no_faster_than_once_a_second() {
+    for bench in Bench::each("ops-overview") {
+        let mut reader = OverviewReader::new(bench.client.clone());
+        bench.send("slow", "first").await;
+        bench.send("slow", "second").await;
+        let nobody = reader.look().await.unwrap();
+        assert!(nobody.workers.is_empty() && nobody.window.is_zero(), "{nobody:?}");
+        let queue = &nobody.queues[0];
+        assert_eq!((queue.waiting, queue.workers, queue.in_per_second, queue.out_per_second), (2, Some(0), None, None));
+
+        let worker = bench.worker().await;
+        let is_busy =
+            |seen: &Overview| seen.queues[0].running == Some(1) && seen.workers.first().is_some_and(|worker| worker.load.is_some());
+        let busy = overview_that(&mut reader, is_busy).await;
+        let (at, queue) = (&busy.workers[0], &busy.queues[0]);
+        assert_eq!(
+            (at.node.as_str(), at.slots, at.running, at.queues.as_slice()),
+            ("w@test", Some(4), Some(1), &["celery".to_owned()][..])
+        );
+        assert_eq!((at.silent, queue.workers), (None, Some(1)));
+
+        bench.gate.add_permits(2);
+        let is_done = |seen: &Overview| seen.workers[0].done_per_second.is_some_and(|rate| rate > 0.0) && seen.queues[0].waiting == 0;
+        let done = overview_that(&mut reader, is_done).await;
+        assert!(done.queues[0].out_per_second.is_some_and(|rate| rate > 0.0), "{done:?}");
+        let two = std::time::Instant::now();
+        for _ in 0..2 {
+            reader.look().await.unwrap();
+        }
+        assert!(two.elapsed() >= Duration::from_secs(1), "{:?}", two.elapsed());
+
+        // Who says that it goes is gone.
+        worker.stopper().warm();
+        worker.join().await;
+        let gone = overview_that(&mut reader, |seen| seen.workers.is_empty()).await;
+        assert_eq!(gone.queues[0].workers, Some(0));
+    }
+}
+
+/// Looks until it is seen so.
+async fn overview_that(reader: &mut OverviewReader, is: impl Fn(&Overview) -> bool) -> Overview {
+    let look = async {
+        loop {
+            let seen = reader.look().await.unwrap();
+            if is(&seen) {
+                return seen;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(30), look).await.unwrap()
 }

@@ -4,7 +4,7 @@
 //! A worker of longshore says how many messages of each queue it has ended. The sum of all workers
 //! of a queue is what went out; that, and how much more lies there than before, is what came in. A
 //! worker that does not say it (Celery's), or none at all while something is held, makes both
-//! unknown.
+//! unknown. What runs it says in the same reply; of one that does not, the tasks are counted.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_brokers::{Connected, QueueState};
+use longshore_brokers::{BrokerError, Connected, QueueState};
 use longshore_celery::{Value, control::Request};
 use longshore_worker::{
     Client,
@@ -21,20 +21,20 @@ use longshore_worker::{
 
 use crate::{
     error::OpsError,
-    workers::{ended_of, names_of},
+    workers::{ended_of, names_of, running_of},
 };
 
 /// Traffic of one queue, as far as it is known.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(super) struct Flow {
+pub(crate) struct Flow {
     /// Messages a second.
-    pub(super) incoming: Option<f64>,
+    pub(crate) incoming: Option<f64>,
     /// Messages a second that have come to their end.
-    pub(super) outgoing: Option<f64>,
+    pub(crate) outgoing: Option<f64>,
     /// Tasks that run now.
-    pub(super) running: Option<u64>,
+    pub(crate) running: Option<u64>,
     /// Workers that serve it, and answer.
-    pub(super) workers: Option<u64>,
+    pub(crate) workers: Option<u64>,
 }
 
 /// The traffic of queues by name.
@@ -53,12 +53,15 @@ impl Flows {
 
 /// One look at everything.
 #[derive(Debug)]
-struct Sample {
-    at: Instant,
-    states: Vec<QueueState>,
+pub(crate) struct Sample {
+    pub(crate) at: Instant,
+    pub(crate) states: Vec<QueueState>,
     /// The messages that each worker has ended by queue; `None` for one that does not count so.
-    ended: BTreeMap<String, Option<BTreeMap<String, u64>>>,
+    pub(crate) ended: BTreeMap<String, Option<BTreeMap<String, u64>>>,
 }
+
+/// Numbers of tasks that run, by worker and queue.
+pub(crate) type RunningTasks = BTreeMap<String, BTreeMap<String, u64>>;
 
 /// Returns the states of queues as they are after the window, and what came and went in it.
 pub(super) async fn measure(client: &Client, names: &[Arc<str>], window: Duration) -> Result<(Vec<QueueState>, Flows), OpsError> {
@@ -82,23 +85,35 @@ pub(super) async fn measure(client: &Client, names: &[Arc<str>], window: Duratio
     let at = Instant::now();
     let states = broker.queues(names).await?;
     let nodes: Vec<String> = before.ended.keys().cloned().collect();
-    let (stats, active) = if nodes.is_empty() {
-        (Vec::new(), Vec::new())
-    } else {
-        let to = |command: &str| Request::new(command).to(nodes.clone());
-        let (stats, active) = tokio::join!(
-            ask(client.connected(), to("stats"), patience),
-            ask(client.connected(), to("active").argument("safe", true), patience)
-        );
-        (stats.unwrap_or_default(), active.unwrap_or_default())
-    };
+    let mute = mute(&stats);
+    let (stats, active) = tokio::join!(ask_some(client, "stats", nodes, patience), ask_some(client, "active", mute, patience));
+    let (stats, active) = (stats.unwrap_or_default(), active.unwrap_or_default());
     let after = Sample { at, states, ended: ended(&stats) };
-    let (served, running) = (serving(&queues), running(&active));
+    let (served, running) = (serving(&queues), running(&stats, &active));
     let flows = after.states.iter().map(|state| (state.name.clone(), flow(&state.name, &before, &after, &served, &running))).collect();
     Ok((after.states, Flows { window: after.at - before.at, queues: flows }))
 }
 
-fn ended(stats: &[(String, Value)]) -> BTreeMap<String, Option<BTreeMap<String, u64>>> {
+/// Replies by node.
+type Replies = Vec<(String, Value)>;
+
+/// Asks these nodes; nobody where there are none.
+pub(crate) async fn ask_some(client: &Client, command: &str, nodes: Vec<String>, within: Duration) -> Result<Replies, BrokerError> {
+    if nodes.is_empty() {
+        return Ok(Vec::new());
+    }
+    let request = Request::new(command).to(nodes);
+    // Arguments as text: nothing of theirs is read.
+    let request = if command == "active" { request.argument("safe", true) } else { request };
+    ask(client.connected(), request, within).await
+}
+
+/// Returns which of those that replied do not say how many tasks of each queue they run.
+pub(crate) fn mute(stats: &[(String, Value)]) -> Vec<String> {
+    stats.iter().filter(|(_, stats)| running_of(stats).is_none()).map(|(node, _)| node.clone()).collect()
+}
+
+pub(crate) fn ended(stats: &[(String, Value)]) -> BTreeMap<String, Option<BTreeMap<String, u64>>> {
     stats.iter().map(|(node, value)| (node.clone(), ended_of(value))).collect()
 }
 
@@ -107,9 +122,10 @@ fn serving(replies: &[(String, Value)]) -> BTreeMap<String, Vec<String>> {
     replies.iter().map(|(node, value)| (node.clone(), names_of(value))).collect()
 }
 
-/// Returns how many tasks of each queue each worker runs. Workers of ours say which queue it came
-/// from; Celery's say the routing key, which is mostly the same.
-fn running(replies: &[(String, Value)]) -> BTreeMap<String, BTreeMap<String, u64>> {
+/// Returns how many tasks of each queue each worker runs: as its `stats` say, or else counted from
+/// its reply to `active`. Workers of ours say there which queue a task came from; Celery's say the
+/// routing key, which is mostly the same.
+pub(crate) fn running(stats: &[(String, Value)], active: &[(String, Value)]) -> RunningTasks {
     let count = |value: &Value| {
         let mut counts = BTreeMap::new();
         for task in value.as_list().unwrap_or_default() {
@@ -120,17 +136,12 @@ fn running(replies: &[(String, Value)]) -> BTreeMap<String, BTreeMap<String, u64
         }
         counts
     };
-    replies.iter().map(|(node, value)| (node.clone(), count(value))).collect()
+    let counted = active.iter().map(|(node, value)| (node.clone(), count(value)));
+    counted.chain(stats.iter().filter_map(|(node, stats)| Some((node.clone(), running_of(stats)?)))).collect()
 }
 
 /// Returns the traffic of one queue between two looks. Pure.
-fn flow(
-    queue: &str,
-    before: &Sample,
-    after: &Sample,
-    served: &BTreeMap<String, Vec<String>>,
-    running: &BTreeMap<String, BTreeMap<String, u64>>,
-) -> Flow {
+pub(crate) fn flow(queue: &str, before: &Sample, after: &Sample, served: &BTreeMap<String, Vec<String>>, running: &RunningTasks) -> Flow {
     let seconds = (after.at - before.at).as_secs_f64();
     let nodes: Vec<&String> = served.iter().filter(|(_, queues)| queues.iter().any(|name| name == queue)).map(|(node, _)| node).collect();
     let state = |sample: &Sample| sample.states.iter().find(|state| state.name == queue).cloned().unwrap_or_default();
@@ -202,7 +213,11 @@ mod tests {
         let task = r#"{"id": "1", "delivery_info": {"exchange": "", "routing_key": "q"}}"#;
         let moved = r#"{"id": "2", "queue": "q", "delivery_info": {"exchange": "", "routing_key": "before"}}"#;
         let replies = vec![("a".to_owned(), value(&format!("[{task}, {moved}, {{}}]"))), ("b".to_owned(), value("null"))];
-        let running = running(&replies);
+        // One of ours, that says it without being asked for the tasks.
+        let stats = vec![("c".to_owned(), value(r#"{"running_by_queue": {"q": 4}}"#)), ("b".to_owned(), value("{}"))];
+        assert_eq!(mute(&stats), ["b"]);
+        assert_eq!(running(&stats, &replies)["c"], BTreeMap::from([("q".to_owned(), 4)]));
+        let running = running(&[], &replies);
         assert_eq!((&running["a"], running["b"].len()), (&BTreeMap::from([("q".to_owned(), 2)]), 0));
         let (now, serve) = (Instant::now(), |nodes: &[&str]| nodes.iter().map(|node| ((*node).to_owned(), vec!["q".to_owned()])).collect());
         let runs =

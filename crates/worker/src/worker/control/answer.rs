@@ -1,6 +1,6 @@
 //! What comes of a command, in plain Rust.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{collections::BTreeMap, sync::Arc, time::SystemTime};
 
 use longshore_celery::{Map, Message};
 use longshore_core::{LaneKind, Rate, watch::View};
@@ -126,6 +126,8 @@ pub(super) struct StatsFacts {
     pub(super) slots: [usize; 4],
     /// Tasks that run on each lane, by `lane as usize`.
     pub(super) running: [usize; 4],
+    /// Tasks that run, by the queue that they came from.
+    pub(super) running_by_queue: BTreeMap<Arc<str>, u64>,
     /// Tasks that wait for their time.
     pub(super) held: usize,
     /// The most messages that it holds at once.

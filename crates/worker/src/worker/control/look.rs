@@ -1,6 +1,6 @@
 //! Looks up what this worker has, and how it stands.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use longshore_celery::Message;
 use longshore_core::{Rate, Receipt};
@@ -138,6 +138,15 @@ impl RemoteControl {
         running
     }
 
+    /// Returns how many tasks of each queue run.
+    fn running_by_queue(&self) -> BTreeMap<Arc<str>, u64> {
+        let mut running = BTreeMap::new();
+        for work in self.shared.works().iter().filter(|work| work.started().is_some()) {
+            *running.entry(work.queue.clone()).or_default() += 1;
+        }
+        running
+    }
+
     pub(super) fn stats(&self) -> StatsFacts {
         let shared = &self.shared;
         let slots = self.slots.sizes();
@@ -154,6 +163,7 @@ impl RemoteControl {
             uptime: shared.environment.now().duration_since(shared.started).as_secs(),
             slots,
             running: self.running(),
+            running_by_queue: self.running_by_queue(),
             held: self.intake.held_count(),
             prefetch: most.min(self.prefetch.map_or(u64::MAX, |most| most as u64)),
             scale: self.slots.scale().map(of_scale),

@@ -148,6 +148,8 @@ fn stats(facts: StatsFacts, url: &str, clock: u64) -> Value {
             |counts: [usize; 4]| LaneKind::ALL.iter().map(|lane| (lane.as_str(), counts[*lane as usize] as i64)).collect::<Map>();
         map.set("lanes", of_lanes(facts.slots));
         map.set("running", of_lanes(facts.running));
+        // So that whoever only counts need not ask for the tasks themselves (`active`).
+        map.set("running_by_queue", facts.running_by_queue.iter().map(|(queue, count)| (&**queue, *count)).collect::<Map>());
         map.set("held", facts.held as i64);
         if let Some(scale) = facts.scale {
             let bounds = [("max", scale.max), ("min", scale.min), ("current", scale.current), ("qty", scale.claimed)];

@@ -1,0 +1,279 @@
+//! Workers and queues at one glance, again and again: what `longshore top` shows, and a page may.
+//!
+//! A round of questions is one request to all workers (`stats`), the lengths of the queues, and
+//! now and then which queues are served; of workers that do not say how many tasks of each queue
+//! they run, Celery's, the tasks are asked for (`active`). There is at most one round a second,
+//! however often it is looked. Heartbeats are listened to: they say the machine's load, and who is
+//! there and does not reply.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    time::Duration,
+};
+
+use longshore_brokers::{BrokerError, Subscription, mask};
+use longshore_celery::{
+    Value,
+    control::Request,
+    events::{self, EventKind},
+};
+use longshore_core::ErrorKind;
+use longshore_worker::{Client, remote::ask};
+use serde::Serialize;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::{
+    error::OpsError,
+    queues::{
+        QueueInfo,
+        flow::{Flow, RunningTasks, Sample, ask_some, ended, flow, mute, running},
+    },
+    reason::LaneUse,
+    wire,
+    workers::{WorkerInfo, info, names_of},
+};
+
+/// Time between the beginnings of two rounds, at the least.
+const EVERY: Duration = Duration::from_secs(1);
+/// Time for replies. Whoever takes longer is there, and busy.
+const REPLIES: Duration = Duration::from_millis(800);
+/// Longest time that a round takes; then the broker is away. Brokers give up a little earlier, and
+/// say why.
+const PATIENCE: Duration = Duration::from_secs(6);
+/// Time over which traffic is measured.
+const WINDOW: Duration = Duration::from_secs(5);
+/// Rounds from one question which queues are served to the next.
+const SERVED_EVERY: u64 = 10;
+/// Time after which a worker is forgotten that neither replies nor beats.
+const GONE: Duration = Duration::from_secs(60);
+/// Longest event that is read, in bytes.
+const LONGEST: usize = 1 << 20;
+
+/// All workers and queues of a broker, at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Overview {
+    /// URL of the broker, without its password.
+    pub broker: String,
+    /// Time over which traffic was measured, in seconds when serialised; zero: not yet.
+    #[serde(rename = "window_seconds", serialize_with = "wire::seconds")]
+    pub window: Duration,
+    /// The workers, in the order of their names.
+    pub workers: Vec<WorkerGlance>,
+    /// The queues, in the order of their names.
+    pub queues: Vec<QueueInfo>,
+}
+
+/// One worker at a glance. Whatever nobody can say is `None`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct WorkerGlance {
+    /// Its node name.
+    #[serde(rename = "worker")]
+    pub node: String,
+    /// Number of tasks that it can run at once, on all lanes together.
+    pub slots: Option<u64>,
+    /// Tasks that it runs now.
+    pub running: Option<u64>,
+    /// Tasks that came to their end there (that began, at Celery's workers), a second.
+    pub done_per_second: Option<f64>,
+    /// Load of its machine over the last minute.
+    pub load: Option<f64>,
+    /// Queues that it serves.
+    pub queues: Vec<String>,
+    /// Its lanes with what runs on each; empty (and not serialised) for one of Celery's.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub lanes: Vec<LaneUse>,
+    /// Time since it was last heard, where it has not replied; in seconds when serialised.
+    #[serde(rename = "silent_seconds", serialize_with = "wire::some_seconds")]
+    pub silent: Option<Duration>,
+}
+
+/// Looks at all workers and queues of a broker, round after round.
+pub struct OverviewReader {
+    client: Client,
+    /// Heartbeats, once they are listened to.
+    beats: Option<Subscription>,
+    heard: BTreeMap<String, Heard>,
+    served: BTreeMap<String, Vec<String>>,
+    looks: VecDeque<Look>,
+    rounds: u64,
+    next: Option<Instant>,
+}
+
+/// What is known of a worker from whatever came of it.
+#[derive(Clone, Copy, Debug)]
+struct Heard {
+    at: Instant,
+    running: Option<u64>,
+    load: Option<f64>,
+}
+
+/// The counts of one round.
+#[derive(Debug)]
+struct Look {
+    sample: Sample,
+    /// Tasks that each worker has ended, or begun (Celery's).
+    done: BTreeMap<String, u64>,
+}
+
+/// What workers replied in one round.
+struct Told {
+    stats: Vec<(String, Value)>,
+    running: RunningTasks,
+}
+
+impl OverviewReader {
+    /// Reads over this client. Nothing is asked before the first look.
+    pub fn new(client: Client) -> Self {
+        Self { client, beats: None, heard: BTreeMap::new(), served: BTreeMap::new(), looks: VecDeque::new(), rounds: 0, next: None }
+    }
+
+    /// Looks at everything. The first look knows no traffic; another one waits until a second has
+    /// passed since the one before.
+    ///
+    /// # Errors
+    /// The broker cannot be reached, or refuses. The next look tries again.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is changed by asking.
+    pub async fn look(&mut self) -> Result<Overview, OpsError> {
+        if let Some(next) = self.next {
+            sleep_until(next).await;
+        }
+        self.next = Some(Instant::now() + EVERY);
+        match timeout(PATIENCE, self.round()).await {
+            Ok(looked) => looked,
+            Err(_) => {
+                let message = format!("{}: no answer within {PATIENCE:?}", mask(self.client.broker().url()));
+                Err(BrokerError { kind: ErrorKind::Transient, message }.into())
+            }
+        }
+    }
+
+    async fn round(&mut self) -> Result<Overview, OpsError> {
+        let client = self.client.clone();
+        self.hear().await?;
+        let at = std::time::Instant::now();
+        let (states, stats) = tokio::join!(client.broker().queues(&[]), async {
+            if client.connected().bus().is_ok() { ask(client.connected(), Request::new("stats"), REPLIES).await } else { Ok(Vec::new()) }
+        });
+        let (states, stats) = (states?, stats?);
+        let is_new = |node: &String| self.rounds.is_multiple_of(SERVED_EVERY) || !self.served.contains_key(node);
+        let asked = stats.iter().map(|(node, _)| node.clone()).filter(is_new).collect();
+        let (served, active) =
+            tokio::join!(ask_some(&client, "active_queues", asked, REPLIES), ask_some(&client, "active", mute(&stats), REPLIES));
+        self.rounds += 1;
+        self.served.extend(served?.iter().map(|(node, queues)| (node.clone(), names_of(queues))));
+        let told = Told { running: running(&stats, &active?), stats };
+        self.note(&told, Instant::now());
+        let sample = Sample { at, states, ended: ended(&told.stats) };
+        Ok(self.overview(sample, &told))
+    }
+
+    /// Takes the heartbeats that have come.
+    async fn hear(&mut self) -> Result<(), OpsError> {
+        if self.beats.is_none()
+            && let Ok(bus) = self.client.connected().bus()
+        {
+            self.beats = Some(bus.subscribe(events::EXCHANGE, "worker.#").await?);
+        }
+        let now = Instant::now();
+        while let Some(beats) = &mut self.beats {
+            match beats.messages.try_recv() {
+                Ok((_, raw)) => {
+                    for event in events::decode(&raw, LONGEST).unwrap_or_default() {
+                        self.hear_one(event.hostname, &event.what, now);
+                    }
+                }
+                Err(tokio::sync::mpsc::error::TryRecvError::Empty) => break,
+                // The connection has ended on which they came; the next round listens again.
+                Err(tokio::sync::mpsc::error::TryRecvError::Disconnected) => self.beats = None,
+            }
+        }
+        Ok(())
+    }
+
+    fn hear_one(&mut self, node: String, what: &EventKind, now: Instant) {
+        match what {
+            EventKind::WorkerOffline(_) => {
+                self.heard.remove(&node);
+                self.served.remove(&node);
+            }
+            EventKind::WorkerHeartbeat(beat) | EventKind::WorkerOnline(beat) => {
+                let heard = self.heard.entry(node).or_insert(Heard { at: now, running: None, load: None });
+                heard.at = now;
+                heard.running = beat.active.and_then(|count| u64::try_from(count).ok()).or(heard.running);
+                heard.load = beat.loadavg.map(|loads| loads[0]).or(heard.load);
+            }
+            _ => {}
+        }
+    }
+
+    /// Notes who has replied, and forgets who has not been heard for long.
+    fn note(&mut self, told: &Told, now: Instant) {
+        for (node, _) in &told.stats {
+            self.heard.entry(node.clone()).or_insert(Heard { at: now, running: None, load: None }).at = now;
+        }
+        self.heard.retain(|_, heard| now - heard.at < GONE);
+        self.served.retain(|node, _| self.heard.contains_key(node));
+    }
+
+    /// Puts together what this round and those before have found.
+    fn overview(&mut self, sample: Sample, told: &Told) -> Overview {
+        let infos: BTreeMap<&str, WorkerInfo> = told
+            .stats
+            .iter()
+            .map(|(node, stats)| (node.as_str(), info(node, stats, self.served.get(node).cloned().unwrap_or_default())))
+            .collect();
+        let done = |info: &WorkerInfo| match &info.ended {
+            Some(ended) => ended.values().sum(),
+            None => u64::try_from(info.processed).unwrap_or_default(),
+        };
+        let look = Look { sample, done: infos.iter().map(|(node, info)| ((*node).to_owned(), done(info))).collect() };
+        // Who has come or gone makes sums of before and now sums of different things.
+        if self.looks.back().is_some_and(|before| !before.done.keys().eq(look.done.keys())) {
+            self.looks.clear();
+        }
+        while self.looks.len() > 1 && look.sample.at - self.looks[0].sample.at > WINDOW {
+            self.looks.pop_front();
+        }
+        let before = self.looks.front();
+        let window = before.map(|before| look.sample.at - before.sample.at).unwrap_or_default();
+        let now = Instant::now();
+        let of = |(node, heard): (&String, &Heard)| {
+            let base = WorkerGlance { node: node.clone(), load: heard.load, ..WorkerGlance::default() };
+            let Some(info) = infos.get(node.as_str()) else {
+                let queues = self.served.get(node).cloned().unwrap_or_default();
+                return WorkerGlance { running: heard.running, queues, silent: Some(now - heard.at), ..base };
+            };
+            let ended = before.and_then(|before| look.done[node].checked_sub(*before.done.get(node)?));
+            let by_queue = told.running.get(node).map(|queues| queues.values().sum());
+            WorkerGlance {
+                slots: u64::try_from(info.slots).ok(),
+                running: if info.lanes.is_empty() {
+                    by_queue.or(heard.running)
+                } else {
+                    Some(info.lanes.iter().map(|lane| lane.running).sum())
+                },
+                done_per_second: ended.map(|ended| ended as f64 / window.as_secs_f64()),
+                queues: info.queues.clone(),
+                lanes: info.lanes.clone(),
+                ..base
+            }
+        };
+        let workers = self.heard.iter().map(of).collect();
+        // Without a look before there is no traffic, but who serves it and what runs.
+        let flow_of = |queue: &str| match before {
+            Some(before) => flow(queue, &before.sample, &look.sample, &self.served, &told.running),
+            None => Flow { incoming: None, outgoing: None, ..flow(queue, &look.sample, &look.sample, &self.served, &told.running) },
+        };
+        let states = look.sample.states.iter().cloned();
+        let mut queues: Vec<QueueInfo> =
+            states.map(|state| (flow_of(&state.name), state)).map(|(flow, state)| QueueInfo::of(state, flow, window)).collect();
+        queues.sort_by(|a, b| a.name.cmp(&b.name));
+        let broker = mask(self.client.broker().url());
+        self.looks.push_back(look);
+        Overview { broker, window, workers, queues }
+    }
+}
