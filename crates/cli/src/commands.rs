@@ -18,5 +18,6 @@ pub mod result;
 pub mod run;
 pub mod shell;
 pub mod tasks;
+pub mod top;
 pub mod why;
 pub mod worker;

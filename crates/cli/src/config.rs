@@ -17,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+mod ask;
 mod error;
 mod expand;
 mod file;
@@ -115,6 +116,8 @@ pub struct Config {
     of_folder: Option<PathBuf>,
     /// The keys of it that wait for the user's word.
     waiting: Vec<String>,
+    /// Where keys wait: that file, and the text of it that was read.
+    undecided: Option<(PathBuf, String)>,
 }
 
 /// `[limits.NAME]`: texts as written, `${VAR}` replaced.
@@ -162,6 +165,7 @@ impl Config {
                 Ok(mut sections) => {
                     config.hold_back(&mut sections);
                     config.merge_under(sections);
+                    config.undecided = Some((path.clone(), text)).filter(|_| !config.waiting.is_empty());
                 }
                 Err(found) => errors.extend(found),
             }

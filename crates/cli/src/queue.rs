@@ -12,7 +12,7 @@ use std::{
     sync::Arc,
 };
 
-use longshore_brokers::{Broker, Connected, missing_file};
+use longshore_brokers::{Broker, Connected, mask, missing_file};
 use longshore_worker::{App, Client, Route};
 
 use crate::{config::Config, fault::Fault, global::Global, tasks::Spec};
@@ -25,6 +25,8 @@ pub struct Place {
     pub specs: Vec<Spec>,
     /// Its connections.
     pub client: Client,
+    /// Stores that are not there yet, which nothing makes that only looks.
+    pub absent: Absent,
     /// JSON in place of tables.
     pub json: bool,
     /// Nothing but results and errors.
@@ -32,37 +34,76 @@ pub struct Place {
     no_input: bool,
 }
 
+/// URLs of stores whose files are not there, without passwords; in their place the client has empty
+/// ones that are gone with this process.
+#[derive(Clone, Debug, Default)]
+pub struct Absent {
+    /// The broker's.
+    pub broker: Option<String>,
+    /// The result backend's.
+    pub results: Option<String>,
+    /// The app that connects to them.
+    app: Option<App>,
+}
+
+impl Absent {
+    /// Returns connections once the broker's file is there; `None` until then, and where it always
+    /// was.
+    ///
+    /// # Errors
+    /// It is no broker of ours.
+    pub fn connect(&mut self) -> Result<Option<Client>, Fault> {
+        let is_there = self.broker.is_some() && self.app.as_ref().is_some_and(|app| missing_file(&app.settings().broker).is_none());
+        if !is_there {
+            return Ok(None);
+        }
+        self.broker = None;
+        let app = self.app.take().map(|app| app.told(None));
+        Ok(app.map(|app| Client::of(&app)).transpose()?)
+    }
+}
+
+/// What is said of files that are not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MissingFile {
+    /// It is made.
+    Make,
+    /// It is not made, which is said.
+    Say,
+    /// It is not made, which nobody asked about.
+    Pass,
+}
+
 impl Place {
     /// The app with the settings of configuration, variables and flags.
     ///
     /// # Errors
     /// A mistake in the configuration, or a URL that leads nowhere.
-    pub fn open(app: &App, config: &Config, global: &Global) -> Result<Self, Fault> {
-        Self::of(configured(app, config, global)?, config, global)
-    }
-
-    /// The same for a command that only looks: a file that is not there is not made, but said.
-    ///
-    /// # Errors
-    /// As [`open`](Self::open).
-    pub fn look(app: &App, config: &Config, global: &Global) -> Result<Self, Fault> {
+    pub fn open(app: &App, config: &Config, global: &Global, missing: MissingFile) -> Result<Self, Fault> {
         let (mut app, specs) = configured(app, config, global)?;
-        let settings = app.settings_mut();
-        if let Some(path) = missing_file(&settings.broker) {
-            let note = format!("longshore: there is no {} yet: the first task that is sent makes it", path.display());
-            global.voice().note(&note).into_iter().for_each(|note| eprintln!("{note}"));
-            // As empty as a new file, and gone with this process.
-            settings.broker = "memory://nothing".to_owned();
+        let mut absent = Absent::default();
+        if missing != MissingFile::Make {
+            let asked = app.clone();
+            let settings = app.settings_mut();
+            if let Some(path) = missing_file(&settings.broker) {
+                let note = format!("longshore: there is no {} yet: the first task that is sent makes it", path.display());
+                let note = global.voice().note(&note).filter(|_| missing == MissingFile::Say);
+                note.into_iter().for_each(|note| eprintln!("{note}"));
+                // As empty as a new file, and gone with this process.
+                absent.broker = Some(mask(&std::mem::replace(&mut settings.broker, "memory://nothing".to_owned())));
+                absent.app = Some(asked);
+            }
+            absent.results = settings.results.take_if(|url| missing_file(url).is_some()).map(|url| mask(&url));
         }
-        settings.results = settings.results.take().filter(|url| missing_file(url).is_none());
-        Self::of((app, specs), config, global)
-    }
-
-    fn of((app, specs): (App, Vec<Spec>), config: &Config, global: &Global) -> Result<Self, Fault> {
         config.say_in_force(global.voice());
         // Commands say themselves what they wait for.
         let client = Client::of(&app.clone().told(None))?;
-        Ok(Self { app, specs, client, json: global.json, quiet: global.voice().level < 0, no_input: global.no_input })
+        Ok(Self { app, specs, client, absent, json: global.json, quiet: global.voice().level < 0, no_input: global.no_input })
+    }
+
+    /// Returns the broker's URL without its password, as it was asked for.
+    pub fn broker_url(&self) -> String {
+        self.absent.broker.clone().unwrap_or_else(|| mask(self.broker().url()))
     }
 
     /// Returns its broker and result backend, with the other halves of both.

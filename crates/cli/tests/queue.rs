@@ -5,6 +5,7 @@
 mod common;
 
 use std::{
+    io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
     time::Duration,
 };
@@ -126,4 +127,20 @@ fn a_task_in_a_child_outlives_three_kills_of_its_worker_from_outside() {
     signal(&last, Signal::TERM);
     assert!(wait(&mut last, PATIENCE).unwrap().success());
     assert!(!place.dir.path().join("longshore.db-wal").exists(), "the last worker leaves the file alone");
+}
+
+#[test]
+fn who_listens_before_there_is_a_queue_makes_no_file_and_hears_the_first_worker() {
+    let place = Place::new();
+    place.write("longshore.toml", TASKS);
+    let mut events = longshore(&place, &["events", "worker", "-n", "1"]).spawn().unwrap();
+    let mut said = String::new();
+    BufReader::new(events.stderr.take().unwrap()).read_line(&mut said).unwrap();
+    assert!(said.contains("there is no longshore.db yet") && !place.path("longshore.db").exists(), "{said}");
+    let mut worker = worker(&place);
+    let told = events.wait_with_output().unwrap();
+    let told = (told.status.code(), String::from_utf8_lossy(&told.stdout).into_owned());
+    assert!(told.0 == Some(0) && told.1.contains(" worker-"), "{told:?}");
+    signal(&worker, Signal::TERM);
+    assert!(wait(&mut worker, PATIENCE).unwrap().success());
 }

@@ -11,7 +11,7 @@ use longshore_celery::{
     control::Request,
     events::{self, Event, EventKind},
 };
-use longshore_worker::remote::tell;
+use longshore_worker::{Client, remote::tell};
 
 use crate::{
     exit::Exit,
@@ -24,6 +24,8 @@ use crate::{
 
 /// The longest message that is read.
 const LONGEST: usize = 16 << 20;
+/// Time between two looks for a file that is not there.
+const LOOK: Duration = Duration::from_millis(250);
 
 /// `longshore events`.
 #[derive(Args, Clone, Debug)]
@@ -47,9 +49,16 @@ pub struct EventsArgs {
 /// # Errors
 /// The broker's, and those of `out`.
 pub async fn run(args: &EventsArgs, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
-    let mut heard = place.connected().bus()?.subscribe(events::EXCHANGE, "#").await?;
+    let mut client = place.client.clone();
+    if place.absent.broker.is_some() {
+        tokio::select! {
+            made = made(place) => client = made?,
+            _ = tokio::signal::ctrl_c() => return Ok(Exit::Done),
+        }
+    }
+    let mut heard = client.connected().bus()?.subscribe(events::EXCHANGE, "#").await?;
     if args.enable {
-        tell(place.connected(), Request::new("enable_events")).await?;
+        tell(client.connected(), Request::new("enable_events")).await?;
     }
     let mut left = args.count.unwrap_or(u64::MAX);
     while left > 0 {
@@ -75,6 +84,17 @@ pub async fn run(args: &EventsArgs, place: &Place, out: &mut dyn Write) -> Resul
         out.flush()?;
     }
     Ok(Exit::Done)
+}
+
+/// Waits until somebody has made the broker's file. Returns connections to it.
+async fn made(place: &Place) -> Result<Client, Fault> {
+    let mut absent = place.absent.clone();
+    loop {
+        if let Some(client) = absent.connect()? {
+            return Ok(client);
+        }
+        tokio::time::sleep(LOOK).await;
+    }
 }
 
 impl EventsArgs {

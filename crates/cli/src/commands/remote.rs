@@ -7,14 +7,14 @@ use clap::{Args, Subcommand};
 use longshore_celery::{Exception, Map, Value, control::Request, repr};
 use longshore_ops::{
     OpsError,
-    workers::{self, WorkerAction, WorkerDone, WorkerInfo, WorkerReply, WorkersRequest},
+    workers::{self, Stores, WorkerAction, WorkerDone, WorkerInfo, WorkerReply, WorkersRequest},
 };
 
 use crate::{
     exit::Exit,
     fault::Fault,
     queue::{
-        Place,
+        Absent, Place,
         show::{cut, json_line, plain},
     },
     units::{self, show_count, show_duration},
@@ -120,10 +120,11 @@ const CONTROL: &[Known] = &[
 /// # Errors
 /// 69: nobody has replied; the broker's, and those of `out`.
 pub async fn status(whom: &Whom, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
-    let stores = workers::stores(&place.client).await?;
+    let stores = stores(place).await?;
     if !place.json {
         for (what, store) in [("broker", &stores.broker), ("results", &stores.results)] {
-            writeln!(out, "{what:<8} {}  {}  round trip {:.2} ms", store.url, store.version, store.round_trip_ms)?;
+            let trip = if store.version == NO_FILE { String::new() } else { format!("  round trip {:.2} ms", store.round_trip_ms) };
+            writeln!(out, "{what:<8} {}  {}{trip}", store.url, store.version)?;
         }
     }
     let replies = workers::inspect(&place.client, Request::new("ping"), &whom.request()).await?;
@@ -136,6 +137,24 @@ pub async fn status(whom: &Whom, place: &Place, out: &mut dyn Write) -> Result<E
     }
     say(&replies, place, false, true, out)?;
     Ok(Exit::Done)
+}
+
+/// The version of a store whose file is not there.
+const NO_FILE: &str = "no file yet";
+
+/// Calls both stores. Of one that is not there it says so, and not which empty one stands for it.
+async fn stores(place: &Place) -> Result<Stores, Fault> {
+    let mut stores = workers::stores(&place.client).await?;
+    let Absent { broker, results, .. } = &place.absent;
+    // Results are with the broker where nothing else is said.
+    let is_one = stores.broker.url == stores.results.url;
+    let results = results.as_ref().or(broker.as_ref().filter(|_| is_one));
+    for (store, url) in [(&mut stores.broker, broker.as_ref()), (&mut stores.results, results)] {
+        if let Some(url) = url {
+            (store.url, store.version, store.round_trip_ms) = (url.clone(), NO_FILE.to_owned(), 0.0);
+        }
+    }
+    Ok(stores)
 }
 
 /// `longshore inspect COMMAND`.
@@ -158,7 +177,7 @@ pub async fn control(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> R
         Ok(request) => told(&WorkerAction::of(request), &args.whom.request(), place, out).await,
         Err(unknown) => {
             // A program's own, which its workers alone know.
-            let Some(request) = own_request(args) else { return Err(unknown) };
+            let Some(request) = own_request(args)? else { return Err(unknown) };
             let nobodys = Exception::builtin("KeyError", request.method.as_str()).to_string();
             let mut replies = workers::inspect(&place.client, request, &args.whom.request()).await?;
             replies.retain(|reply| reply.reply.get("error").and_then(Value::as_str) != Some(&nobodys));
@@ -171,17 +190,36 @@ pub async fn control(args: &RemoteArgs, place: &Place, out: &mut dyn Write) -> R
     }
 }
 
-/// The request of a command that is not known here: its arguments are all `name=value`, a value
-/// JSON or a text.
-fn own_request(args: &RemoteArgs) -> Option<Request> {
-    let (name, rest) = args.words.split_first()?;
+/// The request of a command that is not known here; `None` where it has arguments without a name.
+///
+/// # Errors
+/// Behind a `:=` stands no JSON.
+fn own_request(args: &RemoteArgs) -> Result<Option<Request>, Fault> {
+    let Some((name, rest)) = args.words.split_first() else { return Ok(None) };
     if CONTROL.iter().any(|known| known.name == name) {
-        return None;
+        return Ok(None);
     }
-    rest.iter().try_fold(Request::new(name), |request, word| {
-        let (name, value) = word.split_once('=').filter(|(name, _)| !name.is_empty())?;
-        Some(request.argument(name, Value::parse(value.as_bytes(), 64).unwrap_or_else(|_| value.into())))
-    })
+    let mut request = Request::new(name);
+    for word in rest {
+        let Some((name, value)) = own_argument(word)? else { return Ok(None) };
+        request = request.argument(name, value);
+    }
+    Ok(Some(request))
+}
+
+/// Reads an argument: `name=value`, which is a number, true, false, null, a list or an object where
+/// it reads as one, else a text; or `name:=json`, which is JSON or a mistake.
+fn own_argument(word: &str) -> Result<Option<(&str, Value)>, Fault> {
+    let Some((name, value)) = word.split_once('=') else { return Ok(None) };
+    let read = Value::parse(value.as_bytes(), 64);
+    let (name, value) = match name.strip_suffix(':') {
+        Some(name) => {
+            let why = |error| Fault::usage(format!("{word}: behind `:=` stands JSON, such as {name}:=3 or {name}:='\"3\"': {error}"));
+            (name, read.map_err(why)?)
+        }
+        None => (name, read.unwrap_or_else(|_| value.into())),
+    };
+    Ok((!name.is_empty()).then_some((name, value)))
 }
 
 /// Tells workers to do something, and says what they reply.
@@ -386,6 +424,36 @@ mod tests {
         for words in ["rate_limit t", "pool_grow x", "pool_grow 1 2", "revoke", "nosuch"] {
             assert_eq!(request(&args(words), CONTROL, "control").unwrap_err().exit, Exit::Usage, "{words}");
         }
+    }
+
+    #[test]
+    fn an_argument_of_a_programs_own_command_has_the_type_that_it_is_written_with() {
+        for (word, want) in [
+            ("n=3", r#"{"n": 3}"#),
+            ("n=3.5", r#"{"n": 3.5}"#),
+            ("n=true", r#"{"n": true}"#),
+            ("n=three", r#"{"n": "three"}"#),
+            ("n=", r#"{"n": ""}"#),
+            ("n=a=b", r#"{"n": "a=b"}"#),
+            ("n=[1, \"a\"]", r#"{"n": [1, "a"]}"#),
+            ("n:=3", r#"{"n": 3}"#),
+            // A text that reads as a number, in both ways.
+            ("n:=\"3\"", r#"{"n": "3"}"#),
+            ("n=\"3\"", r#"{"n": "3"}"#),
+        ] {
+            let mut words = args("reindex");
+            words.words.push(word.to_owned());
+            let request = own_request(&words).unwrap().unwrap();
+            assert_eq!(String::from_utf8(Value::Map(request.arguments).to_json()).unwrap(), want, "{word}");
+        }
+        for word in ["n:=three", "n:="] {
+            let mistake = own_argument(word).unwrap_err();
+            assert!(mistake.exit == Exit::Usage && mistake.message.contains("stands JSON"), "{word}: {}", mistake.message);
+        }
+        for word in ["n", "=3", ":=3"] {
+            assert_eq!(own_argument(word).unwrap(), None, "{word}");
+        }
+        assert!(own_request(&args("revoke n=3")).unwrap().is_none(), "a command of Celery's has arguments by place");
     }
 
     #[test]

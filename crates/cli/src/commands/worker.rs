@@ -27,7 +27,7 @@ use crate::{
     fault::Fault,
     global::Global,
     queue::{
-        Place,
+        MissingFile, Place,
         show::{clock, plain, time},
     },
     runtime::block_on,
@@ -63,7 +63,7 @@ pub fn run(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Re
 }
 
 async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Result<Exit, Fault> {
-    let mut place = Place::open(app, config, global)?;
+    let mut place = Place::open(app, config, global, MissingFile::Make)?;
     let mut signals = Signals::listen()?;
     let specs = std::mem::take(&mut place.specs);
     // For the banner, because starting the programs consumes them.

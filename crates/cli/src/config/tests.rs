@@ -327,6 +327,32 @@ fn harmless_keys_hold_without_a_word_and_a_word_lets_in_the_rest_until_the_file_
 }
 
 #[test]
+fn who_is_asked_about_a_file_is_asked_once_for_each_content_of_it() {
+    let text = "[job.a]\ncommand = [\"sh\", \"-c\", \"\\u001b[2J\"]\nheader = [\"Authorization: x\"]\n";
+    let mut world = World::new(text, "", &[]);
+    world.sources.vars.insert("XDG_STATE_HOME".to_owned(), world.dir.path().join("state").display().to_string());
+    world.sources.trusting = false;
+    let ask = |world: &World, answer: &str| {
+        let (mut config, mut said) = (world.load(), Vec::new());
+        config.ask(&mut answer.as_bytes(), &mut said).unwrap();
+        (config.waiting.len(), String::from_utf8(said).unwrap())
+    };
+    // Nobody answers, and is asked again.
+    let (waiting, said) = ask(&world, "");
+    assert!(waiting == 2 && said.contains("command = [\"sh\", \"-c\", \"\\u{1b}[2J\"] in [job.a]") && said.contains("[y/N]"), "{said}");
+    assert!(said.contains("Authorization: ***") && !said.contains('\u{1b}'), "{said}");
+    let (waiting, said) = ask(&world, "\n");
+    assert!(waiting == 2 && said.contains("[y/N]"), "{said}");
+    assert_eq!(ask(&world, "y\n"), (2, String::new()), "no was said");
+    // Another content is another question.
+    let path = world.dir.path().join("longshore.toml");
+    fs::write(&path, format!("{text}# changed\n")).unwrap();
+    let (waiting, said) = ask(&world, "y\n");
+    assert!(waiting == 0 && said.contains("[y/N]"), "{said}");
+    assert_eq!(ask(&world, "n\n"), (0, String::new()), "it is trusted");
+}
+
+#[test]
 fn a_file_that_everybody_may_write_is_refused_and_said() {
     let mut world = World::new("[run]\nretries = 2\n", "", &[]);
     world.sources.trusting = false;

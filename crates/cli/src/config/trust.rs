@@ -127,10 +127,19 @@ impl TrustStore {
 
     /// Returns whether the user has let in this content of this file.
     pub fn has(&self, path: &Path, text: &str) -> bool {
+        self.says(path, &hex(text.as_bytes()))
+    }
+
+    /// Returns whether the user was asked about this content of this file, and said no.
+    pub fn has_declined(&self, path: &Path, text: &str) -> bool {
+        self.says(path, &no(text))
+    }
+
+    fn says(&self, path: &Path, word: &str) -> bool {
         let Ok(place) = self.place(path) else { return false };
         let mut kept = String::new();
         let read = files::own(&place, Own::Read).and_then(|mut file| file.read_to_string(&mut kept));
-        read.is_ok() && kept.split_whitespace().next() == Some(hex(text.as_bytes()).as_str())
+        read.is_ok() && kept.split_whitespace().next() == Some(word)
     }
 
     /// Keeps the user's word.
@@ -138,24 +147,38 @@ impl TrustStore {
     /// # Errors
     /// It cannot be kept.
     pub fn trust(&self, path: &Path, text: &str) -> io::Result<()> {
+        self.keep(path, &hex(text.as_bytes()))
+    }
+
+    /// Keeps that the user said no, so that nobody asks again.
+    ///
+    /// # Errors
+    /// It cannot be kept.
+    pub fn decline(&self, path: &Path, text: &str) -> io::Result<()> {
+        self.keep(path, &no(text))
+    }
+
+    fn keep(&self, path: &Path, word: &str) -> io::Result<()> {
         let place = self.place(path)?;
         DirBuilder::new().recursive(true).mode(0o700).create(&self.dir)?;
         let new = place.with_extension("new");
         // What a killed one left.
         let _ = fs::remove_file(&new);
         let mut file = files::own(&new, Own::New)?;
-        writeln!(file, "{} {}", hex(text.as_bytes()), path.canonicalize()?.display())?;
+        writeln!(file, "{word} {}", path.canonicalize()?.display())?;
         file.sync_data()?;
         fs::rename(&new, &place)
     }
 
-    /// Takes the word back. Returns whether there was one.
+    /// Takes the word back. Returns whether the file was let in, in whatever state.
     ///
     /// # Errors
     /// It cannot be removed.
     pub fn untrust(&self, path: &Path) -> io::Result<bool> {
-        match fs::remove_file(self.place(path)?) {
-            Ok(()) => Ok(true),
+        let place = self.place(path)?;
+        let was_no = fs::read_to_string(&place).is_ok_and(|kept| kept.starts_with(NO));
+        match fs::remove_file(place) {
+            Ok(()) => Ok(!was_no),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),
         }
@@ -167,6 +190,13 @@ impl TrustStore {
         let whole = parent.canonicalize()?.join(path.file_name().unwrap_or_default());
         Ok(self.dir.join(hex(whole.as_os_str().as_encoded_bytes())))
     }
+}
+
+/// Begins the word of a user who said no.
+const NO: &str = "no:";
+
+fn no(text: &str) -> String {
+    format!("{NO}{}", hex(text.as_bytes()))
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -220,6 +250,10 @@ mod tests {
         assert!(store.has(&a, "one") && !store.has(&a, "two") && !store.has(&b, "one"));
         fs::remove_file(&a).unwrap();
         assert!(store.untrust(&a).unwrap() && !store.untrust(&a).unwrap() && !store.has(&a, "one"));
+        // A no is one for this content, and no word.
+        store.decline(&b, "one").unwrap();
+        assert!(store.has_declined(&b, "one") && !store.has_declined(&b, "two") && !store.has(&b, "one"));
+        assert!(!store.untrust(&b).unwrap() && !store.has_declined(&b, "one"));
         assert!(TrustStore::of(&BTreeMap::new()).is_none());
     }
 }

@@ -101,6 +101,11 @@ impl ColorMode {
         }
     }
 
+    /// Returns true where this process's stdout gets colours.
+    pub fn on_stdout(self) -> bool {
+        self.enabled(io::stdout().is_terminal(), |name| std::env::var(name).ok())
+    }
+
     /// Returns true where this process's stderr gets colours.
     pub fn on_stderr(self) -> bool {
         self.enabled(io::stderr().is_terminal(), |name| std::env::var(name).ok())

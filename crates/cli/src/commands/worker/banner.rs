@@ -1,6 +1,6 @@
 //! Banner that a worker says at its start.
 
-use longshore_brokers::QueueState;
+use longshore_brokers::{QueueOrder, QueueState};
 use longshore_core::LaneKind;
 use longshore_worker::{App, WorkerOptions};
 
@@ -21,6 +21,13 @@ pub(super) struct Facts<'a> {
     pub(super) programs: &'a [(String, String)],
 }
 
+/// Returns a queue's weight as `-Q` has it, `=3`; nothing where no queue has one.
+fn weight(order: &QueueOrder, queue: &str) -> String {
+    let QueueOrder::Weighted(weights) = order else { return String::new() };
+    let weight = weights.iter().find(|(name, _)| **name == *queue).map_or(1, |(_, weight)| *weight);
+    format!("={weight}")
+}
+
 /// Most tasks that are named.
 const NAMED: usize = 12;
 
@@ -38,9 +45,11 @@ pub(super) fn write(facts: &Facts<'_>, log: &Log) {
     let waiting = |queue: &String| {
         let state = states.iter().find(|state| state.name == *queue);
         let paused = state.and_then(|state| state.paused.as_deref()).map(|by| format!(", paused by {}", plain(by))).unwrap_or_default();
-        format!("{} ({} waiting{paused})", plain(queue), show_count(state.map_or(0, |state| state.waiting)))
+        let name = plain(queue) + &weight(&options.order, queue);
+        format!("{name} ({} waiting{paused})", show_count(state.map_or(0, |state| state.waiting)))
     };
-    log.say(format_args!("  queues  {}", options.queues.iter().map(waiting).collect::<Vec<_>>().join("  ")));
+    let order = if options.order == QueueOrder::Strict && options.queues.len() > 1 { "   strictly in this order" } else { "" };
+    log.say(format_args!("  queues  {}{order}", options.queues.iter().map(waiting).collect::<Vec<_>>().join("  ")));
     // Elsewhere no workers of Celery's are beside us.
     if !["sqlite:", "memory:"].iter().any(|scheme| broker.starts_with(scheme)) {
         let (lease, timeout) = (show_duration(options.lease), show_duration(options.visibility_timeout));
