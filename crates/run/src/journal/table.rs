@@ -1,13 +1,16 @@
 //! A table of a few words an entry, for millions of them: nothing but entries, densely filled.
 
-use std::mem::replace;
+use std::mem::{replace, take};
 
 /// Parts that the table consists of; each grows by itself, so that only one is there twice.
 const SHARD_BITS: u32 = 6;
 /// Entries that the first part has room for at first. Each part begins with a little more than the
-/// one before, up to a fifth more in the last: so they grow one after the other, and what one has
-/// given back another can use.
+/// one before, up to a fifth more in the last: so they grow one after the other.
 const FIRST: usize = 128;
+/// Entries of a block. Parts consist of blocks of one size, which one that has grown hands to the
+/// next. (Given to the allocator, a piece leaves a hole: a little too small for the next one, or in
+/// the arena of another thread. That took 3 to 5 bytes an entry of 8.)
+const BLOCK: usize = 256;
 
 /// Entries of `ALL` words of 32 bits, whose first `KEY` words are a key.
 ///
@@ -20,11 +23,17 @@ const FIRST: usize = 128;
 #[derive(Debug)]
 pub(super) struct Table<const KEY: usize, const ALL: usize> {
     shards: Vec<Shard<KEY, ALL>>,
+    /// What the part that has grown last needs no more.
+    spare: Vec<Block<ALL>>,
 }
+
+type Block<const ALL: usize> = Box<[[u32; ALL]]>;
 
 #[derive(Debug)]
 struct Shard<const KEY: usize, const ALL: usize> {
-    entries: Vec<[u32; ALL]>,
+    blocks: Vec<Block<ALL>>,
+    /// Entries that may lie in the blocks; the end of the last one may be left over.
+    room: usize,
     filled: usize,
     /// Its first room.
     first: usize,
@@ -32,11 +41,9 @@ struct Shard<const KEY: usize, const ALL: usize> {
 
 impl<const KEY: usize, const ALL: usize> Default for Table<KEY, ALL> {
     fn default() -> Self {
-        Self {
-            shards: (0..1 << SHARD_BITS)
-                .map(|number| Shard { entries: Vec::new(), filled: 0, first: FIRST + ((number * FIRST / 5) >> SHARD_BITS) })
-                .collect(),
-        }
+        let first = |number: usize| FIRST + ((number * FIRST / 5) >> SHARD_BITS);
+        let shard = |number| Shard { blocks: Vec::new(), room: 0, filled: 0, first: first(number) };
+        Self { shards: (0..1 << SHARD_BITS).map(shard).collect(), spare: Vec::new() }
     }
 }
 
@@ -45,7 +52,7 @@ impl<const KEY: usize, const ALL: usize> Table<KEY, ALL> {
     pub(super) fn get(&self, key: [u32; KEY]) -> Option<&[u32; ALL]> {
         let key = shown(key);
         let shard = &self.shards[shard_of(&key)];
-        shard.find(&key).ok().map(|place| &shard.entries[place])
+        shard.find(&key).ok().map(|place| shard.at(place))
     }
 
     /// Puts an entry in the place of the one with its key, if there is one, and returns that.
@@ -56,9 +63,9 @@ impl<const KEY: usize, const ALL: usize> Table<KEY, ALL> {
         entry[..KEY].copy_from_slice(&key);
         let shard = &mut self.shards[shard_of(&key)];
         match shard.find(&key) {
-            Ok(place) => Some(replace(&mut shard.entries[place], entry)),
+            Ok(place) => Some(replace(shard.at_mut(place), entry)),
             Err(place) => {
-                shard.add(place, entry);
+                shard.add(place, entry, &mut self.spare);
                 None
             }
         }
@@ -66,45 +73,65 @@ impl<const KEY: usize, const ALL: usize> Table<KEY, ALL> {
 
     /// Returns all entries, in no order, to change what is not their key.
     pub(super) fn entries_mut(&mut self) -> impl Iterator<Item = &mut [u32; ALL]> {
-        self.shards.iter_mut().flat_map(|shard| shard.entries.iter_mut()).filter(|entry| !is_empty::<KEY>(&entry[..]))
+        let blocks = self.shards.iter_mut().flat_map(|shard| shard.blocks.iter_mut());
+        blocks.flat_map(|block| block.iter_mut()).filter(|entry| !is_empty::<KEY>(&entry[..]))
     }
 }
 
 impl<const KEY: usize, const ALL: usize> Shard<KEY, ALL> {
+    fn at(&self, place: usize) -> &[u32; ALL] {
+        &self.blocks[place / BLOCK][place % BLOCK]
+    }
+
+    fn at_mut(&mut self, place: usize) -> &mut [u32; ALL] {
+        &mut self.blocks[place / BLOCK][place % BLOCK]
+    }
+
     /// Returns the place of the entry with this key, or else the one where it would lie.
     fn find(&self, key: &[u32; KEY]) -> Result<usize, usize> {
-        let room = self.entries.len();
-        if room == 0 {
+        if self.room == 0 {
             return Err(0);
         }
-        let mut place = ((u128::from(hash_of(key) << SHARD_BITS) * room as u128) >> 64) as usize;
+        let mut place = ((u128::from(hash_of(key) << SHARD_BITS) * self.room as u128) >> 64) as usize;
         loop {
-            let entry = &self.entries[place];
+            let entry = self.at(place);
             if entry[..KEY] == key[..] {
                 return Ok(place);
             }
             if is_empty::<KEY>(&entry[..]) {
                 return Err(place);
             }
-            place = if place + 1 == room { 0 } else { place + 1 };
+            place = if place + 1 == self.room { 0 } else { place + 1 };
         }
     }
 
-    fn add(&mut self, place: usize, entry: [u32; ALL]) {
+    fn add(&mut self, place: usize, entry: [u32; ALL], spare: &mut Vec<Block<ALL>>) {
         self.filled += 1;
-        let room = self.entries.len();
-        if self.filled * 20 <= room * 17 {
-            self.entries[place] = entry;
+        if self.filled * 20 <= self.room * 17 {
+            *self.at_mut(place) = entry;
             return;
         }
-        let room = (room + room / 5).max(self.first);
-        let former = replace(&mut self.entries, vec![[0; ALL]; room]);
-        for entry in former.into_iter().filter(|entry| !is_empty::<KEY>(&entry[..])).chain([entry]) {
-            let mut key = [0; KEY];
-            key.copy_from_slice(&entry[..KEY]);
-            if let Err(place) = self.find(&key) {
-                self.entries[place] = entry;
+        self.room = (self.room + self.room / 5).max(self.first);
+        let former = take(&mut self.blocks);
+        let empty = || vec![[0; ALL]; BLOCK].into_boxed_slice();
+        self.blocks = (0..self.room.div_ceil(BLOCK)).map(|_| spare.pop().unwrap_or_else(empty)).collect();
+        for mut block in former {
+            for entry in &mut block {
+                self.put(replace(entry, [0; ALL]));
             }
+            spare.push(block);
+        }
+        self.put(entry);
+    }
+
+    /// Puts an entry where there is room and none with its key.
+    fn put(&mut self, entry: [u32; ALL]) {
+        let mut key = [0; KEY];
+        key.copy_from_slice(&entry[..KEY]);
+        if !is_empty::<KEY>(&key)
+            && let Err(place) = self.find(&key)
+        {
+            *self.at_mut(place) = entry;
         }
     }
 }
@@ -156,7 +183,8 @@ mod tests {
         for number in 1..=1_000_000_usize {
             table.insert([random.u32(..), random.u32(..)]);
             if number.is_multiple_of(50_000) {
-                let room: usize = table.shards.iter().map(|shard| shard.entries.capacity()).sum();
+                let blocks = table.spare.len() + table.shards.iter().map(|shard| shard.blocks.len()).sum::<usize>();
+                let room = BLOCK * blocks;
                 assert!(room * 2 < number * 3, "room for {room} for {number}");
             }
         }
