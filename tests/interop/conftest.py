@@ -73,6 +73,27 @@ def pytest_collection_modifyitems(config, items):
             item.add_marker(pytest.mark.skip(reason="long: LONGSHORE_INTEROP_LONG=1"))
 
 
+TAKEN = os.environ.get("LONGSHORE_INTEROP_TAKEN")
+_OURS = {}
+
+
+def _ours(item):
+    """Several processes share the tests: whoever is first takes those of one file for one kind of worker."""
+    part = f"{item.path.stem}-{getattr(item, 'callspec', None) and item.callspec.params.get('kind')}"
+    if part not in _OURS:
+        try:
+            os.close(os.open(os.path.join(TAKEN, part), os.O_CREAT | os.O_EXCL))
+            _OURS[part] = True
+        except FileExistsError:
+            _OURS[part] = False
+    return _OURS[part]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item):
+    return None if not TAKEN or _ours(item) else True
+
+
 MISSED = []
 
 

@@ -7,12 +7,17 @@
 use std::{
     fs::{self, File},
     hash::{DefaultHasher, Hash, Hasher},
-    io::{BufRead, BufReader, Write},
+    io::Write,
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
+    thread,
 };
 
 use longshore_testkit::left_out::{left_out, missing};
+
+/// Processes that share the tests, each with servers and workers of its own: most of the time they
+/// wait.
+const PROCESSES: usize = 2;
 
 /// Where the Python side lies.
 const SUITE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/interop");
@@ -23,33 +28,75 @@ fn celerys_clients_workers_and_tools_find_nothing_strange_beside_ours() {
         Ok(python) => python,
         Err(what) => return missing(&what),
     };
-    let mut pytest = Command::new(python);
-    pytest.args(["-m", "pytest", "--color=no", "-p", "no:cacheprovider", "-rs"]);
-    pytest.args(std::env::var("LONGSHORE_INTEROP_ARGS").unwrap_or_default().split_whitespace());
-    // Pytest ends with us, and what it started with it: also when we are killed.
-    pytest.env("LONGSHORE_INTEROP_PARENT", std::process::id().to_string());
-    pytest
-        .env("LONGSHORE_LABAPP", env!("CARGO_BIN_EXE_labapp"))
-        .env("PYTHONDONTWRITEBYTECODE", "1")
-        .env("LONGSHORE_INTEROP_VENVS", env!("CARGO_TARGET_TMPDIR"))
-        .current_dir(SUITE);
+    let arguments = std::env::var("LONGSHORE_INTEROP_ARGS").unwrap_or_default();
+    let taken = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("interop-taken-{}", std::process::id()));
+    fs::create_dir_all(&taken).unwrap();
     #[cfg(feature = "kafka")]
-    if let Some(address) = longshore_testkit::kafka::shared() {
-        pytest.env("LONGSHORE_KAFKA", address);
+    let kafka = longshore_testkit::kafka::shared();
+    #[cfg(not(feature = "kafka"))]
+    let kafka: Option<String> = None;
+    // All are started by this thread: they end with it.
+    let pytests: Vec<Child> = (0..if arguments.is_empty() { PROCESSES } else { 1 })
+        .map(|_| {
+            let mut pytest = Command::new(&python);
+            pytest.args(["-m", "pytest", "--color=no", "-p", "no:cacheprovider", "-rs"]).args(arguments.split_whitespace());
+            // Pytest ends with us, and what it started with it: also when we are killed.
+            pytest.env("LONGSHORE_INTEROP_PARENT", std::process::id().to_string());
+            pytest
+                .env("LONGSHORE_INTEROP_TAKEN", &taken)
+                .env("LONGSHORE_LABAPP", env!("CARGO_BIN_EXE_labapp"))
+                .env("PYTHONDONTWRITEBYTECODE", "1")
+                .env("LONGSHORE_INTEROP_VENVS", env!("CARGO_TARGET_TMPDIR"))
+                .envs(kafka.as_ref().map(|address| ("LONGSHORE_KAFKA", address)))
+                .current_dir(SUITE);
+            pytest.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap()
+        })
+        .collect();
+    let waits: Vec<_> = pytests.into_iter().map(|pytest| thread::spawn(|| pytest.wait_with_output().unwrap())).collect();
+    let mut failed = Vec::new();
+    let mut lasts = Vec::new();
+    for wait in waits {
+        let output = wait.join().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        // `SKIPPED [3] test_x.py:12: the reason`
+        for line in said.lines().filter_map(|line| line.strip_prefix("SKIPPED [")) {
+            let (count, reason) = line.split_once("] ").unwrap_or(("1", line));
+            left_out(reason.split_once(": ").map_or(reason, |(_, reason)| reason), count.parse().unwrap_or(1));
+        }
+        lasts.push(said.lines().last().unwrap_or_default().to_owned());
+        if !output.status.success() {
+            failed.push(format!("pytest: {}\n{said}", output.status));
+        }
     }
-    let mut pytest = pytest.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
-    let mut said = Vec::new();
-    for line in BufReader::new(pytest.stdout.take().unwrap()).lines() {
-        said.push(line.unwrap());
+    let _ = fs::remove_dir_all(&taken);
+    let _ = writeln!(std::io::stderr(), "interop: {}", together(&lasts));
+    assert!(failed.is_empty(), "{}", failed.join("\n"));
+}
+
+/// Adds up what each pytest said last: `5 passed, 1 skipped in 3.21s (0:00:03)`.
+fn together(lasts: &[String]) -> String {
+    let mut counts: Vec<(&str, u64)> = Vec::new();
+    let mut longest = 0.0_f64;
+    for last in lasts {
+        let (counted, took) = last.trim_matches(['=', ' ']).rsplit_once(" in ").unwrap_or((last, ""));
+        longest = longest.max(took.split('s').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0.0));
+        for part in counted.split(", ") {
+            let Some((number, word)) = part.split_once(' ') else { continue };
+            let number = number.parse().unwrap_or(0);
+            match counts.iter_mut().find(|(known, _)| *known == word) {
+                Some((_, count)) => *count += number,
+                None => counts.push((word, number)),
+            }
+        }
     }
-    let status = pytest.wait().unwrap();
-    assert!(status.success(), "pytest: {status}\n{}", said.join("\n"));
-    // `SKIPPED [3] test_x.py:12: the reason`
-    for line in said.iter().filter_map(|line| line.strip_prefix("SKIPPED [")) {
-        let (count, reason) = line.split_once("] ").unwrap_or(("1", line));
-        left_out(reason.split_once(": ").map_or(reason, |(_, reason)| reason), count.parse().unwrap_or(1));
-    }
-    let _ = writeln!(std::io::stderr(), "interop: {}", said.last().map_or("", |line| line.trim_matches(['=', ' '])));
+    let counts: Vec<String> = counts.iter().map(|(word, count)| format!("{count} {word}")).collect();
+    format!("{} in {longest:.2}s", counts.join(", "))
+}
+
+#[test]
+fn what_the_processes_said_is_added_up() {
+    let lasts = ["256 passed, 12 skipped in 150.09s (0:02:30)", "==== 270 passed, 1 xfailed in 151.39s (0:02:31) ===="];
+    assert_eq!(together(&lasts.map(str::to_owned)), "526 passed, 12 skipped, 1 xfailed in 151.39s");
 }
 
 /// The Python of an environment that has what `requirements.txt` lists; or what is missing on this

@@ -2,9 +2,10 @@
 //! `cargo suite [--jobs N] [-- ARGS OF EACH TEST PROGRAM]`.
 //!
 //! It does what `cargo test --workspace --all-features --no-fail-fast` does, with two differences:
-//! test programs run several at once, because most of them wait most of the time, and each one's
-//! output is printed as a whole when it has ended; and tests that find something missing on this
-//! machine are counted and named at the end, with the way to get it.
+//! test programs run several at once, because most of them wait most of the time, those that wait
+//! for servers with more threads than there are cores, and each one's output is printed as a whole
+//! when it has ended; and tests that find something missing on this machine are counted and named
+//! at the end, with the way to get it.
 //!
 //! Layout: `programs.rs` asks cargo for the test programs, `tally.rs` adds up what they said.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command that prints")]
@@ -18,22 +19,28 @@ use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
     process::{Command, ExitCode, Stdio},
-    sync::Mutex,
+    sync::{Mutex, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
-use programs::TestProgram;
 use tally::Tally;
 
 /// What is tested.
 const FLAGS: [&str; 2] = ["--workspace", "--all-features"];
 
-/// The programs that take longest begin first, so that no core waits for one of them at the end.
-const LONGEST: [&str; 7] =
-    ["interop::interop", "brokers", "kafka::kafka", "cli::kafka_permissions", "testkit::soak", "worker::poison", "worker::alone"];
+/// Programs that wait for servers and for time to pass, and how many of their tests run at once.
+/// They have lines of their own, beside those that compute. What takes longest begins first.
+const WAITING: [(&str, usize); 4] = [("interop::interop", 1), ("kafka::kafka", 3), ("brokers", 8), ("kafka::kafka_members", 2)];
+/// Lines of them.
+const WAITING_LINES: usize = 2;
+/// Of the other programs, those that take longest begin first, so that no core waits for one of
+/// them at the end.
+const LONGEST: [&str; 6] = [DOCUMENTATION, "cli::kafka_permissions", "cli::kafka", "worker::poison", "cli::transcripts", "testkit::soak"];
+/// What stands in the documentation: cargo compiles and runs it by itself.
+const DOCUMENTATION: &str = "documentation";
 
-/// The longest that a test program may take; the longest of them takes six minutes.
+/// The longest that a test program may take; the longest of them takes four minutes.
 const LIMIT: Duration = Duration::from_secs(20 * 60);
 
 fn main() -> ExitCode {
@@ -51,38 +58,66 @@ fn run() -> io::Result<bool> {
     let (jobs, passed_on) = arguments()?;
     let began = Instant::now();
     let cargo = PathBuf::from(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    let mut programs = programs::build(&cargo, &FLAGS)?;
+    let programs = programs::build(&cargo, &FLAGS)?;
     let target = programs
         .first()
         .and_then(|program| program.executable.parent()?.parent()?.parent())
         .map_or_else(|| "target".into(), Path::to_owned);
     let place = target.join("suite");
     fs::create_dir_all(&place)?;
-    programs.sort_by_key(|program| LONGEST.iter().position(|name| *name == program.name).unwrap_or(LONGEST.len()));
     println!("built in {:.0} s; {} test programs, {jobs} at once", began.elapsed().as_secs_f64(), programs.len());
-    let (queue, tally) = (Mutex::new(VecDeque::from(programs)), Mutex::new(Tally::default()));
-    let locked = |queue: &Mutex<VecDeque<TestProgram>>| queue.lock().unwrap_or_else(std::sync::PoisonError::into_inner).pop_front();
+    let mut programs: Vec<(String, Command)> = programs.iter().map(|program| (program.name.clone(), program.command(&passed_on))).collect();
+    let mut documented = Command::new(&cargo);
+    documented.arg("test").args(FLAGS).args(["--doc", "--no-fail-fast", "--quiet"]);
+    programs.push((DOCUMENTATION.to_owned(), documented));
+    let (lines, tally) = (Mutex::new(Lines::new(programs)), Mutex::new(Tally::default()));
+    let next = |waits: bool| lines.lock().unwrap_or_else(PoisonError::into_inner).next(waits);
     thread::scope(|scope| {
-        for _ in 0..jobs {
-            scope.spawn(|| {
-                while let Some(program) = locked(&queue) {
-                    one(&program.name, program.command().args(&passed_on), &place, &tally);
+        for line in 0..jobs {
+            let (next, place, tally) = (&next, &place, &tally);
+            scope.spawn(move || {
+                while let Some((name, mut command)) = next(line < WAITING_LINES) {
+                    one(&name, &mut command, place, tally);
                 }
             });
         }
     });
-    // Cargo compiles and runs what stands in the documentation by itself.
-    let mut documented = Command::new(&cargo);
-    documented.arg("test").args(FLAGS).args(["--doc", "--no-fail-fast", "--quiet"]);
-    one("documentation", &mut documented, &place, &tally);
-    let tally = tally.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let tally = tally.into_inner().unwrap_or_else(PoisonError::into_inner);
     println!("\n{}", tally.closing(began.elapsed()));
     Ok(tally.is_ok())
 }
 
+/// Programs that have not begun.
+struct Lines {
+    waiting: VecDeque<(String, Command)>,
+    others: VecDeque<(String, Command)>,
+}
+
+impl Lines {
+    fn new(programs: Vec<(String, Command)>) -> Self {
+        let place = |name: &str| WAITING.iter().position(|(waits, _)| *waits == name);
+        let (mut waiting, mut others): (Vec<_>, Vec<_>) = programs.into_iter().partition(|(name, _)| place(name).is_some());
+        waiting.sort_by_key(|(name, _)| place(name));
+        for (name, command) in &mut waiting {
+            let threads = place(name).map_or(1, |place| WAITING[place].1);
+            if std::env::var_os("RUST_TEST_THREADS").is_none() {
+                command.env("RUST_TEST_THREADS", threads.to_string());
+            }
+        }
+        others.sort_by_key(|(name, _)| LONGEST.iter().position(|longest| longest == name).unwrap_or(LONGEST.len()));
+        Self { waiting: waiting.into(), others: others.into() }
+    }
+
+    /// Returns the next one for a line: of its own kind, as long as there are any.
+    fn next(&mut self, waits: bool) -> Option<(String, Command)> {
+        let (first, second) = if waits { (&mut self.waiting, &mut self.others) } else { (&mut self.others, &mut self.waiting) };
+        first.pop_front().or_else(|| second.pop_front())
+    }
+}
+
 /// Returns how many test programs run at once, and what each of them is given.
 fn arguments() -> io::Result<(usize, Vec<String>)> {
-    let mut jobs = thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
+    let mut jobs = WAITING_LINES + thread::available_parallelism().map_or(2, |cores| cores.get().max(2));
     let mut arguments = std::env::args().skip(1);
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
@@ -108,7 +143,7 @@ fn one(name: &str, command: &mut Command, place: &Path, tally: &Mutex<Tally>) {
         false
     });
     let output = fs::read(&log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
-    let mut tally = tally.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut tally = tally.lock().unwrap_or_else(PoisonError::into_inner);
     tally.add_output(name, &output, succeeded);
     tally.add_left_out(name, &fs::read_to_string(&left_out).unwrap_or_default());
     // Under the lock, so that no two are mixed.
@@ -134,5 +169,22 @@ fn ended(command: &mut Command, log: &Path) -> io::Result<bool> {
             return Ok(false);
         }
         thread::sleep(Duration::from_millis(50));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_takes_its_own_kind_first_and_the_longest_of_it() {
+        let programs = ["cli", "brokers", "cli::kafka", "interop::interop", "ops", DOCUMENTATION];
+        let mut lines = Lines::new(programs.map(|name| (name.to_owned(), Command::new(name))).into());
+        let order: Vec<String> = [true, false, false, true, true, false, false]
+            .into_iter()
+            .filter_map(|waits| lines.next(waits))
+            .map(|(name, _)| name)
+            .collect();
+        assert_eq!(order, ["interop::interop", DOCUMENTATION, "cli::kafka", "brokers", "cli", "ops"]);
     }
 }

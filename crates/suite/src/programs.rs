@@ -22,9 +22,10 @@ pub(crate) struct TestProgram {
 }
 
 impl TestProgram {
-    /// Returns the command that cargo would run.
-    pub(crate) fn command(&self) -> Command {
+    /// Returns the command that cargo would run with these arguments behind `--`.
+    pub(crate) fn command(&self, arguments: &[String]) -> Command {
         let mut command = Command::new(&self.executable);
+        command.args(arguments);
         command.current_dir(&self.folder).env("CARGO_MANIFEST_DIR", &self.folder);
         command.envs(self.variables.iter().map(|(name, path)| (name, path)));
         command
