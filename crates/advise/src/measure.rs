@@ -14,15 +14,16 @@ use std::{
     future::Future,
     hint::black_box,
     sync::{Arc, OnceLock},
+    thread,
     time::{Duration, Instant},
 };
 
 use futures_util::FutureExt;
-use longshore_core::LaneKind;
+use longshore_core::{LaneKind, lane::cpu::NICE};
 
 use crate::{
     Advice, Place,
-    decide::{Kind, Measured, Overhead, decide},
+    decide::{Kind, Measured, Overhead, decide, model},
 };
 use ladder::Ladder;
 pub use others::Moment;
@@ -274,17 +275,39 @@ where
             runs: Vec::new(),
             others: 0.0,
         };
-        Ladder { now: &Instant::now, sample: items, until }.climb(&mut measured, &mut |place, workers, chunk, items| {
-            runs += items as u64;
-            match place {
-                Place::Sequential => solo::sequential(work, items),
-                Place::Lane(lane) => runs::run(work, lane, workers, chunk, items),
-            }
+        let beside_cpu_lane = model::lanes(&measured).any(|lane| lane == LaneKind::Cpu);
+        // The cpu lane is nice to others. What is compared with it has to be, or it loses for its
+        // manners beside them: what a thread of this nice value starts inherits it.
+        as_nice_as(if beside_cpu_lane { NICE } else { 0 }, || {
+            let ladder = Ladder { now: &Instant::now, sample: items, until };
+            ladder.climb(&mut measured, &mut |place, workers, chunk, items| {
+                runs += items as u64;
+                match place {
+                    Place::Sequential => solo::sequential(work, items),
+                    Place::Lane(lane) => runs::run(work, lane, workers, chunk, items),
+                }
+            })
         })?;
         measured.others = moment.others();
         let advice = decide(&measured);
         Ok(Measurement { measured, advice, took: began.elapsed(), runs })
     }
+}
+
+/// Runs something on a thread that is so much nicer than others.
+fn as_nice_as<O: Send>(nice: i32, work: impl FnOnce() -> Result<O, MeasureError> + Send) -> Result<O, MeasureError> {
+    thread::scope(|scope| {
+        let nicely = || {
+            if nice > 0 {
+                // Without the right to be nicer neither has the cpu lane it.
+                let _ = longshore_sys::priority::set_thread_nice(nice);
+            }
+            work()
+        };
+        let thread = thread::Builder::new().name("measure".into()).spawn_scoped(scope, nicely);
+        let thread = thread.map_err(|error| MeasureError::System(format!("no thread: {error}")))?;
+        thread.join().unwrap_or_else(|_| Err(MeasureError::System("the measuring thread panicked".into())))
+    })
 }
 
 pub(crate) fn cores() -> usize {

@@ -1,5 +1,7 @@
 //! The lesson's last question: a thousand images to be resized. All of its answers, and ours, in
-//! one table.
+//! one table; `choice.rs` says which one the times speak for.
+
+mod choice;
 
 use std::{
     fs,
@@ -12,23 +14,20 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use image::{ImageReader, RgbImage, imageops};
 use longshore_advise::{Measure, measure::Moment};
-use longshore_core::{ChildLimits, Executor, LaneKind, Pipeline, Stage as PipelineStage};
+use longshore_core::{ChildLimits, Executor, LaneKind, Pipeline, Stage as PipelineStage, lane::cpu::NICE};
 
 use crate::stage::{Settings, Shown, Stage};
+use choice::{Taken, choose, why};
 
 const WIDE: u32 = 640;
 const HIGH: u32 = 480;
 
 /// Rounds in which the ways take turns, so that a busy moment of the machine hits all of them.
-const ROUNDS: usize = 4;
+const ROUNDS: usize = 8;
 /// Share of the machine's CPU time that others have, above which it counts as busy.
 const BUSY: f64 = 0.1;
 /// Time for which others are watched before anything runs.
 const LOOK: Duration = Duration::from_millis(400);
-/// The nice value of the cpu lane's threads.
-const NICE: i32 = 10;
-/// A way may be slower by this factor than the fastest, and be as good.
-const SAME: f64 = 1.05;
 
 /// Makes images, and resizes them: one after another, on threads, on the cpu lane, in processes, in
 /// a pipeline.
@@ -52,7 +51,8 @@ struct Contender<'a> {
     name: String,
     to: PathBuf,
     work: Box<dyn FnMut(Vec<PathBuf>, PathBuf) -> Result<()> + 'a>,
-    took: Duration,
+    /// What its turns took.
+    rounds: Vec<Duration>,
 }
 
 fn compare(settings: &Settings, before: f64, alike: bool) -> Result<Shown> {
@@ -60,27 +60,29 @@ fn compare(settings: &Settings, before: f64, alike: bool) -> Result<Shown> {
     let dir = tempdir()?;
     let from = dir.0.join("from");
     fs::create_dir_all(&from)?;
-    let pool = Executor::builder().workers(LaneKind::Cpu, settings.workers(LaneKind::Cpu.default_workers())).build();
+    let workers = settings.workers(LaneKind::Cpu.default_workers());
+    let pool = Executor::builder().workers(LaneKind::Cpu, workers).workers(LaneKind::Blocking, workers).workers(LaneKind::Process, workers);
+    let pool = pool.build();
     let (target, seed) = (from.clone(), settings.seed);
     let made = pool.cpu().try_map(0..count, move |nth| make(&target, nth, seed)).results()?;
 
     let mut bottleneck = None;
-    let mut ways = contenders(&pool, &dir.0, &mut bottleneck)?;
-    let during = Moment::now();
-    take_turns(&mut ways, &made)?;
-    let others = before.max(during.others());
+    let mut ways = contenders(&pool, workers, &dir.0, &mut bottleneck)?;
+    let others = before.max(take_turns(&mut ways, &made)?);
     let mut stage = Stage::new(format!("{count} images of {WIDE}×{HIGH}, JPEG and PNG in turn, to half their size"));
     for way in &ways {
         check(&way.to, count)?;
-        stage.took(&way.name, way.took);
     }
-    let took: Vec<(String, Duration)> = ways.iter().map(|way| (way.name.trim().to_owned(), way.took)).collect();
-    drop(ways);
+    let taken: Vec<Taken> = ways.into_iter().map(|way| Taken { name: way.name, rounds: way.rounds }).collect();
+    for way in &taken {
+        stage.took(&way.name, way.whole());
+    }
     if let Some(neck) = bottleneck {
         stage.fact(format!("D's bottleneck: {neck}"));
     }
     stage.fact(format!(
-        "the ways took turns in {ROUNDS} rounds{}; others had {:.0} % of the machine before it, {:.0} % at most",
+        "times are {} × the median round: the ways took turns{}; others had {:.0} % of the machine before, {:.0} % at most",
+        taken[0].rounds.len(),
         if alike { ", all of them as nice as the cpu lane" } else { "" },
         before * 100.0,
         others * 100.0
@@ -92,44 +94,48 @@ fn compare(settings: &Settings, before: f64, alike: bool) -> Result<Shown> {
     let measured = measure.expect(|result: &Result<(), String>| result.is_ok()).run(move |path| resize(&path, &to))?;
     let advice = &measured.advice;
     let (place, workers) = (advice.place, advice.workers);
-    stage.fact(format!("advise, from {} measured resizes: {place}, {workers} at once, {}", measured.runs, advice.speed_up));
-    if let Some(reason) = advice.reasons.first() {
+    let reckoned = if others > BUSY { ", reckoned for a machine without others" } else { "" };
+    stage.fact(format!("advise, from {} measured resizes{reckoned}: {place}, {workers} at once, {}", measured.runs, advice.speed_up));
+    for reason in advice.reasons.iter().take(2) {
         stage.fact(format!("because {reason}"));
     }
-    Ok(stage.why(why(&took, others)))
+    let choice = choose(&taken);
+    stage.fact(format!("to be taken here: {}", choice.told(&taken)));
+    Ok(stage.why(why(&taken, &choice, measured.measured.item.share(), others)))
 }
 
 /// Returns the ways; the last one says where it was held up.
-fn contenders<'a>(pool: &'a Executor, dir: &Path, bottleneck: &'a mut Option<String>) -> Result<Vec<Contender<'a>>> {
+fn contenders<'a>(pool: &'a Executor, workers: usize, dir: &Path, bottleneck: &'a mut Option<String>) -> Result<Vec<Contender<'a>>> {
     let mut ways = Vec::new();
     let mut way = |name: &str, work: Box<dyn FnMut(Vec<PathBuf>, PathBuf) -> Result<()> + 'a>| -> Result<()> {
         let to = dir.join(format!("way-{}", ways.len()));
         fs::create_dir_all(&to)?;
-        ways.push(Contender { name: name.to_owned(), to, work, took: Duration::ZERO });
+        ways.push(Contender { name: name.to_owned(), to, work, rounds: Vec::new() });
         Ok(())
     };
     let alone = |from: Vec<PathBuf>, to: PathBuf| from.iter().try_for_each(|path| resize(path, &to)).map_err(anyhow::Error::msg);
     way("A  one after another", Box::new(alone))?;
-    let threads = LaneKind::Blocking.default_workers();
+    // As many at once everywhere: beside others who has more threads gets more turns, and that is
+    // no virtue of a lane.
     let blocking =
         |from, to: PathBuf| pool.blocking().try_map(from, move |path: PathBuf| resize(&path, &to)).results().map(drop).map_err(Into::into);
-    way(&format!("B  blocking lane, {threads} threads"), Box::new(blocking))?;
+    way(&format!("B  blocking lane, {workers} threads"), Box::new(blocking))?;
     let cpu = |from, to: PathBuf| pool.cpu().try_map(from, move |path: PathBuf| resize(&path, &to)).results().map(drop).map_err(Into::into);
-    way("   cpu lane, a thread a core", Box::new(cpu))?;
+    way(&format!("   cpu lane, {workers} threads"), Box::new(cpu))?;
     let in_child = pool.isolated(resize_in_child, ChildLimits::default());
     let processes = move |from: Vec<PathBuf>, to: PathBuf| {
         let pairs: Vec<_> = from.into_iter().map(|path| (path, to.clone())).collect();
         in_child.map(pairs).results().map(drop).map_err(Into::into)
     };
-    way("C  process lane, a child a core", Box::new(processes))?;
-    way("D  pipeline: read → decode, resize, encode → write", Box::new(move |from, to| pipeline(from, to, bottleneck)))?;
+    way(&format!("C  process lane, {workers} children"), Box::new(processes))?;
+    way("D  pipeline: read → decode, resize, encode → write", Box::new(move |from, to| pipeline(from, to, workers, bottleneck)))?;
     Ok(ways)
 }
 
-fn pipeline(from: Vec<PathBuf>, to: PathBuf, bottleneck: &mut Option<String>) -> Result<()> {
+fn pipeline(from: Vec<PathBuf>, to: PathBuf, workers: usize, bottleneck: &mut Option<String>) -> Result<()> {
     let read = PipelineStage::blocking(|path: PathBuf| fs::read(&path).map(|bytes| (path, bytes))).name("read");
     let shrink = PipelineStage::cpu(|(path, bytes): (PathBuf, Vec<u8>)| Ok::<_, String>((encode(&path, &bytes)?, path)));
-    let shrink = shrink.name("resize").workers(LaneKind::Cpu.default_workers());
+    let shrink = shrink.name("resize").workers(workers);
     let write =
         PipelineStage::blocking(move |(bytes, path): (Vec<u8>, PathBuf)| fs::write(to.join(path.file_name().unwrap_or_default()), bytes));
     let report = Pipeline::from_iter(from).stage(read).stage(shrink).stage(write.name("write")).run();
@@ -138,43 +144,24 @@ fn pipeline(from: Vec<PathBuf>, to: PathBuf, bottleneck: &mut Option<String>) ->
     Ok(())
 }
 
-/// Has all ways do a part of the images each round, another one first each time.
-fn take_turns(ways: &mut [Contender<'_>], made: &[PathBuf]) -> Result<()> {
-    for round in 0..ROUNDS {
-        let part: Vec<PathBuf> = made.iter().skip(round).step_by(ROUNDS).cloned().collect();
+/// Has all ways do a part of the images each round, another one first each time. Returns the share
+/// of the machine that others had while the first way ran, which starts no child.
+fn take_turns(ways: &mut [Contender<'_>], made: &[PathBuf]) -> Result<f64> {
+    let (rounds, mut others) = (ROUNDS.min(made.len()), Vec::new());
+    for round in 0..rounds {
+        let part: Vec<PathBuf> = made.iter().skip(round).step_by(rounds).cloned().collect();
         for place in 0..ways.len() {
             let at = (place + round) % ways.len();
             let way = &mut ways[at];
-            let (part, to, began) = (part.clone(), way.to.clone(), Instant::now());
+            let (part, to, moment, began) = (part.clone(), way.to.clone(), Moment::now(), Instant::now());
             (way.work)(part, to)?;
-            way.took += began.elapsed();
+            way.rounds.push(began.elapsed());
+            if at == 0 {
+                others.push(moment.others());
+            }
         }
     }
-    Ok(())
-}
-
-/// Says what follows from the times; the first way is one after another.
-fn why(took: &[(String, Duration)], others: f64) -> String {
-    let Some((best, least)) = took.iter().min_by_key(|(_, took)| *took) else { return String::new() };
-    let cpu = took.iter().find(|(name, _)| name.starts_with("cpu lane"));
-    let good = cpu.is_some_and(|(_, cpu)| cpu.as_secs_f64() <= least.as_secs_f64() * SAME);
-    let alone = took.first().is_some_and(|(_, alone)| alone.as_secs_f64() <= least.as_secs_f64() * SAME);
-    let others = others * 100.0;
-    if alone {
-        return format!("one after another was as fast as any: here is one core for it (others had {others:.0} % of the machine)");
-    }
-    if good {
-        return "resizing computes, so cores decide, and no way was faster than a thread for each. The lesson answers with processes, which Python needs \
-                to use two cores; threads here share memory and no lock, so they need not start, nor send anything"
-            .to_owned();
-    }
-    if others > BUSY * 100.0 {
-        return format!(
-            "resizing computes, so cores decide, but others had {others:.0} % of them: {best} was fastest, as who has more threads or more nerve gets \
-             more turns. On a machine of its own a thread a core does the same with fewer"
-        );
-    }
-    format!("resizing computes, so cores decide; {best} was fastest here, by more than luck")
+    Ok(others.iter().sum::<f64>() / others.len().max(1) as f64)
 }
 
 /// A directory that goes with the demo.
@@ -254,22 +241,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_reason_follows_from_the_times() {
-        let ms = Duration::from_millis;
-        for (alone, blocking, cpu, others, want) in [
-            (100, 52, 50, 0.0, "no way was faster than a thread for each"),
-            (100, 50, 52, 0.0, "no way was faster than a thread for each"),
-            (100, 50, 80, 0.6, "others had 60 % of them: B  blocking was fastest"),
-            (100, 50, 80, 0.0, "B  blocking was fastest here"),
-            (100, 101, 100, 0.5, "one after another was as fast as any"),
-        ] {
-            let took = [("A  alone", alone), ("B  blocking", blocking), ("cpu lane, a thread a core", cpu)];
-            let said = why(&took.map(|(name, took)| (name.to_owned(), ms(took))), others);
-            assert!(said.contains(want), "{alone} {blocking} {cpu} {others}: {said}");
-        }
-    }
-
-    #[test]
     fn each_way_has_each_turn_once_and_all_images() {
         let order = std::cell::RefCell::new(String::new());
         let way = |name: &'static str| Contender {
@@ -282,9 +253,12 @@ mod tests {
                     Ok(())
                 }
             }),
-            took: Duration::ZERO,
+            rounds: Vec::new(),
         };
-        take_turns(&mut [way("a"), way("b")], &vec![PathBuf::new(); 10]).unwrap();
-        assert_eq!(*order.borrow(), "a3 b3 b3 a3 a2 b2 b2 a2 ");
+        take_turns(&mut [way("a"), way("b")], &vec![PathBuf::new(); 2 * ROUNDS + 1]).unwrap();
+        assert_eq!(order.borrow().trim_end(), ["a3 b3 b2 a2", &["a2 b2 b2 a2"; ROUNDS / 2 - 1].join(" ")].join(" "));
+        order.borrow_mut().clear();
+        take_turns(&mut [way("a"), way("b")], &[PathBuf::new()]).unwrap();
+        assert_eq!(*order.borrow(), "a1 b1 ");
     }
 }

@@ -87,8 +87,8 @@ pub fn chunk_for(item: Duration, each: Duration, workers: usize, count: Option<u
 /// Every way that was measured, those that follow from the item alone where nothing was, and one
 /// after another, which comes first.
 pub fn plans(measured: &Measured) -> Vec<Plan> {
-    let rate = 1.0 / measured.item.alone();
-    let mut plans = vec![Plan { place: Place::Sequential, workers: 1, chunk: 1, rate, low: rate, high: rate, start: 0.0, measured: true }];
+    let (low, rate, high) = one_after_another(measured);
+    let mut plans = vec![Plan { place: Place::Sequential, workers: 1, chunk: 1, rate, low, high, start: 0.0, measured: true }];
     let most = most_workers(measured);
     let trusted = |lane: LaneKind| !(lane == LaneKind::Cpu && reckoned(measured));
     plans.extend(measured.runs.iter().filter(|run| run.workers <= most && trusted(run.lane)).filter_map(|run| {
@@ -103,6 +103,13 @@ pub fn plans(measured: &Measured) -> Vec<Plan> {
             .map(|lane| modelled(measured, lane, most)),
     );
     plans
+}
+
+/// Returns the items a second one after another: as they went in turns with the lanes, whom others
+/// disturbed as much. Where the lanes are reckoned, so is this.
+fn one_after_another(measured: &Measured) -> (f64, f64, f64) {
+    let rate = 1.0 / measured.item.alone();
+    quantiles(&measured.sequential).filter(|_| !reckoned(measured)).unwrap_or((rate, rate, rate))
 }
 
 /// Returns whether what the cpu lane did says little, because others had the machine: its threads

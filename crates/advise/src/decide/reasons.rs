@@ -19,9 +19,10 @@ pub(super) fn reasons(measured: &Measured, plans: &[Plan], chosen: &Plan) -> Vec
     match chosen.place {
         Place::Sequential => reasons.push(sequential(measured, plans)),
         Place::Lane(lane) => {
-            reasons.extend(scaling(measured, plans, lane));
+            reasons.extend(scaling(plans, lane));
             reasons.push(lane_reason(measured, chosen, lane));
             reasons.extend(knee(measured, chosen, lane));
+            reasons.extend(told_apart(plans, chosen));
         }
     }
     if chosen.chunk > 1 {
@@ -97,8 +98,8 @@ fn seconds(seconds: f64) -> String {
 }
 
 /// `measured on the blocking lane: ×1.0 at 1, ×2.0 at 2, ×3.9 at 4`.
-fn scaling(measured: &Measured, plans: &[Plan], lane: LaneKind) -> Option<String> {
-    let alone = measured.item.alone();
+fn scaling(plans: &[Plan], lane: LaneKind) -> Option<String> {
+    let alone = plans.first().map_or(1.0, |plan| 1.0 / plan.rate);
     let points: Vec<String> = plans
         .iter()
         .filter(|plan| plan.place == Place::Lane(lane) && plan.measured)
@@ -128,6 +129,15 @@ fn lane_reason(measured: &Measured, chosen: &Plan, lane: LaneKind) -> String {
         _ if share < 0.95 => format!("{} at once keep the {} cores busy while some wait", chosen.workers, measured.cores),
         _ => format!("it computes: no more at once than the {} cores", measured.cores),
     }
+}
+
+/// Says which way on another lane might as well be faster, as far as the runs tell.
+fn told_apart(plans: &[Plan], chosen: &Plan) -> Option<String> {
+    let others = plans.iter().filter(|plan| ![chosen.place, Place::Sequential].contains(&plan.place) && plan.measured && chosen.measured);
+    let best = others.max_by(|a, b| a.rate.total_cmp(&b.rate)).filter(|plan| plan.high >= chosen.low && chosen.high >= plan.low)?;
+    let of = |plan: &Plan| format!("{} ({} to {})", rate(plan.rate), rate(plan.low), rate(plan.high));
+    let (here, there) = (of(chosen), of(best));
+    Some(format!("these runs do not tell it from the {} lane with {}: {here} and {there}", best.place, best.workers))
 }
 
 /// Says what the next number of workers brought, or that nobody knows.

@@ -1,5 +1,5 @@
-//! Choice of the runs for the time that there is: 1, 2 and 4 workers in turns, then twice as many
-//! again and again, until more bring nothing.
+//! Choice of the runs for the time that there is: one after another and 1, 2 and 4 workers on each
+//! lane in turns, then on each lane twice as many again and again, until more bring nothing.
 
 use std::time::Instant;
 
@@ -47,17 +47,42 @@ impl Ladder<'_> {
             return Ok(());
         }
         let lanes: Vec<LaneKind> = model::lanes(measured).collect();
-        for (at, lane) in lanes.iter().enumerate() {
-            let left = self.until.saturating_duration_since((self.now)()) / (lanes.len() - at) as u32;
-            let mut climb =
-                Climb { measured, lane: *lane, now: self.now, until: (self.now)() + left, runs: Vec::new(), sequential: Vec::new() };
-            climb.all(self.sample, run)?;
-            let (mut runs, mut sequential) = (climb.runs, climb.sequential);
-            runs.sort_by_key(|run| run.workers);
-            measured.runs.append(&mut runs);
-            measured.sequential.append(&mut sequential);
+        let share = self.left() / lanes.len() as f64;
+        let mut climbs: Vec<Climb<'_>> = lanes.iter().map(|lane| Climb::new(measured, *lane, self.sample, share)).collect();
+        let (mut sequential, mut runs) = (Vec::new(), Vec::new());
+        // In turns, so that a busy moment of the machine hits all of them.
+        for round in 0..ROUNDS {
+            if climbs.iter().any(|climb| climb.rounds == ROUNDS) {
+                sequential.push(self.alone(&climbs[0], run)?);
+            }
+            for climb in climbs.iter_mut().filter(|climb| round < climb.rounds) {
+                for level in climb.small.clone() {
+                    climb.measure(level, self.now, run)?;
+                }
+            }
         }
+        for at in 0..climbs.len() {
+            let share = self.left() / (climbs.len() - at) as f64;
+            climbs[at].go_on(share, self.now, run)?;
+        }
+        for mut climb in climbs {
+            climb.runs.sort_by_key(|run| run.workers);
+            runs.append(&mut climb.runs);
+        }
+        measured.runs.append(&mut runs);
+        measured.sequential.append(&mut sequential);
         Ok(())
+    }
+
+    /// Returns how many items a second go through one after another.
+    fn alone(&self, climb: &Climb<'_>, run: &mut RunFn<'_>) -> Result<f64, MeasureError> {
+        let items = climb.items(1, 1);
+        let ran = run(Place::Sequential, 1, 1, items)?;
+        Ok(items as f64 / ran.wall.as_secs_f64().max(1e-9))
+    }
+
+    fn left(&self) -> f64 {
+        self.until.saturating_duration_since((self.now)()).as_secs_f64()
     }
 }
 
@@ -69,52 +94,61 @@ fn worth_a_run(measured: &Measured) -> bool {
     count > 1 && measured.item.alone() * count as f64 > start.as_secs_f64()
 }
 
+/// The runs on one lane.
 struct Climb<'a> {
     measured: &'a Measured,
     lane: LaneKind,
-    now: Now<'a>,
-    until: Instant,
+    /// Seconds that it has.
+    left: f64,
+    /// Numbers of workers that are measured in turns with other ways, and the turns; none where
+    /// there is no time to climb.
+    small: Vec<usize>,
+    rounds: usize,
+    /// Numbers of workers that follow.
+    large: Vec<usize>,
     runs: Vec<Run>,
-    /// One after another, timed in turns with the runs, so that a busy machine is busy for both.
-    sequential: Vec<f64>,
 }
 
-impl Climb<'_> {
-    fn all(&mut self, sample: usize, run: &mut RunFn<'_>) -> Result<(), MeasureError> {
-        let levels = levels(self.measured, self.lane, sample);
-        let mut kept = self.that_fit(&levels);
+impl<'a> Climb<'a> {
+    fn new(measured: &'a Measured, lane: LaneKind, sample: usize, left: f64) -> Self {
+        let mut climb = Climb { measured, lane, left, small: Vec::new(), rounds: 0, large: Vec::new(), runs: Vec::new() };
+        let levels = levels(measured, lane, sample);
+        let mut kept = climb.that_fit(&levels);
         if kept.len() < levels.len() {
             // No time to climb: the number that is expected to be best goes first, and the others
             // follow while time is left.
-            for level in kept {
-                if self.seconds(level) <= self.left() {
-                    self.measure(level, run)?;
+            climb.large = kept;
+            return climb;
+        }
+        kept.sort_unstable();
+        (climb.small, climb.large) = kept.iter().partition(|level| **level <= SCALING || lane == LaneKind::Cpu);
+        let long: f64 = climb.small.iter().map(|level| climb.seconds(*level)).sum();
+        climb.rounds = if long * ROUNDS as f64 <= left / 2.0 { ROUNDS } else { 1 };
+        climb
+    }
+
+    /// Measures what follows the turns, in so many seconds.
+    fn go_on(&mut self, left: f64, now: Now<'_>, run: &mut RunFn<'_>) -> Result<(), MeasureError> {
+        self.left = left;
+        let large = std::mem::take(&mut self.large);
+        if self.rounds == 0 {
+            for level in large {
+                if self.seconds(level) <= self.left {
+                    self.measure(level, now, run)?;
                 }
             }
             return Ok(());
         }
-        kept.sort_unstable();
-        let (small, large): (Vec<usize>, Vec<usize>) = kept.iter().partition(|level| **level <= SCALING || self.lane == LaneKind::Cpu);
-        let long: f64 = small.iter().map(|level| self.seconds(*level)).sum();
-        let rounds = if long * ROUNDS as f64 <= self.left() / 2.0 { ROUNDS } else { 1 };
-        for _ in 0..rounds {
-            if rounds == ROUNDS {
-                self.alone(run)?;
-            }
-            for level in &small {
-                self.measure(*level, run)?;
-            }
-        }
         let mut nothing = 0;
         for level in large {
-            if self.seconds(level) > self.left() && !self.runs.is_empty() {
+            if self.seconds(level) > self.left && !self.runs.is_empty() {
                 break;
             }
             let before = self.runs.iter().map(median).fold(0.0, f64::max);
             let slow = self.runs.last().map(|run| run.p99);
-            let rounds = if self.seconds(level) * ROUNDS as f64 <= self.left() / 3.0 { ROUNDS } else { 1 };
+            let rounds = if self.seconds(level) * ROUNDS as f64 <= self.left / 3.0 { ROUNDS } else { 1 };
             for _ in 0..rounds {
-                self.measure(level, run)?;
+                self.measure(level, now, run)?;
             }
             let Some(last) = self.runs.last() else { break };
             let gain = median(last) / before;
@@ -128,17 +162,12 @@ impl Climb<'_> {
         Ok(())
     }
 
-    fn alone(&mut self, run: &mut RunFn<'_>) -> Result<(), MeasureError> {
-        let items = self.items(1, 1);
-        let ran = run(Place::Sequential, 1, 1, items)?;
-        self.sequential.push(items as f64 / ran.wall.as_secs_f64().max(1e-9));
-        Ok(())
-    }
-
-    fn measure(&mut self, workers: usize, run: &mut RunFn<'_>) -> Result<(), MeasureError> {
+    fn measure(&mut self, workers: usize, now: Now<'_>, run: &mut RunFn<'_>) -> Result<(), MeasureError> {
         let chunk = model::chunk_on(self.measured, self.lane, workers);
         let items = self.items(workers, chunk);
+        let began = now();
         let ran = run(Place::Lane(self.lane), workers, chunk, items)?;
+        self.left = (self.left - now().saturating_duration_since(began).as_secs_f64()).max(0.0);
         let rate = items as f64 / ran.wall.as_secs_f64().max(1e-9);
         match self.runs.iter_mut().find(|run| run.workers == workers) {
             Some(known) => {
@@ -152,17 +181,13 @@ impl Climb<'_> {
         Ok(())
     }
 
-    fn left(&self) -> f64 {
-        self.until.saturating_duration_since((self.now)()).as_secs_f64()
-    }
-
     /// Two waves, or as many items as take a while; one wave where that takes long; never more than
     /// the job will have.
     fn items(&self, workers: usize, chunk: usize) -> usize {
         let wave = workers * chunk;
         let rate = self.rate(workers);
         let two = (2 * wave).max((rate * RUN) as usize);
-        let items = if two as f64 / rate > self.left() / 4.0 { wave } else { two };
+        let items = if two as f64 / rate > self.left / 4.0 { wave } else { two };
         items.min(self.measured.count.map_or(usize::MAX, |count| usize::try_from(count).unwrap_or(usize::MAX))).max(1)
     }
 
@@ -184,7 +209,7 @@ impl Climb<'_> {
         let wave = |level: usize| level as f64 / self.rate(level);
         // Runs take longer than they should; those with the most workers come last, and must not be
         // the ones that no time is left for.
-        let mut left = self.left() * MARGIN;
+        let mut left = self.left * MARGIN;
         let far = |level: usize| (level as f64 / target as f64).log2().abs();
         let mut nearest = levels.to_vec();
         nearest.sort_by(|a, b| far(*a).total_cmp(&far(*b)));

@@ -33,7 +33,7 @@ const MOST: usize = 512;
 const TINY: Duration = Duration::from_micros(2);
 /// Number by which the threads are nicer than the rest of the program. At 5 and more, sleeps on the
 /// async lane come as punctually as on an idle machine.
-pub(crate) const NICE: i32 = 10;
+pub const NICE: i32 = 10;
 
 /// The cpu lane.
 pub struct CpuLane<T, R>(Arc<CpuPool<T, R>>);

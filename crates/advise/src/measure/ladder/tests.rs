@@ -61,11 +61,25 @@ fn no_more_run_at_once_than_the_sample_has_items() {
 fn where_time_is_short_the_numbers_that_matter_are_measured() {
     for (share, left, want) in [(0.0, 3.0, vec![64, 32]), (0.5, 3.0, vec![8]), (0.0, 0.5, vec![])] {
         let measured = waits(1_000, share);
-        let until = Instant::now() + Duration::from_secs_f64(left);
-        let climb =
-            Climb { measured: &measured, lane: LaneKind::Blocking, now: &Instant::now, until, runs: Vec::new(), sequential: Vec::new() };
+        let climb = Climb::new(&measured, LaneKind::Blocking, 64, left);
         assert_eq!(climb.that_fit(&levels(&measured, LaneKind::Blocking, 64)), want, "{share} {left}");
     }
+}
+
+#[test]
+fn the_lanes_and_one_after_another_take_turns() {
+    let mut measured = waits(1, 0.75);
+    let mut turns = Vec::new();
+    let ladder = Ladder { now: &Instant::now, sample: 2, until: Instant::now() + Duration::from_secs(60) };
+    ladder
+        .climb(&mut measured, &mut |place, workers, _, items| {
+            turns.push(format!("{place} {workers}"));
+            Ok(Ran { wall: Duration::from_millis(items as u64), p99: Duration::from_millis(1) })
+        })
+        .unwrap();
+    let round = ["sequential 1", "cpu 1", "cpu 2", "cpu 4", "blocking 1", "blocking 2"];
+    assert_eq!(turns, round.repeat(ROUNDS));
+    assert_eq!((measured.sequential.len(), measured.runs.len()), (ROUNDS, 5));
 }
 
 /// A made-up machine with two cores, on which runs take what arithmetic says, give or take a few
