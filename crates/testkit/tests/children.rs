@@ -1,5 +1,6 @@
 //! Children that are talked to in frames, with a child in Python: several tasks at once, answers in
-//! any order, and everything that can go wrong with one.
+//! any order, and everything that can go wrong with one. And children in lines that have several at
+//! once.
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
@@ -20,7 +21,7 @@ use longshore_core::{
     lane::{
         Lane,
         child::{Children, Command},
-        children::{ChildAnswer, ChildCall, ChildHandler, ChildLane, ChildPool, Frames},
+        children::{ChildAnswer, ChildCall, ChildHandler, ChildKind, ChildLane, ChildPool, Frames, Lines},
     },
     sink::{Room, Sink},
     source::{Source, iter::IterSource, queue::queue},
@@ -41,7 +42,7 @@ fn handler<T: AsRef<str>>() -> ChildHandler<T, String> {
         work: Box::new(|_, task| Ok(task.as_ref().into())),
         answer: Box::new(|_, _, ChildAnswer { outcome, .. }| outcome.map(|answer| String::from_utf8_lossy(&answer).into_owned())),
         soft: |task| task.as_ref().starts_with("soft").then_some(Duration::from_millis(200)),
-        called_off: |task| task.as_ref() == "hang revoked" && REVOKED.load(Ordering::SeqCst),
+        called_off: Some(|task| task.as_ref() == "hang revoked" && REVOKED.load(Ordering::SeqCst)),
     }
 }
 
@@ -80,14 +81,14 @@ impl Sink<String, String> for Ends {
 type Got = mpsc::UnboundedReceiver<(u64, String)>;
 
 /// Starts what runs the tasks of a source with so many children at most, and so much time for each.
-fn start(
-    lane: (Frames, ChildLimits, usize),
+fn start<K: ChildKind + 'static>(
+    lane: (K, ChildLimits, usize),
     children: Children,
     timeout: Option<Duration>,
     source: Arc<dyn Source<String>>,
 ) -> (Running, Got) {
-    let ((frames, limits, size), outbox) = (lane, outbox());
-    let lane = ChildLane::new(frames, handler(), size, limits, children, outbox.clone(), Clock::SYSTEM);
+    let ((kind, limits, size), outbox) = (lane, outbox());
+    let lane = ChildLane::new(kind, handler(), size, limits, children, outbox.clone(), Clock::SYSTEM);
     let mut lanes = [const { None }; 4];
     lanes[LaneKind::Process as usize] = Some(Arc::new(lane) as Arc<dyn Lane<String, String>>);
     let mut config = EngineConfig::new(GateConfig::new([0, 0, 0, 64]), LaneKind::Process);
@@ -97,10 +98,10 @@ fn start(
 }
 
 /// Runs tasks with so many children at most, and so much time for each.
-async fn run(frames: Frames, limits: ChildLimits, children: usize, timeout: Option<Duration>, tasks: &[&str]) -> Ended {
+async fn run<K: ChildKind + 'static>(kind: K, limits: ChildLimits, children: usize, timeout: Option<Duration>, tasks: &[&str]) -> Ended {
     let tasks: Vec<String> = tasks.iter().map(|task| (*task).to_owned()).collect();
     let source = Arc::new(IterSource::new(tasks.into_iter(), None));
-    let (running, mut got) = start((frames, limits, children), Children::new().unwrap(), timeout, source);
+    let (running, mut got) = start((kind, limits, children), Children::new().unwrap(), timeout, source);
     tokio::time::timeout(Duration::from_secs(60), running.join()).await.expect("the job does not end");
     let (mut order, mut said) = (Vec::new(), BTreeMap::new());
     while let Ok((id, words)) = got.try_recv() {
@@ -255,7 +256,7 @@ async fn children_in_frames_are_a_lane() {
             }),
             answer: Box::new(|context, _, ChildAnswer { outcome, .. }| outcome.map(|_| context.attempt)),
             soft: |_| None,
-            called_off: |_| false,
+            called_off: None,
         };
         let lane = ChildLane::new(
             frames(&[("WORKERS", "4")]),
@@ -269,4 +270,84 @@ async fn children_in_frames_are_a_lane() {
         Arc::new(lane) as Arc<dyn Lane<Ask, u32>>
     };
     lane::suite(MakeLane { kind: LaneKind::Process, make, many: 21, ends_late: false }).await;
+}
+
+/// A child that works lines off one after the other. Of each it says in a file that it has begun
+/// it.
+const SHELL: &str = "while read -r line; do echo \"$line\" >>\"$BEGUN\"; case $line in
+    die*) kill -9 $$;; exit*) exit 3;; leave*) exit 0;; hang*) sleep 1000;; last*) echo \"$line\"; exit 0;; *) echo \"$line\";; esac; done";
+
+/// The same, but it reads ahead as far as it can.
+const AHEAD: &str = "import os, signal, sys, time
+for line in sys.stdin:
+    line = line.rstrip()
+    with open(os.environ['BEGUN'], 'a') as begun: begun.write(line + '\\n')
+    if line.startswith('die'): os.kill(os.getpid(), signal.SIGKILL)
+    if line.startswith('exit'): os._exit(3)
+    if line.startswith('leave'): os._exit(0)
+    if line.startswith('hang'): time.sleep(1000)
+    print(line, flush=True)
+    if line.startswith('last'): os._exit(0)
+";
+
+/// What becomes of such a line, however many a child has at once.
+fn fate_of(line: &str) -> String {
+    match line.split(' ').next().unwrap() {
+        "die" => "killed: ended by signal 9".to_owned(),
+        "exit" => "lost: the child ended with exit code 3 before it had answered".to_owned(),
+        "leave" => "lost: the child ended with exit code 0 before it had answered".to_owned(),
+        "hang" => "timeout: no end within 3s".to_owned(),
+        _ => line.to_owned(),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_lines_that_a_child_has_only_the_first_unanswered_has_the_blame_for_its_end() {
+    let dir = std::env::temp_dir().join(format!("longshore-lines-{}", std::process::id()));
+    std::fs::create_dir_all(&dir).unwrap();
+    let mut chance = fastrand::Rng::with_seed(17);
+    for round in 0..8 {
+        let words = ["echo", "echo", "echo", "echo", "echo", "echo", "last", "die", "exit", "leave"];
+        let mut tasks: Vec<String> = (0..24).map(|n| format!("{} {n}", chance.choice(words).unwrap())).collect();
+        // Only a shell is up soon enough on a busy machine.
+        let limit = (round == 0).then_some(Duration::from_secs(3));
+        if limit.is_some() {
+            tasks[20] = "hang 20".to_owned();
+        }
+        let (window, children) = (chance.u32(2..16), chance.usize(1..4));
+        let (program, script) = if round % 2 == 0 { ("sh", SHELL) } else { ("python3", AHEAD) };
+        let begun = dir.join(round.to_string());
+        let env = vec![("BEGUN".into(), begun.clone().into())];
+        let lines = Lines::new(Command { program: program.into(), args: vec!["-c".into(), script.into()], env, ..Command::default() });
+        let tasks: Vec<&str> = tasks.iter().map(String::as_str).collect();
+        let ended = run(lines, at_once(window), children, limit, &tasks).await;
+        let told = format!("round {round}: {children} {program} with {window} each");
+        assert_eq!(ended.said.len(), tasks.len(), "{told}");
+        for (id, line) in (1..).zip(&tasks) {
+            assert_eq!(ended.of(id), fate_of(line), "{told}, line {id}");
+        }
+        // No line was begun twice, but for those with which a child that had answered ended well: it
+        // may have been done with its work.
+        let mut times = BTreeMap::<&str, u32>::new();
+        let begun = std::fs::read_to_string(begun).unwrap();
+        begun.lines().for_each(|line| *times.entry(line).or_default() += 1);
+        for (line, times) in times {
+            assert!(times == 1 || (times == 2 && line.starts_with("leave")), "{told}: {line} {times} times");
+        }
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_in_lines_that_says_too_much_harms_the_last_that_it_has() {
+    let script = "n=0; while read -r line; do n=$((n + 1)); echo \"$line\"; [ $n != 3 ] || echo more; done";
+    let lines = Lines::new(Command { program: "sh".into(), args: vec!["-c".into(), script.into()], ..Command::default() });
+    let ended = run(lines, at_once(2), 1, None, &["a", "b", "c"]).await;
+    assert_eq!((ended.of(1), ended.of(2)), ("a", "b"));
+    // As with one at a time: whether it was seen before the last answer was taken is chance.
+    assert!(ended.of(3) == "c" || ended.of(3).starts_with("failed: the child wrote a line that nobody asked for"), "{}", ended.of(3));
+    // A greeting is no answer, and is seen before it counts as one.
+    let lines = Lines::new(Command { program: "sh".into(), args: vec!["-c".into(), "echo hello; cat".into()], ..Command::default() });
+    let ended = run(lines, at_once(8), 1, None, &["a", "b"]).await;
+    assert!(ended.said.values().all(|said| said.contains("nobody asked for, and was ended: `hello`")), "{:?}", ended.said);
 }

@@ -167,8 +167,8 @@ impl TalkLink for FrameLink {
         self.talk.tell(&[&head(b'S', id, 0)]);
     }
 
-    fn may_have_begun(&self) -> bool {
-        false
+    fn may_have_begun(&self) -> Option<u64> {
+        None
     }
 
     fn last_said(&mut self) -> Vec<Said> {

@@ -10,7 +10,7 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    thread,
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
@@ -38,8 +38,9 @@ pub struct ChildHandler<T, R> {
     pub answer: Box<dyn Fn(&Context, T, ChildAnswer) -> Outcome<R> + Send + Sync>,
     /// After this time the child is asked to end the task.
     pub soft: fn(&T) -> Option<Duration>,
-    /// Returns true if nobody wants the result any more: the child is killed then.
-    pub called_off: fn(&T) -> bool,
+    /// Returns true if nobody wants the result any more: the child is killed then. `None` where that
+    /// cannot be.
+    pub called_off: Option<fn(&T) -> bool>,
 }
 
 /// The lane of children that are talked to.
@@ -57,6 +58,7 @@ struct ChildCrew<T, R, K> {
     /// Tasks that children have.
     flying: AtomicUsize,
     bells: Mutex<Vec<Arc<Bell>>>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 /// Wakes a thread that waits for its child and has room for another task.
@@ -82,8 +84,18 @@ where
         outbox: Outbox<T, R>,
         clock: Clock,
     ) -> Self {
-        let (queue, flying, bells) = (WorkQueue::new(size), AtomicUsize::new(0), Mutex::default());
-        Self(Arc::new(ChildCrew { kind, handler, limits, children, outbox, clock, queue, flying, bells }))
+        let (queue, flying, bells, threads) = (WorkQueue::new(size), AtomicUsize::new(0), Mutex::default(), Mutex::default());
+        Self(Arc::new(ChildCrew { kind, handler, limits, children, outbox, clock, queue, flying, bells, threads }))
+    }
+
+    /// Ends all children, side by side: their input ends, and whoever has not ended after the
+    /// farewell gets SIGTERM, then SIGKILL. To be called when nothing runs any more. Blocks until
+    /// they have gone.
+    pub fn end(&self) {
+        self.0.queue.close();
+        for thread in std::mem::take(&mut *lock(&self.0.threads)) {
+            let _ = thread.join();
+        }
     }
 }
 
@@ -98,7 +110,7 @@ where
         if let Err((lost, error)) = crew.queue.add(batch.drain(..), |slot| crew.spawn(slot)) {
             crew.give_up(lost, &Outcome::Lost(format!("no thread for the process lane: {error}")));
         }
-        for bell in crew.bells().iter().filter(|bell| bell.is_awaited.swap(false, Ordering::SeqCst)) {
+        for bell in lock(&crew.bells).iter().filter(|bell| bell.is_awaited.swap(false, Ordering::SeqCst)) {
             // A bell that rings already is heard.
             let _ = (&bell.ring).write(&[0]);
         }
@@ -117,10 +129,6 @@ impl<T, R, K: ChildKind> Drop for ChildLane<T, R, K> {
 }
 
 impl<T, R, K> ChildCrew<T, R, K> {
-    fn bells(&self) -> MutexGuard<'_, Vec<Arc<Bell>>> {
-        self.bells.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn give_up(&self, attempts: Vec<Attempt<T>>, outcome: &Outcome<Infallible>) {
         let ended = attempts.into_iter().map(|attempt| attempt.unstarted(outcome.clone().map(|never| match never {})));
         self.outbox.finish(&mut ended.collect());
@@ -140,8 +148,9 @@ where
         set_nonblocking(&ring)?;
         let bell = Arc::new(Bell { is_awaited: AtomicBool::new(false), ring });
         let feed = LaneFeed { crew: self.clone(), slot, bell: bell.clone(), listen, held: HashMap::new(), next: 0 };
-        thread::Builder::new().name(format!("child-{slot}")).spawn(move || feed.serve())?;
-        self.bells().push(bell);
+        let thread = thread::Builder::new().name(format!("child-{slot}")).spawn(move || feed.serve())?;
+        lock(&self.threads).push(thread);
+        lock(&self.bells).push(bell);
         Ok(())
     }
 }
@@ -187,6 +196,10 @@ where
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// Returns how many tasks a child may have at most when so many wait and so many are with children:
 /// no more than a fair share, for what one holds the others cannot begin.
 fn fair_share(waiting: usize, flying: usize, children: usize) -> usize {
@@ -201,7 +214,6 @@ where
 {
     fn next(&mut self) -> Option<Errand> {
         // Before the look at the queue, so that what comes after it rings.
-        while matches!((&self.listen).read(&mut [0; 64]), Ok(64)) {}
         self.bell.is_awaited.store(true, Ordering::SeqCst);
         loop {
             let attempt = {
@@ -244,7 +256,7 @@ where
     }
 
     fn may_begin(&mut self, id: u64) -> bool {
-        self.held.get(&id).is_some_and(|(attempt, _)| !(self.crew.handler.called_off)(&attempt.payload))
+        !self.is_called_off(id)
     }
 
     fn again(&mut self, errand: Errand) {
@@ -266,12 +278,17 @@ where
         Some(self.listen.as_fd())
     }
 
+    fn hear_bell(&mut self) {
+        while matches!((&self.listen).read(&mut [0; 64]), Ok(64)) {}
+    }
+
     fn is_called_off(&self, id: u64) -> bool {
-        self.held.get(&id).is_some_and(|(attempt, _)| (self.crew.handler.called_off)(&attempt.payload))
+        let called_off = self.crew.handler.called_off;
+        called_off.is_some_and(|called_off| self.held.get(&id).is_some_and(|(attempt, _)| called_off(&attempt.payload)))
     }
 
     fn may_call_off(&self) -> bool {
-        true
+        self.crew.handler.called_off.is_some()
     }
 }
 

@@ -32,7 +32,7 @@ pub struct ChildLimits {
     /// Number of tasks that a child is given at once, 1 to 512. A function's child does them one
     /// after the other; by default it gets as many as make up 200 µs of measured work, so one if
     /// they take longer. While it works on a batch that takes less than a millisecond, it has the
-    /// next one already. A child that is talked to in frames gets one by default.
+    /// next one already. A child that is talked to in frames or lines gets one by default.
     pub at_once: Option<u32>,
     /// The time that a child has until it is ready; 20 s by default.
     pub start_up: Option<Duration>,

@@ -6,8 +6,12 @@
 //! What cannot be seen: a line too many that is written after the child has read its next line of
 //! work. It counts as the answer to that; the true one comes behind it, and ends the child and
 //! fails the task that is then its.
+//!
+//! A child that works its lines off one after the other, and answers in their order, may have
+//! several at once ([`ChildLimits::at_once`]), of which it works on the first. A new child has one
+//! until it has answered.
 
-use std::{io, os::fd::BorrowedFd, time::Duration};
+use std::{collections::VecDeque, io, os::fd::BorrowedFd, time::Duration};
 
 use super::{
     ChildLimits, ChildLink,
@@ -23,7 +27,7 @@ use crate::{
 /// that nobody asked for.
 const GREETING: Duration = Duration::from_millis(100);
 
-/// Children that answer one line for each line, one at a time.
+/// Children that answer one line for each line, in order.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Lines {
@@ -59,7 +63,8 @@ impl ChildKind for Lines {
         let mut command = self.command.clone();
         command.env.push(("LONGSHORE_SLOT".into(), slot.to_string().into()));
         let talk = Talk::new(children.start(slot, &command)?, None);
-        Ok(LineLink { talk, asked: None, scanned: 0, is_new: true, max_answer: self.max_answer, setting: self.setting })
+        let Self { max_answer, setting, .. } = *self;
+        Ok(LineLink { talk, asked: VecDeque::new(), taken: 0, scanned: 0, read: 0, is_new: true, max_answer, setting })
     }
 }
 
@@ -67,14 +72,27 @@ impl ChildKind for Lines {
 #[derive(Debug)]
 pub struct LineLink {
     talk: Talk,
-    /// Number of the work that it has not answered yet.
-    asked: Option<u64>,
-    /// Bytes of what it wrote that are known to hold no end of a line.
+    /// The lines that it has not answered yet.
+    asked: VecDeque<AskedLine>,
+    /// Bytes of what it wrote that are answers which were taken.
+    taken: usize,
+    /// Bytes of what it wrote that are known to hold no end of a line that was not taken.
     scanned: usize,
+    /// Bytes of all that it was told that it is known to have read.
+    read: u64,
     /// True until it has answered something.
     is_new: bool,
     max_answer: usize,
     setting: &'static str,
+}
+
+/// A line that a child has.
+#[derive(Debug)]
+struct AskedLine {
+    id: u64,
+    /// Where it begins and ends among all bytes that the child was ever told.
+    from: u64,
+    to: u64,
 }
 
 impl ChildLink for LineLink {
@@ -83,7 +101,7 @@ impl ChildLink for LineLink {
     }
 
     fn in_flight(&self) -> usize {
-        usize::from(self.asked.is_some())
+        self.asked.len()
     }
 
     fn retire(self, limits: &ChildLimits) {
@@ -102,8 +120,13 @@ impl TalkLink for LineLink {
     }
 
     fn send(&mut self, id: u64, work: &[u8]) {
-        (self.asked, self.scanned) = (Some(id), 0);
+        let (from, _) = self.talk.told();
         self.talk.tell(&[work, b"\n"]);
+        self.asked.push_back(AskedLine { id, from, to: from + work.len() as u64 + 1 });
+    }
+
+    fn most(&self, at_once: usize) -> usize {
+        if self.is_new { 1 } else { at_once }
     }
 
     fn wait(&mut self, others: [Option<BorrowedFd<'_>>; 2], time: Option<Duration>) -> io::Result<Woken> {
@@ -111,28 +134,40 @@ impl TalkLink for LineLink {
     }
 
     fn said(&mut self) -> Result<Option<Said>, TaskError> {
-        let (Some(asked), heard) = (self.asked, &self.talk.heard) else { return Ok(None) };
+        let (Some(first), heard) = (self.asked.front(), &self.talk.heard) else { return Ok(None) };
         let found = heard[self.scanned..].iter().position(|byte| *byte == b'\n').map(|at| self.scanned + at);
         let Some(at) = found else {
-            self.scanned = heard.len();
+            // The beginning of an answer stands first, so that it can grow.
+            self.talk.heard.drain(..self.taken);
+            (self.taken, self.scanned) = (0, self.talk.heard.len());
             return if self.scanned > self.max_answer { Err(self.too_long()) } else { Ok(None) };
         };
-        if !self.talk.is_written() {
+        let (answer, rest) = (self.taken..at, &heard[at + 1..]);
+        if first.to > self.talk.told().1 {
             return Err(TaskError::new("answer", "the child answered before it had read its line"));
         }
-        if at > self.max_answer {
+        if answer.len() > self.max_answer {
             return Err(self.too_long());
         }
-        if heard.len() > at + 1 {
-            return Err(unasked(&heard[at + 1..]));
+        if self.asked.len() == 1 && !rest.is_empty() {
+            return Err(unasked(rest));
         }
         // It cannot be the answer of a line that lies in the pipe still: it came late for an
         // earlier one.
-        if self.talk.has_read_nothing() {
-            return Err(unasked(heard));
+        if self.read <= first.from {
+            self.read = self.talk.has_read();
         }
-        let mut answer = std::mem::take(&mut self.talk.heard);
-        answer.truncate(at);
+        if self.read <= first.from {
+            return Err(unasked(&heard[answer]));
+        }
+        let id = first.id;
+        let answer = if rest.is_empty() && self.taken == 0 {
+            let mut answer = std::mem::take(&mut self.talk.heard);
+            answer.truncate(at);
+            answer
+        } else {
+            heard[answer].to_vec()
+        };
         // A program that greets its user writes that before it has read anything, and its own
         // answer comes right behind.
         if std::mem::take(&mut self.is_new) {
@@ -141,16 +176,24 @@ impl TalkLink for LineLink {
                 return Err(unasked(&answer));
             }
         }
-        (self.asked, self.scanned) = (None, 0);
-        Ok(Some(Said::Answer(asked, answer)))
+        self.asked.pop_front();
+        if at + 1 >= self.talk.heard.len() {
+            self.talk.heard.clear();
+            (self.taken, self.scanned) = (0, 0);
+        } else {
+            (self.taken, self.scanned) = (at + 1, at + 1);
+        }
+        Ok(Some(Said::Answer(id, answer)))
     }
 
     fn soften(&mut self, _: u64) {
         self.talk.child.terminate();
     }
 
-    fn may_have_begun(&self) -> bool {
-        !self.talk.heard.is_empty() || !self.talk.has_read_nothing()
+    /// Returns the first that it has not answered, if it has read any of it: it answers in order.
+    fn may_have_begun(&self) -> Option<u64> {
+        let first = self.asked.front()?;
+        (self.talk.heard.len() > self.taken || self.talk.has_read() > first.from).then_some(first.id)
     }
 
     /// Returns nothing: it cannot be known any more whether its last line is the answer to what it

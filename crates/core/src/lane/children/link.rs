@@ -49,8 +49,13 @@ pub trait TalkLink: ChildLink {
     /// Looks at what it did while it had nothing to do.
     fn rest(&mut self) -> Resting;
 
-    /// Begins to send it a piece of work.
+    /// Sends it a piece of work, with the next [`wait`](Self::wait).
     fn send(&mut self, id: u64, work: &[u8]);
+
+    /// Returns how many pieces it may have now, of this many that its limits allow.
+    fn most(&self, at_once: usize) -> usize {
+        at_once
+    }
 
     /// Sends and reads what can be, once something can be, or one of the others is ready to be
     /// read, or the time is over.
@@ -68,8 +73,8 @@ pub trait TalkLink: ChildLink {
     /// Asks it to end this piece of work soon.
     fn soften(&mut self, id: u64);
 
-    /// Returns whether it may have begun work of which it has not said so.
-    fn may_have_begun(&self) -> bool;
+    /// Returns the work that it may have begun without having said so.
+    fn may_have_begun(&self) -> Option<u64>;
 
     /// Reads what is left of a child that was killed or has ended; returns what counts of it.
     fn last_said(&mut self) -> Vec<Said>;

@@ -204,6 +204,8 @@ impl Feed for OneCall<'_> {
         None
     }
 
+    fn hear_bell(&mut self) {}
+
     fn is_called_off(&self, _: u64) -> bool {
         false
     }

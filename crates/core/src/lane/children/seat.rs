@@ -2,6 +2,7 @@
 //! kept, and whatever ends a child, each piece gets one end.
 
 use std::{
+    collections::VecDeque,
     convert::Infallible,
     io,
     os::fd::BorrowedFd,
@@ -74,6 +75,9 @@ pub(crate) trait Feed {
     /// Returns what is readable when there may be more work.
     fn bell(&self) -> Option<BorrowedFd<'_>>;
 
+    /// Notes that this was readable, so that it is so again when there is more.
+    fn hear_bell(&mut self);
+
     /// Returns whether nobody wants a piece any more.
     fn is_called_off(&self, id: u64) -> bool;
 
@@ -100,9 +104,11 @@ impl<K> Copy for SeatKind<'_, K> {}
 pub(crate) struct ChildSeat<K: ChildKind> {
     slot: u32,
     child: Option<KeptChild<K::Link>>,
-    flights: Vec<Flight>,
+    flights: VecDeque<Flight>,
     /// True once the present child has begun anything.
     is_proven: bool,
+    /// When it answered last.
+    answered: Option<Instant>,
     fruitless: u32,
     /// True once everything stops; its child is killed at the time that follows.
     is_stopping: bool,
@@ -117,6 +123,14 @@ struct Flight {
     is_asked: bool,
 }
 
+impl Flight {
+    /// Returns since when its child has worked on it, as far as that is known, where the child
+    /// answered another one last at this instant.
+    fn since(&self, answered: Option<Instant>) -> Instant {
+        self.begun.unwrap_or_else(|| answered.map_or(self.sent, |at| at.max(self.sent)))
+    }
+}
+
 /// Reason why a child has to be buried.
 struct Death {
     why: Option<Why>,
@@ -129,7 +143,16 @@ fn wrong(error: TaskError) -> Death {
 
 impl<K: ChildKind> ChildSeat<K> {
     pub(crate) fn new(slot: u32) -> Self {
-        Self { slot, child: None, flights: Vec::new(), is_proven: false, fruitless: 0, is_stopping: false, kill_at: None }
+        Self {
+            slot,
+            child: None,
+            flights: VecDeque::new(),
+            is_proven: false,
+            answered: None,
+            fruitless: 0,
+            is_stopping: false,
+            kill_at: None,
+        }
     }
 
     /// Does work until there is none. Afterwards each piece has its end, or has been taken back.
@@ -140,13 +163,19 @@ impl<K: ChildKind> ChildSeat<K> {
                 return;
             }
             if let Err(death) = self.attend(own, feed) {
-                self.bury(feed, death);
+                self.bury(own, feed, death);
             }
         }
     }
 
     pub(crate) fn has_child(&self) -> bool {
         self.child.is_some()
+    }
+
+    /// Returns how many pieces of work its child may have now.
+    fn most(&self, limits: &ChildLimits) -> usize {
+        let at_once = limits.at_once.map_or(1, |most| most.max(1) as usize);
+        self.child.as_ref().map_or(at_once, |child| child.link.most(at_once))
     }
 
     /// Takes its child away, to be ended.
@@ -156,8 +185,7 @@ impl<K: ChildKind> ChildSeat<K> {
 
     /// Gives the child as much as it may have at once.
     fn fill(&mut self, own: SeatKind<'_, K>, feed: &mut impl Feed) {
-        let most = own.limits.at_once.map_or(1, |most| most.max(1) as usize);
-        while self.flights.len() < most {
+        while self.flights.len() < self.most(own.limits) {
             // A child that has had enough ends what it has first.
             if !self.flights.is_empty() && self.child.as_mut().is_none_or(|child| child.is_worn(own.limits, clock::now())) {
                 return;
@@ -175,7 +203,7 @@ impl<K: ChildKind> ChildSeat<K> {
             let Some(child) = self.child.as_mut() else { return feed.again(errand) };
             child.give(1);
             child.link.send(errand.id, &errand.work);
-            self.flights.push(Flight { errand, sent: clock::now(), begun: None, is_asked: false });
+            self.flights.push_back(Flight { errand, sent: clock::now(), begun: None, is_asked: false });
         }
     }
 
@@ -201,14 +229,14 @@ impl<K: ChildKind> ChildSeat<K> {
             .kind
             .start(self.slot, own.children, own.limits)
             .map_err(|error| ChildAnswer::none(if own.children.is_stopping() { Outcome::Cancelled } else { Outcome::Failed(error) }))?;
-        (self.child, self.is_proven) = (Some(KeptChild::new(link, clock::now())), false);
+        (self.child, self.is_proven, self.answered) = (Some(KeptChild::new(link, clock::now())), false, None);
         Ok(())
     }
 
     /// Waits until there is room for more work, or the child has to be buried.
     fn attend(&mut self, own: SeatKind<'_, K>, feed: &mut impl Feed) -> Result<(), Death> {
+        let most = self.most(own.limits);
         let Some(child) = self.child.as_mut() else { return Ok(()) };
-        let most = own.limits.at_once.map_or(1, |most| most.max(1) as usize);
         loop {
             let now = clock::now();
             // Limits first, because what they ask for says how long to wait.
@@ -220,9 +248,12 @@ impl<K: ChildKind> ChildSeat<K> {
                 }
             }
             let is_any_begun = self.flights.iter().any(|flight| flight.begun.is_some());
-            for flight in &mut self.flights {
+            for (place, flight) in self.flights.iter_mut().enumerate() {
                 // What waits in the child behind others has time.
-                let Some(since) = flight.begun.or((!is_any_begun).then_some(flight.sent)) else { continue };
+                if flight.begun.is_none() && (is_any_begun || place > 0) {
+                    continue;
+                }
+                let since = flight.since(self.answered);
                 let Errand { id, soft, hard, .. } = flight.errand;
                 match due(&Term { since, soft, hard, is_asked: flight.is_asked }, now) {
                     Due::Hard(limit) => return Err(Death { why: Some(Why::Late(limit)), culprit: Some(id) }),
@@ -248,8 +279,11 @@ impl<K: ChildKind> ChildSeat<K> {
             // What it said counts before its end does.
             let before = self.flights.len();
             while let Some(said) = child.link.said().map_err(wrong)? {
-                hear(&mut self.flights, said, child.link.tail(), feed).map_err(wrong)?;
+                hear(&mut self.flights, said, self.answered, child.link.tail(), feed).map_err(wrong)?;
                 (self.is_proven, self.fruitless) = (true, 0);
+            }
+            if self.flights.len() < before {
+                self.answered = Some(clock::now());
             }
             if woken.gone {
                 // One that has nothing to do any more is replaced when there is work.
@@ -261,6 +295,9 @@ impl<K: ChildKind> ChildSeat<K> {
                 self.is_stopping = true;
                 self.kill_at = clock::now().checked_add(own.limits.kill_after.unwrap_or(KILL_AFTER));
             }
+            if is_more {
+                feed.hear_bell();
+            }
             if is_more || self.flights.len() < before {
                 return Ok(());
             }
@@ -268,7 +305,7 @@ impl<K: ChildKind> ChildSeat<K> {
     }
 
     /// Ends a child, if it has not ended, and finds out what that means for each piece of work.
-    fn bury(&mut self, feed: &mut impl Feed, death: Death) {
+    fn bury(&mut self, own: SeatKind<'_, K>, feed: &mut impl Feed, death: Death) {
         let Some(child) = self.child.take() else { return };
         let mut link = child.link;
         self.kill_at = None;
@@ -281,13 +318,17 @@ impl<K: ChildKind> ChildSeat<K> {
         for said in link.last_said() {
             // After a mistake nothing counts. Else nobody is left to be told of one.
             if !matches!(death.why, Some(Why::Wrong(_))) {
-                let _ = hear(&mut self.flights, said, link.tail(), feed);
+                let _ = hear(&mut self.flights, said, self.answered, link.tail(), feed);
             }
         }
         let tail = link.tail();
         let may_have_begun = link.may_have_begun();
         let is_own_end = death.why.is_some() || wait_for_end(link.child().end_fd(), Duration::ZERO);
         let end = link.into_child().reap().ok().filter(|_| is_own_end);
+        // One that has several at once reads ahead. Where it answered and ended well, it had begun
+        // nothing else.
+        let ended_well = death.why.is_none() && end.as_ref().is_some_and(|end| end.status.exit == Exit::Code(0));
+        let may_have_begun = may_have_begun.filter(|_| !(ended_well && self.is_proven && own.limits.at_once > Some(1)));
         // A child that has ended before it began anything will do so again; one that served before
         // is replaced without a word.
         if !self.is_proven {
@@ -300,8 +341,8 @@ impl<K: ChildKind> ChildSeat<K> {
         let outcome = fate(death.why.as_ref(), end.as_ref(), tail.as_deref());
         // The last first, because each that goes back stands before those that went back already.
         for flight in std::mem::take(&mut self.flights).into_iter().rev() {
-            let begun = flight.begun.is_some() || may_have_begun;
-            let (id, since) = (flight.errand.id, flight.begun.unwrap_or(flight.sent));
+            let (id, since) = (flight.errand.id, flight.since(self.answered));
+            let begun = flight.begun.is_some() || may_have_begun == Some(id);
             let outcome = match charge(id, begun, death.culprit, is_fruitless) {
                 _ if end.as_ref().is_some_and(|end| end.stopped) => Outcome::Cancelled,
                 Charge::Again => {
@@ -317,7 +358,13 @@ impl<K: ChildKind> ChildSeat<K> {
 }
 
 /// Takes what a child said to whom it is about.
-fn hear(flights: &mut Vec<Flight>, said: Said, tail: Option<String>, feed: &mut impl Feed) -> Result<(), TaskError> {
+fn hear(
+    flights: &mut VecDeque<Flight>,
+    said: Said,
+    answered: Option<Instant>,
+    tail: Option<String>,
+    feed: &mut impl Feed,
+) -> Result<(), TaskError> {
     let unasked = |id: u64| TaskError::new("answer", format!("the child speaks of task {id}, which it does not have"));
     match said {
         Said::Begun(id) => {
@@ -325,9 +372,9 @@ fn hear(flights: &mut Vec<Flight>, said: Said, tail: Option<String>, feed: &mut 
             flight.begun.get_or_insert_with(clock::now);
         }
         Said::Answer(id, answer) => {
-            let at = flights.iter().position(|flight| flight.errand.id == id).ok_or_else(|| unasked(id))?;
-            let flight = flights.remove(at);
-            feed.ended(id, Some(flight.begun.unwrap_or(flight.sent)), ChildAnswer { outcome: Outcome::Ok(answer), tail });
+            let at = flights.iter().position(|flight| flight.errand.id == id);
+            let flight = at.and_then(|at| flights.remove(at)).ok_or_else(|| unasked(id))?;
+            feed.ended(id, Some(flight.since(answered)), ChildAnswer { outcome: Outcome::Ok(answer), tail });
         }
     }
     Ok(())

@@ -37,6 +37,8 @@ pub(super) struct Talk {
     /// Bytes that it is told, and how many of them are written.
     told: Vec<u8>,
     written: usize,
+    /// Bytes that were written before those.
+    before: u64,
     /// True once nobody reads its stdin any more.
     deaf: bool,
     /// Bytes that it wrote to stdout and nobody has taken yet.
@@ -48,19 +50,25 @@ pub(super) struct Talk {
 
 impl Talk {
     pub(super) fn new(child: Child, hear_stderr: Option<HearStderr>) -> Self {
-        Self { child, told: Vec::new(), written: 0, deaf: false, heard: Vec::new(), tail: Vec::new(), hear_stderr }
+        Self { child, told: Vec::new(), written: 0, before: 0, deaf: false, heard: Vec::new(), tail: Vec::new(), hear_stderr }
     }
 
-    /// Begins to tell it something, behind what it is being told already.
+    /// Tells it something, behind what it is being told already. It is written when it is waited
+    /// for.
     pub(super) fn tell(&mut self, pieces: &[&[u8]]) {
         if self.is_written() {
+            self.before += self.written as u64;
             self.told.clear();
             self.told.shrink_to(1 << 20);
             self.written = 0;
         }
-        self.told.reserve_exact(pieces.iter().map(|piece| piece.len()).sum());
+        self.told.reserve(pieces.iter().map(|piece| piece.len()).sum());
         pieces.iter().for_each(|piece| self.told.extend_from_slice(piece));
-        self.write();
+    }
+
+    /// Returns how many bytes it has been told, and how many of them are in the pipe or read.
+    pub(super) fn told(&self) -> (u64, u64) {
+        (self.before + self.told.len() as u64, self.before + self.written as u64)
     }
 
     /// Returns whether all that it is told is in the pipe.
@@ -68,15 +76,21 @@ impl Talk {
         self.written == self.told.len()
     }
 
-    /// Returns whether the child has read nothing of what was written since it had been told all
-    /// before.
-    pub(super) fn has_read_nothing(&self) -> bool {
+    /// Returns how many bytes of all that it has been told the child has read, as far as that can be
+    /// known.
+    pub(super) fn has_read(&self) -> u64 {
+        let (_, written) = self.told();
         // Asked at the writing end, the kernel tells what lies in the pipe.
-        self.child.stdin.as_ref().is_some_and(|stdin| unread(stdin).is_ok_and(|unread| unread == self.written as u64))
+        let unread = self.child.stdin.as_ref().and_then(|stdin| unread(stdin).ok()).unwrap_or(0);
+        written.saturating_sub(unread)
     }
 
     /// Sends and reads what can be; as [`TalkLink::wait`](super::TalkLink::wait).
     pub(super) fn wait(&mut self, others: [Option<BorrowedFd<'_>>; 2], time: Option<Duration>) -> io::Result<Woken> {
+        // All that it was told since the last wait, with one call.
+        if !self.is_written() && !self.deaf {
+            self.write();
+        }
         let child = &self.child;
         let [first, second] = others.map(|fd| fd.map(|fd| (fd, Interest::Read)));
         let [out, err, ended, space, first, second] = ready(
