@@ -76,6 +76,8 @@ pub(crate) const WORDS: &[ForeignWord] = &[
     word(RUN, &["--bar", "--eta"], PARALLEL, "nothing on a terminal, where it is shown; else `--progress plain`"),
     word(RUN, &["--keep-order"], PARALLEL, "`-k`"),
     word(RUN, &["--group"], PARALLEL, "nothing; what a task writes comes out whole"),
+    word(RUN, &["--linebuffer", "--lb"], PARALLEL, "`--line-buffer`, whole lines while the commands run"),
+    word(RUN, &["-u", "--ungroup"], PARALLEL, "`--line-buffer`, whole lines while the commands run"),
     word(RUN, &["--tagstring"], PARALLEL, "`--tag`, the record before each line"),
     word(RUN, &["--dryrun"], PARALLEL, "`-n`, or `-n 10`"),
     word(RUN, &["-p", "--interactive"], BOTH, "`-n` to look before anything runs"),

@@ -1,10 +1,11 @@
 //! Raw output that is longer than the journal keeps: it goes through whole, and survives what the
-//! run does not.
+//! run does not. And lines that are shown while commands run.
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod common;
 
 use std::{
+    collections::BTreeMap,
     fs,
     path::PathBuf,
     process::{Command, Stdio},
@@ -392,4 +393,112 @@ fn the_temporary_output_of_a_run_that_was_killed_goes_with_the_next_one() {
     assert!(!deserted.exists() && used.exists() && place.dir.path().exists());
     signal(&lives, Signal::KILL);
     lives.wait().unwrap();
+}
+
+/// Lines of stdout that are shown while commands run, by the record and the attempt that they
+/// are of.
+fn live_lines(shown: &[u8]) -> BTreeMap<(String, u64), Vec<String>> {
+    let mut all = BTreeMap::<_, Vec<String>>::new();
+    for line in text(shown).split_inclusive('\n') {
+        let (tag, said) = line.strip_suffix('\n').and_then(|line| line.split_once('\t')).unwrap_or_else(|| panic!("torn: {line:?}"));
+        let (record, attempt) = tag.strip_suffix(')').and_then(|tag| tag.split_once(" (attempt ")).unwrap_or((tag, "1"));
+        all.entry((record.to_owned(), attempt.parse().unwrap())).or_default().push(said.to_owned());
+    }
+    all
+}
+
+#[test]
+fn whatever_is_killed_lines_of_finished_commands_have_been_shown_and_are_not_shown_again() {
+    let seed = number("LONGSHORE_LIVE_SEED", fastrand::u64(..));
+    println!("LONGSHORE_LIVE_SEED={seed}");
+    let mut rng = fastrand::Rng::with_seed(seed);
+    let wrote: Vec<String> = (1..=3000).map(|n| format!("{n} of a line")).collect();
+    for _ in 0..number("LONGSHORE_LIVE_ROUNDS", 4) {
+        let place = Place::new();
+        let mut shown = BTreeMap::<(String, u64), Vec<String>>::new();
+        for sitting in 1.. {
+            let mut command = place.run();
+            command.args(["--name", "live", "-j", "3", "--line-buffer", "--tag", "--progress", "none", "--summary", "none", "--shell"]);
+            command.args(["--", "seq -f '%g of a line' 1 3000; sleep 0.0{}", ":::"]).args((1..=15).map(|n| n.to_string()));
+            let mut child = command.spawn().unwrap();
+            let mut stdout = child.stdout.take().unwrap();
+            let reader = thread::spawn(move || {
+                let mut all = Vec::new();
+                std::io::Read::read_to_end(&mut stdout, &mut all).map(|_| all).unwrap()
+            });
+            let ended = wait(&mut child, Duration::from_micros(rng.u64(0..(150_000 * sitting))));
+            if ended.is_none() {
+                signal(&child, Signal::KILL);
+                child.wait().unwrap();
+            }
+            let mut read = reader.join().unwrap();
+            // What a kill cut short is torn.
+            read.truncate(read.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1));
+            for (key, lines) in live_lines(&read) {
+                assert_eq!(shown.insert(key.clone(), lines), None, "{key:?} twice");
+            }
+            let Some(path) = place.journal_path() else { continue };
+            let journal = common::Journal::read(&path);
+            for (seq, results) in &journal.results {
+                let attempts = results[0]["attempts"].as_u64().unwrap();
+                assert_eq!(shown.get(&(seq.to_string(), attempts)), Some(&wrote), "task {seq}, sitting {sitting}");
+                assert!(shown.keys().all(|(record, attempt)| *record != seq.to_string() || *attempt <= attempts), "task {seq} again");
+            }
+            if let Some(status) = ended {
+                assert_eq!((status.code(), journal.results.len()), (Some(0), 15));
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn a_slow_reader_of_lines_holds_the_commands_up_and_fills_no_memory() {
+    let place = Place::new();
+    let mut command = place.run();
+    command.args(["--line-buffer", "--progress", "none", "--summary", "none", "--max-output", "1KiB", "--shell", "--"]);
+    command.args(["yes | head -c 50000000; until [ -e {} ]; do sleep 0.01; done", ":::", "go"]);
+    let mut child = command.spawn().unwrap();
+    let mut stdout = child.stdout.take().unwrap();
+    // Time in which it could read all of it.
+    thread::sleep(Duration::from_millis(500));
+    let mut all = vec![0; 50_000_000];
+    std::io::Read::read_exact(&mut stdout, &mut all).unwrap();
+    assert!(all.chunks(2).all(|line| line == b"y\n"));
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap().trim().trim_end_matches(" kB").parse::<u64>().unwrap();
+    assert!(peak < 48 << 10, "{peak} KiB");
+    place.write("go", "");
+    assert_eq!(wait(&mut child, Duration::from_secs(20)).and_then(|status| status.code()), Some(0));
+}
+
+#[test]
+fn commands_whose_lines_nobody_reads_have_not_run() {
+    // A reader that goes away, and one that stays and reads nothing until the run is interrupted.
+    for stays in [false, true] {
+        let place = Place::new();
+        let command = || {
+            let mut command = place.run();
+            command.args(["--name", "job", "-j", "2", "--line-buffer", "--progress", "none", "--summary", "none", "--shell", "--"]);
+            command.args(["yes {} | head -c 3000000", ":::", "aaa", "bbb"]);
+            command
+        };
+        let mut child = command().spawn().unwrap();
+        let reader = child.stdout.take();
+        until("the start", Duration::from_secs(20), || {
+            place.journal_path().is_some_and(|path| fs::read_to_string(path).unwrap().contains("\"start\":2"))
+        });
+        if stays {
+            for _ in 0..3 {
+                signal(&child, Signal::INT);
+                thread::sleep(Duration::from_millis(50));
+            }
+        } else {
+            drop(reader);
+        }
+        let status = wait(&mut child, Duration::from_secs(30)).and_then(|status| status.code());
+        assert_eq!(status, Some(if stays { 74 } else { 141 }));
+        let (code, stdout, stderr) = bytes(command());
+        assert_eq!((code, stdout.len()), (Some(0), 6_000_000), "{stderr}");
+    }
 }

@@ -28,6 +28,7 @@ use crate::{
     journal::{Begin, Index, Occurrences},
     last_output::LastOutputs,
     ledger::{Journaled, KeepOutput, Ledger, Tally},
+    live::Live,
     machine,
     open::{Files, Opened, Reasons, Surroundings, unwritable},
     output::{Emit, save::SaveOutput},
@@ -97,7 +98,13 @@ impl Assembled {
             _ => None,
         };
         let last = Arc::new(LastOutputs::new(opened.plan.retry.clone()));
+        let live = opened.plan.output.live.is_some().then(|| Live {
+            feed: files.output.feed(),
+            tag: opened.plan.output.tag,
+            tell: teller.as_fn(),
+        });
         let builder = Lanebuilder {
+            live,
             heard: heard.clone(),
             spool: (opened.wanted.stdout || opened.wanted.stderr).then(|| opened.spool.clone()),
             last: last.clone(),
@@ -106,6 +113,7 @@ impl Assembled {
             children: opened.children.clone(),
             job: opened.id.clone(),
             cpu: opened.plan.lanes[LaneKind::Cpu as usize].max(1),
+            concurrency: opened.plan.concurrency,
             batching,
             tell: teller.as_fn(),
         };

@@ -229,7 +229,7 @@ impl CommandPlan {
             }
             (stdin, _) => self.bytes_for_stdin(stdin.as_ref(), records, vars)?,
         };
-        Ok(Command { program, args, env, cwd: self.cwd.clone(), stdin, memory: self.memory, spill: None })
+        Ok(Command { program, args, env, cwd: self.cwd.clone(), stdin, memory: self.memory, spill: None, listener: None })
     }
 
     fn bytes_for_stdin(&self, stdin: Option<&Expr>, records: &[&Record], vars: &Vars<'_>) -> Result<Stdin, TaskError> {

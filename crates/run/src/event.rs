@@ -59,6 +59,14 @@ pub enum RunEvent {
         /// Number of tasks that ran at once in the end.
         most: usize,
     },
+    /// A command begins another attempt, and its lines are shown while it runs: those of the
+    /// attempt before have been shown, as far as it came.
+    ShownAgain {
+        /// Its place in the input.
+        seq: u64,
+        /// Which attempt begins, from 2.
+        attempt: u32,
+    },
     /// Tasks that were in flight when the job died are not in its input any more.
     Lost {
         /// The job's name.

@@ -32,7 +32,7 @@ pub(crate) mod text;
 pub(crate) mod writer;
 
 pub use error::{JobError, JournalError};
-pub(crate) use feed::Feed;
+pub(crate) use feed::{Feed, LiveText};
 pub(crate) use format::{End, ErrorLine, ResultLine, Shared, Start};
 pub(crate) use index::{Index, Occurrences, TaskState};
 pub(crate) use lock::JobLock;

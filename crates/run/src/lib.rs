@@ -45,7 +45,8 @@
 //!   `environment.rs filling.rs`: what it gets; `reply.rs`: what it answers; `overdue.rs`: a
 //!   timeout that is a share of the median
 //! - `shared_limit.rs`: a limit that other processes keep too, before a lane
-//! - `last_output.rs`: what commands wrote that a timeout or a signal ended
+//! - `last_output.rs`: what commands wrote that a timeout or a signal ended; `live.rs gauge.rs`:
+//!   what they write, shown while they run
 //! - `ledger.rs journal.rs`: start and result lines, before anything counts; `spool.rs`: what is
 //!   too long for them
 //! - `output.rs`: the projection of the journal that people read
@@ -69,6 +70,7 @@ pub mod environment;
 mod error;
 mod event;
 pub mod filling;
+mod gauge;
 mod heard;
 pub mod http;
 mod injection;
@@ -78,6 +80,7 @@ pub mod jobs;
 mod journal;
 mod last_output;
 mod ledger;
+mod live;
 mod machine;
 mod open;
 mod output;

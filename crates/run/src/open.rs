@@ -33,7 +33,7 @@ pub(crate) const KEEP: Duration = Duration::from_secs(30 * 24 * 3_600);
 pub struct Surroundings {
     /// Hears every event.
     pub listener: Option<Listener>,
-    /// Gets the standard error of commands whose standard output is shown raw.
+    /// Gets the standard error of commands whose standard output is shown raw, or while they run.
     pub stderr: Option<Arc<dyn Fn(&mut dyn Read) + Send + Sync>>,
     /// Makes room on the terminal that results go to, calls its argument, and draws again what was
     /// there.
@@ -87,7 +87,7 @@ pub(crate) type Reasons = mpsc::UnboundedSender<Why>;
 
 impl Opened {
     /// Takes the job, and opens all that the run writes to.
-    pub(crate) fn open(plan: Plan, around: Option<Around>, tell: &Reasons) -> Result<(Self, Files), RunError> {
+    pub(crate) fn open(plan: Plan, around: &mut Surroundings, tell: &Reasons) -> Result<(Self, Files), RunError> {
         // Before there is a job: what cannot run for any record is a mistake in what was asked.
         if let Some(why) = plan.what.missing() {
             return Err(RunError::new(RunErrorKind::Usage, why));
@@ -101,7 +101,8 @@ impl Opened {
         let window = plan.output.ordered_from.map(|first| Arc::new(Window::new(plan.spec.output.order_window, first)));
         // The output and the journal need each other, so one of them gets the other later.
         let taken_by = Arc::new(OnceLock::<Weak<Journal>>::new());
-        let hooks = hooks(tell, &spool, window.clone(), taken_by.clone(), around);
+        let mut hooks = hooks(tell, &spool, window.clone(), taken_by.clone());
+        (hooks.around, hooks.stderr) = (around.around.take(), around.stderr.clone());
         let fresh = plan.spec.journal.begin == crate::journal::Begin::Fresh;
         let output = match Output::open(&plan.output, job.as_mut(), fresh, hooks) {
             Ok(output) => output,
@@ -193,13 +194,7 @@ pub(crate) fn unwritable(tell: &Reasons) -> Box<dyn Fn(String) + Send + Sync> {
     })
 }
 
-fn hooks(
-    tell: &Reasons,
-    spool: &Arc<Spool>,
-    window: Option<Arc<Window>>,
-    journal: Arc<OnceLock<Weak<Journal>>>,
-    around: Option<Around>,
-) -> Hooks {
+fn hooks(tell: &Reasons, spool: &Arc<Spool>, window: Option<Arc<Window>>, journal: Arc<OnceLock<Weak<Journal>>>) -> Hooks {
     let (tell, spool) = (tell.clone(), spool.clone());
     Hooks {
         taken: Box::new(move |taken| {
@@ -220,6 +215,7 @@ fn hooks(
                 window.advance(lowest);
             }
         }),
-        around,
+        around: None,
+        stderr: None,
     }
 }

@@ -6,6 +6,7 @@
 //!
 //! | module | what it holds |
 //! |---|---|
+//! | `live` | lines of commands that run, which are no results |
 //! | `project` | whose a file is, and how it is brought in line with the journal |
 //! | `render` | from a result line to what is shown of it |
 //! | `sink` | one destination, and the order of the input |
@@ -15,6 +16,7 @@
 
 #[cfg(test)]
 mod crash;
+mod live;
 mod project;
 mod render;
 pub(crate) mod save;
@@ -27,6 +29,7 @@ mod waiting;
 use std::{
     collections::HashSet,
     fs::File,
+    io::Read,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -37,10 +40,11 @@ use std::{
 };
 
 pub(crate) use project::each_current;
-pub(crate) use render::{dig, push_fields};
+pub(crate) use render::{dig, push_fields, tag_of};
 pub(crate) use spooled::forget_aside;
 
 use self::{
+    live::LiveSink,
     project::{Content, Opened, open},
     render::Render,
     sink::{Order, Sink, Stored},
@@ -93,12 +97,24 @@ pub(crate) struct OutputSpec {
     pub ordered_from: Option<u64>,
     /// `--failed-out FILE`: the result lines of failed tasks go there, too.
     pub failed_out: Option<PathBuf>,
+    /// `--line-buffer`: what commands write to stdout goes there while they run.
+    pub live: Option<Arc<File>>,
 }
 
 impl Default for OutputSpec {
     /// Result lines as they come, to nowhere.
     fn default() -> Self {
-        Self { file: None, open: None, emit: Emit::Jsonl, only: None, fields: Vec::new(), tag: false, ordered_from: None, failed_out: None }
+        Self {
+            file: None,
+            open: None,
+            emit: Emit::Jsonl,
+            only: None,
+            fields: Vec::new(),
+            tag: false,
+            ordered_from: None,
+            failed_out: None,
+            live: None,
+        }
     }
 }
 
@@ -147,7 +163,12 @@ pub(crate) struct Hooks {
     pub taken: TakenHook,
     /// Makes room on the terminal that is open, calls its argument, and draws again what was there.
     pub around: Option<Around>,
+    /// With lines of running commands: gets those that they write to stderr.
+    pub stderr: Option<StderrHook>,
 }
+
+/// Gets what commands write to their standard error.
+pub(crate) type StderrHook = Arc<dyn Fn(&mut dyn Read) + Send + Sync>;
 
 /// Is told what the output has of that which was spooled.
 pub(crate) type TakenHook = Box<dyn Fn(TakenOver) + Send>;
@@ -164,7 +185,7 @@ impl std::fmt::Debug for Hooks {
 impl Default for Hooks {
     /// Nothing is told.
     fn default() -> Self {
-        Self { failed: Box::new(|_| ()), advanced: Box::new(|_| ()), taken: Box::new(|_| ()), around: None }
+        Self { failed: Box::new(|_| ()), advanced: Box::new(|_| ()), taken: Box::new(|_| ()), around: None, stderr: None }
     }
 }
 
@@ -188,7 +209,7 @@ impl Output {
     /// # Errors
     /// [`JobError::ForeignOutput`] for a file that is not this job's; others when a file cannot be
     /// opened, read or written.
-    pub(crate) fn open(spec: &OutputSpec, mut job: Option<&mut OpenJob>, fresh: bool, hooks: Hooks) -> Result<Self, JobError> {
+    pub(crate) fn open(spec: &OutputSpec, mut job: Option<&mut OpenJob>, fresh: bool, mut hooks: Hooks) -> Result<Self, JobError> {
         let render = Render { emit: spec.emit, only: spec.only, fields: spec.fields.clone(), tag: spec.tag };
         let lowest = Arc::new(AtomicU64::new(spec.ordered_from.unwrap_or(0)));
         let mut sinks = Vec::new();
@@ -204,26 +225,25 @@ impl Output {
             sinks.push(sink(opened, render));
         } else {
             // Also when nothing is shown: with `-k` this is what moves the window on.
-            let fail = |error: std::io::Error| JobError::io(Path::new("stdout"), "cannot open", &error);
             let file = match &spec.open {
-                Some(open) => open.try_clone().map_err(fail)?,
-                None => File::options().write(true).open("/dev/null").map_err(fail)?,
+                Some(open) => open.try_clone().map_err(not_stdout)?,
+                None => File::options().write(true).open("/dev/null").map_err(not_stdout)?,
             };
-            let render = if spec.open.is_some() { render } else { Render { emit: Emit::None, ..render } };
-            sinks.push(Sink {
-                file,
-                path: None,
-                regular: false,
-                render,
-                order: None,
-                waiting: Waiting::default(),
-                out: Vec::new(),
-                shown: 0,
-                around: hooks.around,
-                taken: None,
-                missing: Arc::default(),
-            });
+            let (render, around) = match spec.open {
+                Some(_) => (render, hooks.around.take()),
+                None => (Render { emit: Emit::None, ..render }, None),
+            };
+            sinks.push(Sink { around, ..open_sink(file, render) });
         }
+        let (feed, live) = match &spec.live {
+            None => (Feed::default(), None),
+            Some(stdout) => {
+                let feed = Feed::with_live().map_err(not_stdout)?;
+                let file = stdout.try_clone().map_err(not_stdout)?;
+                let sink = Sink { around: hooks.around.take(), ..open_sink(file, Render::default()) };
+                (feed.clone(), Some(LiveSink::new(sink, hooks.stderr.take(), feed)))
+            }
+        };
         if let Some(path) = &spec.failed_out {
             // Always result lines and as they come, whatever the main output is: it is there to be
             // read again.
@@ -246,9 +266,8 @@ impl Output {
             main.taken = Some(hooks.taken);
             main.missing = missing.clone();
         }
-        let feed = Feed::default();
         let (tell, ended) = sync_channel(1);
-        let thread = Thread { feed: feed.clone(), sinks, lowest, advanced: hooks.advanced };
+        let thread = Thread { feed: feed.clone(), sinks, live, lowest, advanced: hooks.advanced };
         let run = move || {
             let done = thread.run();
             // Told at once, since a run that waits for nothing would go on without an output.
@@ -298,10 +317,15 @@ impl Output {
 }
 
 fn sink(opened: Opened, render: Render) -> Sink {
+    Sink { path: Some(opened.path), regular: opened.regular, ..open_sink(opened.file, render) }
+}
+
+/// Returns the sink of something that is open.
+fn open_sink(file: File, render: Render) -> Sink {
     Sink {
-        file: opened.file,
-        path: Some(opened.path),
-        regular: opened.regular,
+        file,
+        path: None,
+        regular: false,
         render,
         order: None,
         waiting: Waiting::default(),
@@ -311,6 +335,10 @@ fn sink(opened: Opened, render: Render) -> Sink {
         taken: None,
         missing: Arc::default(),
     }
+}
+
+fn not_stdout(error: std::io::Error) -> JobError {
+    JobError::io(Path::new("stdout"), "cannot open", &error)
 }
 
 fn stored(job: &OpenJob, main: &Sink) -> Result<Stored, JobError> {
@@ -323,6 +351,7 @@ fn stored(job: &OpenJob, main: &Sink) -> Result<Stored, JobError> {
 struct Thread {
     feed: Feed,
     sinks: Vec<Sink>,
+    live: Option<LiveSink>,
     lowest: Arc<AtomicU64>,
     advanced: Box<dyn Fn(u64) + Send>,
 }
@@ -346,12 +375,15 @@ impl Thread {
                 match item {
                     Item::Lines(batch) => self.sinks.iter_mut().try_for_each(|sink| sink.lines(&batch))?,
                     Item::Skipped(places) => self.sinks.iter_mut().try_for_each(|sink| sink.skipped(&places))?,
+                    Item::Live(text) => self.live.iter_mut().try_for_each(|live| live.put(&text))?,
                     Item::Finish => {
+                        self.live.iter_mut().try_for_each(LiveSink::flush)?;
                         self.sinks.iter_mut().try_for_each(Sink::finish)?;
                         return Ok(self.sinks.first().map_or(0, |sink| sink.shown));
                     }
                 }
             }
+            self.live.iter_mut().try_for_each(LiveSink::flush)?;
             let lowest = self.lowest.load(Ordering::Relaxed);
             if lowest != told {
                 told = lowest;

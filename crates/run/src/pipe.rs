@@ -40,6 +40,22 @@ impl PipeOptions {
     pub fn new(argv: impl IntoIterator<Item = impl Into<OsString>>) -> Self {
         Self { argv: argv.into_iter().map(Into::into).collect(), ..Self::default() }
     }
+
+    /// Returns the kind of such children, and their limits.
+    ///
+    /// # Errors
+    /// When there is no program to run.
+    pub(crate) fn kind(self) -> Result<(Lines, ChildLimits), TaskError> {
+        let Self { argv, env, cwd, memory, max_answer, limits } = self;
+        let mut argv = argv.into_iter();
+        let program = argv.next().ok_or_else(|| TaskError::invalid("--pipe needs a program to run"))?;
+        let lines = Lines::new(Command { program, args: argv.collect(), env, cwd, memory, ..Command::default() });
+        let lines = match max_answer {
+            Some((bytes, setting)) => lines.max_answer(bytes, setting),
+            None => lines,
+        };
+        Ok((lines, limits))
+    }
 }
 
 /// Answer of a child.
@@ -99,14 +115,7 @@ impl Pipe {
     /// # Errors
     /// When there is no program to run.
     pub fn new(options: PipeOptions, children: Children) -> Result<Self, TaskError> {
-        let PipeOptions { argv, env, cwd, memory, max_answer, limits } = options;
-        let mut argv = argv.into_iter();
-        let program = argv.next().ok_or_else(|| TaskError::invalid("--pipe needs a program to run"))?;
-        let lines = Lines::new(Command { program, args: argv.collect(), env, cwd, memory, ..Command::default() });
-        let lines = match max_answer {
-            Some((bytes, setting)) => lines.max_answer(bytes, setting),
-            None => lines,
-        };
+        let (lines, limits) = options.kind()?;
         Ok(Self(ChildPool::new(lines, limits, children)))
     }
 
@@ -131,14 +140,8 @@ impl Pipe {
     /// # Errors
     /// As [`ask`](Self::ask).
     pub fn ask_if(&self, slot: u32, line: Vec<u8>, timeout: Option<Duration>, may: &dyn Fn() -> bool) -> Result<Answer, Failure> {
-        if line.contains(&b'\n') {
-            return Err(TaskError::invalid("the record contains a newline, and --pipe hands over one line a record").into());
-        }
-        let ChildAnswer { outcome, tail, .. } = self.0.ask(slot, ChildCall::new(line).timeout(timeout).may_begin(may));
-        match outcome {
-            Outcome::Ok(answer) => read_answer(answer, tail),
-            other => Err(Failure { outcome: other.map(|_| unreachable!("an answer was read")), tail }),
-        }
+        let line = one_line(line)?;
+        read(self.0.ask(slot, ChildCall::new(line).timeout(timeout).may_begin(may)))
     }
 
     /// Waits for a slot that nobody else has taken so, of this many at most.
@@ -151,6 +154,23 @@ impl Pipe {
     /// it kills them.
     pub fn end(&self) {
         self.0.end();
+    }
+}
+
+/// Refuses what a child would read as several lines.
+pub(crate) fn one_line(line: Vec<u8>) -> Result<Vec<u8>, TaskError> {
+    if line.contains(&b'\n') {
+        return Err(TaskError::invalid("the record contains a newline, and --pipe hands over one line a record"));
+    }
+    Ok(line)
+}
+
+/// Returns what a child's end with a line means.
+pub(crate) fn read(answer: ChildAnswer) -> Result<Answer, Failure> {
+    let ChildAnswer { outcome, tail, .. } = answer;
+    match outcome {
+        Outcome::Ok(answer) => read_answer(answer, tail),
+        other => Err(Failure { outcome: other.map(|_| unreachable!("an answer was read")), tail }),
     }
 }
 

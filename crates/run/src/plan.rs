@@ -1,10 +1,15 @@
 //! From a spec to a plan: everything compiled and checked before anything runs.
+//!
+//! Layout: `width.rs`: how many run at once
+
+mod width;
 
 use std::time::Duration;
 
 use longshore_brokers::{mask_text, mask_words};
 use longshore_core::{LaneKind, Limit, Rate, RetryPolicy, gate::adaptive::Bounds};
 
+use self::width::{Width, check_window};
 use crate::{
     auto::Auto,
     batch::{BatchSize, Batching, LONG},
@@ -182,48 +187,6 @@ fn lane_rule(spec: &RunSpec, what: &What, shape: &Shape) -> Result<(LaneKind, La
     }
 }
 
-/// Number of tasks that run at once, on all lanes and on each, and how it may change.
-struct Width {
-    concurrency: usize,
-    adaptive: Option<Bounds>,
-    auto: Option<Auto>,
-    lanes: [usize; 4],
-}
-
-impl Width {
-    fn of(spec: &RunSpec, what: &What, lane: LaneKind, lane_rule: &LaneRule, limit: Option<usize>) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        let asked = match spec.lanes.concurrency {
-            Concurrency::Default => None,
-            Concurrency::Fixed(most) => Some(most.max(1)),
-            Concurrency::Measured => Some(Auto::most(what.is_http())),
-            Concurrency::Adaptive(bounds) => Some(bounds.ceiling),
-        };
-        let mut concurrency = asked.unwrap_or_else(|| what.default_concurrency());
-        let mut lanes = [0; 4];
-        for kind in what.lanes().1 {
-            lanes[*kind as usize] = match (*kind == lane, lane_rule) {
-                (true, LaneRule::Fixed) => concurrency,
-                (false, LaneRule::Fixed) => 0,
-                (_, LaneRule::Of(_)) => kind.default_workers().min(asked.unwrap_or(usize::MAX)),
-            };
-        }
-        if matches!(lane_rule, LaneRule::Of(_)) && asked.is_none() {
-            concurrency = lanes.iter().sum();
-        }
-        concurrency = concurrency.min(limit.unwrap_or(usize::MAX));
-        let (mut adaptive, mut auto) = (None, None);
-        match spec.lanes.concurrency {
-            Concurrency::Adaptive(bounds) => {
-                adaptive = Some(Bounds::new(bounds.floor.min(concurrency), concurrency));
-            }
-            Concurrency::Measured => auto = Some(Auto::new(cores, concurrency, lane)),
-            Concurrency::Default | Concurrency::Fixed(_) => {}
-        }
-        Self { concurrency, adaptive, auto, lanes }
-    }
-}
-
 impl Plan {
     /// Opens the input and compiles everything.
     ///
@@ -248,6 +211,7 @@ impl Plan {
         if spec.pace.ramp.is_some() && matches!(spec.lanes.concurrency, Concurrency::Adaptive(_) | Concurrency::Measured) {
             return Err(usage("--ramp excludes --adaptive and -j auto, which find the number at once themselves: name one with -j"));
         }
+        check_window(&spec, &what)?;
         let (lane, lane_rule) = lane_rule(&spec, &what, &shape)?;
         let width = Width::of(&spec, &what, lane, &lane_rule, limiting.concurrency);
         let retries = spec.retry.retries.unwrap_or(if http { HTTP_RETRIES } else { 0 });
@@ -339,9 +303,10 @@ impl Plan {
         Input::open(&self.input).map_err(|error| RunError::new(RunErrorKind::Input, error.to_string()))
     }
 
-    /// Returns whether results are shown on something that is open, such as a terminal.
+    /// Returns whether results, or lines of what runs, are shown on something that is open, such as
+    /// a terminal.
     pub fn shows_results(&self) -> bool {
-        self.output.open.is_some()
+        self.output.open.is_some() || self.output.live.is_some()
     }
 
     /// Capacity of the work queue: twice the workers.
@@ -365,6 +330,9 @@ impl Plan {
         };
         for lane in LaneKind::ALL.into_iter().filter(|lane| self.lanes[*lane as usize] > 0) {
             text += &format!("   lane {lane} {}", self.lanes[lane as usize]);
+        }
+        if let window @ 2.. = self.what.window() {
+            text += &format!("   {} children with {window} lines each", self.concurrency.div_ceil(window));
         }
         if let Some(batching) = &self.batching {
             text += &format!("   {batching}");
@@ -438,7 +406,10 @@ const FIELDS: [&str; 15] =
     ["job", "seq", "key", "n", "task", "outcome", "attempts", "wait_ms", "run_ms", "started", "slot", "batch", "call", "value", "error"];
 
 fn output(spec: &RunSpec) -> Result<OutputSpec, RunError> {
-    let ResultSpec { to, emit, only, fields, tag, ordered, failed, .. } = &spec.output;
+    let ResultSpec { to, emit, only, fields, tag, live, ordered, failed, .. } = &spec.output;
+    if live.is_some() && !matches!(spec.program, Program::Command(_)) {
+        return Err(usage("--line-buffer: only commands write lines while they run; leave it out with --http, --pipe and --task"));
+    }
     for field in fields {
         let first = field.split('.').next().unwrap_or_default();
         if !FIELDS.contains(&first) {
@@ -454,6 +425,7 @@ fn output(spec: &RunSpec) -> Result<OutputSpec, RunError> {
         tag: *tag,
         ordered_from: ordered.then_some(spec.input.skip + 1),
         failed_out: failed.clone(),
+        live: live.clone(),
     })
 }
 

@@ -8,6 +8,7 @@ use longshore_core::{
     lane::{
         AsyncHandler, SyncHandler,
         child::{Command, Output},
+        children::ChildHandler,
         process::ProcessHandler,
     },
 };
@@ -15,7 +16,7 @@ use longshore_core::{
 use crate::{
     command::CommandPlan,
     http::{HttpClient, HttpPlan, Request},
-    pipe::{Pipe, line},
+    pipe::{self, Answer, Failure, Pipe, line},
     record::Record,
     reply::Reply,
     template::Vars,
@@ -166,10 +167,26 @@ fn pipe_line<U: ProgramUser>(pipe: Arc<Pipe>, user: Arc<U>) -> SyncHandler<U::Ta
             Ok(line) => line,
             Err(error) => return Outcome::Failed(error),
         };
-        let end = match pipe.ask_if(context.slot, line, context.timeout, &|| user.may_begin(&task)) {
-            Ok(answer) => ProgramEnd::Reply(Reply::Pipe(Arc::new(answer))),
-            Err(failure) => ProgramEnd::None(failure.outcome),
-        };
-        user.ended(context, task, end)
+        let answer = pipe.ask_if(context.slot, line, context.timeout, &|| user.may_begin(&task));
+        user.ended(context, task, answered(answer))
     })
+}
+
+/// Makes the handler for somebody's tasks of children that have several lines at once.
+pub(crate) fn pipe_lines<U: ProgramUser>(user: U) -> ChildHandler<U::Task, U::Made> {
+    let user = Arc::new(user);
+    let teller = user.clone();
+    ChildHandler {
+        work: Box::new(move |context, task| pipe::one_line(teller.line(context, task)?)),
+        answer: Box::new(move |context, task, answer| user.ended(context, task, answered(pipe::read(answer)))),
+        soft: |_| None,
+        called_off: None,
+    }
+}
+
+fn answered(answer: Result<Answer, Failure>) -> ProgramEnd {
+    match answer {
+        Ok(answer) => ProgramEnd::Reply(Reply::Pipe(Arc::new(answer))),
+        Err(failure) => ProgramEnd::None(failure.outcome),
+    }
 }

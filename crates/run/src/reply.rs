@@ -128,7 +128,8 @@ impl Cut {
             (_, Some(output)) => {
                 let streams = [(output.stdout_cut, &output.stdout_rest), (output.stderr_cut, &output.stderr_rest)];
                 let bytes = streams.iter().map(|(cut, _)| cut).sum();
-                (bytes > 0, bytes, streams.iter().filter(|(_, rest)| rest.is_none()).map(|(cut, _)| cut).sum())
+                let is_nowhere = |rest: &Option<Arc<Rest>>| rest.is_none() && output.heard != Some(true);
+                (bytes > 0, bytes, streams.iter().filter(|(_, rest)| is_nowhere(rest)).map(|(cut, _)| cut).sum())
             }
             (Outcome::Ok(Reply::Http(reply)), _) => (reply.cut, reply.rest.as_ref().map_or(0, |rest| rest.len()), 0),
             _ => (false, 0, 0),

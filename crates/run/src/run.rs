@@ -87,7 +87,7 @@ impl Run {
         let (tell, mut reasons) = mpsc::unbounded_channel::<Why>();
         // All that can refuse comes before anything runs: files here, servers next.
         let ramp = plan.ramp();
-        let (mut opened, files) = Opened::open(plan, around.around.take(), &tell)?;
+        let (mut opened, files) = Opened::open(plan, &mut around, &tell)?;
         let heard = Arc::new(Heard::default());
         let assembled = Assembled::start(&mut opened, &files, &around, &teller, &heard, &tell).await?;
         let (orders, mut ordered) = mpsc::unbounded_channel::<Order>();

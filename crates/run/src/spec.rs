@@ -288,8 +288,12 @@ pub struct ResultSpec {
     pub only: Option<Only>,
     /// Paths into the result line, such as `seq` or `value.status`; the whole line when empty.
     pub fields: Vec<String>,
-    /// With [`Emit::Raw`]: the record and a tab before each line.
+    /// With [`Emit::Raw`] or `live`: the record and a tab before each line.
     pub tag: bool,
+    /// Lines that commands write to stdout go there while they run, whole and as they come, beside
+    /// their results; with `tag` behind their record. What they write to stderr goes where
+    /// [`Surroundings`](crate::Surroundings) says.
+    pub live: Option<Arc<File>>,
     /// In the order of the input.
     pub ordered: bool,
     /// With that: how far the input may run ahead of the oldest unwritten result.
@@ -312,6 +316,7 @@ impl Default for ResultSpec {
             only: None,
             fields: Vec::new(),
             tag: false,
+            live: None,
             ordered: false,
             order_window: crate::output::ORDER_WINDOW,
             max_output: 1 << 20,

@@ -30,7 +30,7 @@ use crate::{
     ramp::Ramp,
     rate::RateMeter,
     report::Held,
-    spec::RunSpec,
+    spec::{Program, RunSpec},
     steer::{Order, Steering},
     units,
     view::{RunState, RunView, RunningRecord, SlowTask},
@@ -344,7 +344,9 @@ impl Watch {
 
     /// Returns the running tasks, oldest first.
     fn running(&self, snapshot: &engine::Snapshot) -> Vec<RunningRecord> {
-        let children = self.children.running();
+        // A child that has several lines has not the slot of any.
+        let talks = matches!(&self.spec.program, Program::Pipe(pipe) if pipe.window > 1);
+        let children = if talks { Vec::new() } else { self.children.running() };
         let last_line = |slot| children.iter().find(|child| child.slot == slot).map_or_else(String::new, |child| child.last_line.clone());
         let running = snapshot.running.iter().map(|task| RunningRecord {
             seq: task.id,

@@ -11,6 +11,7 @@ use longshore_core::{
         async_::AsyncLane,
         blocking::BlockingLane,
         child::{self, Children, Command, Exit, Stdin},
+        children::ChildLane,
         cpu::CpuLane,
         process::{ProcessLane, exit_outcome},
     },
@@ -25,9 +26,10 @@ use crate::{
     heard::Heard,
     http::{HttpClient, HttpOptions, HttpPlan, HttpWords, Request, SPOOL},
     last_output::LastOutputs,
+    live::Live,
     overdue::Overdue,
     pipe::{Pipe, PipeOptions, line},
-    program::{OpenProgram, ProgramEnd, ProgramHandler, ProgramUser},
+    program::{OpenProgram, ProgramEnd, ProgramHandler, ProgramUser, pipe_lines},
     record::Record,
     reply::Reply,
     spec::{PipeSpec, Program, ProgramLimits, RequestSpec},
@@ -55,6 +57,8 @@ pub struct PipePlan {
     options: PipeOptions,
     env: Vec<(OsString, Expr)>,
     text: String,
+    /// Lines that a child may have at once.
+    window: usize,
 }
 
 impl What {
@@ -125,6 +129,11 @@ impl What {
             What::Command(_) | What::Pipe(_) => LaneKind::Process.default_workers(),
             What::Http(_) | What::Task(_) | What::Noop => LaneKind::Async.default_workers(),
         }
+    }
+
+    /// Returns how many tasks a child that stays may have at once.
+    pub(crate) fn window(&self) -> usize {
+        if let What::Pipe(plan) = self { plan.window } else { 1 }
     }
 
     /// Returns true for an HTTP request.
@@ -239,6 +248,8 @@ pub(crate) struct Lanebuilder {
     pub job: String,
     /// Threads of the cpu lane.
     pub cpu: usize,
+    /// Most tasks at once.
+    pub concurrency: usize,
     /// The limit of running attempts, with `--timeout 300%`.
     pub overdue: Option<Arc<Overdue>>,
     /// With `--batch`: told how long calls took.
@@ -249,6 +260,8 @@ pub(crate) struct Lanebuilder {
     pub spool: Option<Arc<Spool>>,
     /// Gets what commands wrote that a timeout or a signal ended.
     pub last: Arc<LastOutputs>,
+    /// Gets what commands write while they run, if that is shown.
+    pub live: Option<Live>,
     /// Told that a server is away.
     pub tell: Tell,
 }
@@ -294,6 +307,16 @@ impl Lanebuilder {
                 });
                 put(LaneKind::Async, Arc::new(AsyncLane::new(handler, outbox, clock, &runtime)));
             }
+            What::Pipe(plan) if plan.window > 1 => {
+                let (children, size) = (self.children.clone(), self.concurrency.div_ceil(plan.window));
+                if let Some(why) = plan.missing() {
+                    return Err(why);
+                }
+                let (lines, limits) = plan.options(self.job.clone())?.kind().map_err(|error| error.message().to_owned())?;
+                let lane = Arc::new(ChildLane::new(lines, pipe_lines(self.user()), size, limits, children, outbox, clock));
+                put(LaneKind::Blocking, lane.clone());
+                end = Box::new(move || lane.end());
+            }
             What::Command(_) | What::Http(_) | What::Pipe(_) => {
                 let children = self.children.clone();
                 let program = what.open(self.job.clone(), &children)?;
@@ -314,8 +337,8 @@ impl Lanebuilder {
 
     /// Returns what a run says of its calls to a program, and how it judges its ends.
     fn user(self) -> RunUser {
-        let Self { job, batching, overdue, heard, spool, last, .. } = self;
-        RunUser { job, batching, overdue, heard, spool, last }
+        let Self { job, batching, overdue, heard, spool, last, live, .. } = self;
+        RunUser { job, batching, overdue, heard, spool, last, live }
     }
 }
 
@@ -327,6 +350,7 @@ struct RunUser {
     heard: Arc<Heard>,
     spool: Option<Arc<Spool>>,
     last: Arc<LastOutputs>,
+    live: Option<Live>,
 }
 
 impl ProgramUser for RunUser {
@@ -341,6 +365,7 @@ impl ProgramUser for RunUser {
     fn tell(&self, context: &Context, call: &Call, command: &mut Command) -> Result<(), TaskError> {
         command.env.extend(told(&self.job, call, context));
         command.spill = self.spool.as_ref().map(|spool| spool.of(context.id, context.attempt));
+        command.listener = self.live.as_ref().map(|live| live.of(context, call));
         Ok(())
     }
 
@@ -467,7 +492,10 @@ impl PipePlan {
         options.cwd.clone_from(&spec.cwd);
         options.max_answer = Some((usize::try_from(limits.max_record).unwrap_or(usize::MAX), " (--max-record)"));
         options.limits = ChildLimits::default().kill_after(limits.kill_after);
-        Ok(Self { options, env, text: text.clone() })
+        if spec.window > 1 {
+            options.limits = options.limits.at_once(spec.window);
+        }
+        Ok(Self { options, env, text: text.clone(), window: spec.window.max(1) as usize })
     }
 
     fn missing(&self) -> Option<String> {
@@ -482,6 +510,14 @@ impl PipePlan {
     /// # Errors
     /// A variable of theirs that depends on a record.
     fn open(&self, job: String, children: Children) -> Result<Pipe, String> {
+        Pipe::new(self.options(job)?, children).map_err(|error| error.message().to_owned())
+    }
+
+    /// Returns how they are started.
+    ///
+    /// # Errors
+    /// A variable of theirs that depends on a record.
+    fn options(&self, job: String) -> Result<PipeOptions, String> {
         let mut options = self.options.clone();
         let env = &mut options.env;
         env.push(("LONGSHORE_JOB".into(), job.into()));
@@ -490,6 +526,6 @@ impl PipePlan {
             constants(&self.env)
                 .map_err(|name| format!("--env {name}: a child of --pipe serves many records; write a constant: {{{{ 'x' }}}}"))?,
         );
-        Pipe::new(options, children).map_err(|error| error.message().to_owned())
+        Ok(options)
     }
 }

@@ -326,8 +326,8 @@ async fn of_lines_that_a_child_has_only_the_first_unanswered_has_the_blame_for_i
         for (id, line) in (1..).zip(&tasks) {
             assert_eq!(ended.of(id), fate_of(line), "{told}, line {id}");
         }
-        // No line was begun twice, but for those with which a child that had answered ended well: it
-        // may have been done with its work.
+        // No line was begun twice, but for those with which a child that had answered ended well:
+        // it may have been done with its work.
         let mut times = BTreeMap::<&str, u32>::new();
         let begun = std::fs::read_to_string(begun).unwrap();
         begun.lines().for_each(|line| *times.entry(line).or_default() += 1);

@@ -79,6 +79,7 @@ const RUN_ALONE: &[Key] = &[
     // What runs, over which input.
     of_job("http", Text),
     of_job("pipe", Text),
+    of_job("pipe-window", Whole),
     of_job("command", Words),
     of_job("task", Text),
     of_job("args", Text),
@@ -139,6 +140,7 @@ const RUN_ALONE: &[Key] = &[
     of_job("save-output", Text),
     of_job("failed-out", Text),
     key("tag", Bool),
+    of_job("line-buffer", Bool),
     // Commands.
     key("shell", Bool),
     // HTTP.

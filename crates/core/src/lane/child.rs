@@ -4,6 +4,7 @@
 //! - [`run`]: one command from start to end, on the calling thread.
 //! - [`Children`]: the groups that live, for stopping all of them and for the list of what runs.
 //! - [`Spill`], [`Rest`]: what is not kept of a stream in memory, in a file.
+//! - [`OutputListener`]: whoever hears what a command writes, while it runs.
 //! - [`Child`]: one child that its owner talks to, for lanes whose children serve many tasks.
 //!
 //! What holds:
@@ -14,9 +15,10 @@
 //! - A group is only signalled under its slot's lock and while its leader is not reaped, so that
 //!   the number cannot be another's.
 //! - stdout and stderr are read to their end whatever the limit, so that no child waits for a
-//!   reader.
+//!   reader, unless its listener has no room.
 
 mod children;
+mod listener;
 mod patience;
 mod spill;
 mod start;
@@ -25,6 +27,7 @@ mod tests;
 
 pub use crate::lane::Stop;
 pub use children::{Child, ChildSlot, Children, End, RunningChild};
+pub use listener::{OutputListener, OutputStream};
 pub use longshore_sys::{Exit, Usage, child::Status};
 pub use spill::{Rest, Spill};
 pub use start::{is_of_program, missing};
@@ -41,7 +44,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_sys::poll::{Interest, ready};
+use longshore_sys::poll::{Interest, ready, unread};
 
 use self::patience::Patience;
 use crate::{clock, error::TaskError};
@@ -64,6 +67,8 @@ pub struct Command {
     pub memory: Option<u64>,
     /// Place for the part of its output that is not kept; thrown away if `None`.
     pub spill: Option<Spill>,
+    /// Hears all that it writes, as it is read.
+    pub listener: Option<Arc<dyn OutputListener>>,
 }
 
 /// Bytes that a command can read from its standard input.
@@ -151,6 +156,8 @@ pub struct Output {
     /// Reason why such a file could not be written. The command was killed then, and what it said
     /// is not whole.
     pub unspilled: Option<String>,
+    /// True if the command's [`OutputListener`] got all that it wrote; `None` if it has none.
+    pub heard: Option<bool>,
     /// Resources that it used, with those of its children that it waited for.
     pub usage: Usage,
     /// From its start to its end.
@@ -164,7 +171,8 @@ pub struct Output {
 /// holds open are waited for up to 100 ms. After SIGTERM (timeout, or [`Stop::Soft`]) its
 /// background children have as long as it had itself, `kill_after`, as long as they hold a pipe.
 /// Then its group is killed: a command leaves nothing behind but what moved to another group or
-/// session on purpose (a daemon).
+/// session on purpose (a daemon). What it wrote before its end is read whatever the time, where its
+/// [`OutputListener`] has no room at once.
 ///
 /// # Errors
 /// Kind `spawn` when it could not be started, with the system's error number as code, never retried
@@ -181,8 +189,9 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
     let mut child = children.start(slot, command)?;
     let mut input = Feed::new(child.stdin.take(), &command.stdin, stream);
     let spill = command.spill.as_ref();
-    let mut stdout = Capture::new(child.stdout.take(), limits.max_output, spill.filter(|spill| spill.stdout), "out");
-    let mut stderr = Capture::new(child.stderr.take(), limits.max_output, spill.filter(|spill| spill.stderr), "err");
+    let listener = command.listener.as_deref();
+    let mut stdout = Capture::new(child.stdout.take(), limits.max_output, spill.filter(|spill| spill.stdout), OutputStream::Stdout);
+    let mut stderr = Capture::new(child.stderr.take(), limits.max_output, spill.filter(|spill| spill.stderr), OutputStream::Stderr);
 
     let mut patience = Patience::new(start, limits.timeout, limits.kill_after);
     let mut stop_seen = false;
@@ -200,22 +209,27 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
             child.kill();
             unspilled.get_or_insert(error);
         }
-        let [exited, out, err, space, stop] = ready(
+        let full = listener.and_then(OutputListener::full);
+        // What an ended command has written waits for room, however long that takes.
+        let waits_for_room = full.is_some() && ended.is_some() && !stop_seen;
+        let until = patience.next().filter(|_| !waits_for_room);
+        let [exited, out, err, space, stop, _] = ready(
             [
                 ended.is_none().then(|| (child.end_fd(), Interest::Read)),
-                stdout.fd(),
-                stderr.fd(),
+                stdout.fd().filter(|_| full.is_none()),
+                stderr.fd().filter(|_| full.is_none()),
                 input.fd(),
                 (!stop_seen).then(|| (children.stop_fd(), Interest::Read)),
+                full.map(|fd| (fd, Interest::Read)),
             ],
-            patience.next().map(|at| at.saturating_duration_since(clock::now())),
+            until.map(|at| at.saturating_duration_since(clock::now())),
         )?;
         // First what it said, for its end may be what lets its pipes go.
         if out {
-            stdout.read(&child);
+            stdout.read(&child, listener);
         }
         if err {
-            stderr.read(&child);
+            stderr.read(&child, listener);
         }
         if space {
             input.write();
@@ -226,6 +240,10 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
             ended = Some(now);
             patience.ended(now);
             input.close();
+            if listener.is_some() {
+                stdout.owe();
+                stderr.owe();
+            }
         }
         if stop && ended.is_none() {
             patience.stopped(now);
@@ -238,7 +256,7 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
         if deeds.kill {
             child.kill();
         }
-        if deeds.leave {
+        if deeds.leave && (stop_seen || stdout.owed + stderr.owed == 0) {
             break;
         }
     }
@@ -248,12 +266,21 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
     if let Some(error) = unread {
         return Err(TaskError::new("stdin", format!("its input could not be read to the end: {error}")));
     }
+    let is_whole = stdout.owed + stderr.owed == 0;
+    let heard = listener.map(|listener| listener.finish(&|| children.is_stopping()) && is_whole);
+    let mut output = told(&end, stdout, stderr);
+    (output.timed_out, output.wall, output.heard) = (patience.timed_out, wall, heard);
+    output.unspilled = unspilled.or(output.unspilled);
+    Ok(output)
+}
+
+/// Returns an ended command with what it said.
+fn told<O: Read + AsFd, E: Read + AsFd>(end: &End, mut stdout: Capture<'_, O>, mut stderr: Capture<'_, E>) -> Output {
     let (stdout_rest, stderr_rest) = (stdout.finish(), stderr.finish());
-    let unspilled = unspilled.or(stdout.failed.take()).or(stderr.failed.take());
-    Ok(Output {
+    Output {
         exit: end.status.exit,
         core_dumped: end.status.core_dumped,
-        timed_out: patience.timed_out,
+        timed_out: false,
         stopped: end.stopped,
         stdout: stdout.bytes,
         stderr: stderr.bytes,
@@ -261,10 +288,11 @@ pub fn run(command: &Command, limits: &Limits, slot: u32, children: &Children) -
         stderr_cut: stderr.cut,
         stdout_rest,
         stderr_rest,
-        unspilled,
+        unspilled: stdout.failed.or(stderr.failed),
+        heard: None,
         usage: end.usage,
-        wall,
-    })
+        wall: Duration::ZERO,
+    }
 }
 
 thread_local! {
@@ -294,16 +322,31 @@ struct Capture<'a, P> {
     bytes: Vec<u8>,
     cut: u64,
     limit: usize,
-    /// Place for the rest, the extension of its file, and the rest as far as it was written.
+    /// Place for the rest, and the rest as far as it was written.
     spill: Option<&'a Spill>,
-    extension: &'static str,
     rest: Option<Rest>,
     failed: Option<String>,
+    stream: OutputStream,
+    /// Bytes that lay in the pipe when the command ended, and were not read yet.
+    owed: u64,
 }
 
 impl<'a, P: Read + AsFd> Capture<'a, P> {
-    fn new(pipe: Option<P>, limit: usize, spill: Option<&'a Spill>, extension: &'static str) -> Self {
-        Self { pipe, bytes: Vec::new(), cut: 0, limit, spill, extension, rest: None, failed: None }
+    fn new(pipe: Option<P>, limit: usize, spill: Option<&'a Spill>, stream: OutputStream) -> Self {
+        Self { pipe, bytes: Vec::new(), cut: 0, limit, spill, rest: None, failed: None, stream, owed: 0 }
+    }
+
+    /// Returns the extension of the rest's file.
+    fn extension(&self) -> &'static str {
+        match self.stream {
+            OutputStream::Stdout => "out",
+            OutputStream::Stderr => "err",
+        }
+    }
+
+    /// Notes that the command has ended: what lies in the pipe now is its own.
+    fn owe(&mut self) {
+        self.owed = self.pipe.as_ref().map_or(0, |pipe| unread(pipe).unwrap_or(0));
     }
 
     fn is_open(&self) -> bool {
@@ -314,17 +357,22 @@ impl<'a, P: Read + AsFd> Capture<'a, P> {
         self.pipe.as_ref().map(|pipe| (pipe.as_fd(), Interest::Read))
     }
 
-    fn read(&mut self, child: &Child) {
+    fn read(&mut self, child: &Child, listener: Option<&dyn OutputListener>) {
+        let extension = self.extension();
         let Some(pipe) = &mut self.pipe else { return };
         let mut failed = None;
         let open = read_some(pipe, |read| {
             let kept = read.len().min(self.limit - self.bytes.len());
             self.bytes.extend_from_slice(&read[..kept]);
             self.cut += (read.len() - kept) as u64;
+            self.owed = self.owed.saturating_sub(read.len() as u64);
             child.note(read);
+            if let Some(listener) = listener {
+                listener.hear(self.stream, read);
+            }
             if let Some(spill) = self.spill.filter(|_| kept < read.len()) {
                 let rest = match self.rest.take() {
-                    None => spill.open(self.extension),
+                    None => spill.open(extension),
                     Some(rest) => Ok(rest),
                 };
                 let written = rest.and_then(|rest| {
@@ -338,7 +386,7 @@ impl<'a, P: Read + AsFd> Capture<'a, P> {
             self.fail(&error);
         }
         if !open {
-            self.pipe = None;
+            (self.pipe, self.owed) = (None, 0);
         }
     }
 
@@ -353,7 +401,7 @@ impl<'a, P: Read + AsFd> Capture<'a, P> {
     /// Gives the rest up, and with it the room that it took.
     fn fail(&mut self, error: &std::io::Error) {
         if let Some(spill) = self.spill.take() {
-            let path = spill.dir.join(format!("{}.{}", spill.name, self.extension));
+            let path = spill.dir.join(format!("{}.{}", spill.name, self.extension()));
             self.failed = Some(format!("{}: {error}", path.display()));
         }
         self.rest = None;

@@ -74,12 +74,12 @@ impl<T, R> ProcessHandler<T, R> {
 /// Returns the outcome that an ended command stands for: `Ok` for exit 0; what it wrote goes along
 /// as the detail of an error.
 ///
-/// `Cancelled` where the command's [`Spill`](child::Spill) could not be written, which is not its
-/// fault; a timeout is `TimedOut`, a signal `Killed`, a child that we ended because the job stops
-/// `Cancelled`, any other exit `Failed` with kind `exit`, its code and the end of what it wrote to
-/// stderr.
+/// `Cancelled` where the command's [`Spill`](child::Spill) could not be written, or its
+/// [`OutputListener`](child::OutputListener) did not get all, which is not its fault; a timeout is
+/// `TimedOut`, a signal `Killed`, a child that we ended because the job stops `Cancelled`, any
+/// other exit `Failed` with kind `exit`, its code and the end of what it wrote to stderr.
 pub fn exit_outcome(output: Output, limit: Option<Duration>) -> Outcome<Output> {
-    if output.unspilled.is_some() {
+    if output.unspilled.is_some() || output.heard == Some(false) {
         return Outcome::Cancelled;
     }
     if output.timed_out {

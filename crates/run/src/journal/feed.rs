@@ -7,7 +7,10 @@ use std::{
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
 };
 
+use longshore_core::lane::child::OutputStream;
+
 use super::{format::Piece, writer::Batch};
+use crate::gauge::Gauge;
 
 /// Bytes that may wait for the output before the journal waits too: a slow reader must not fill the
 /// memory.
@@ -17,6 +20,16 @@ pub(crate) const QUEUE_BYTES: usize = 16 << 20;
 /// number of results, too.
 const SPOOLED: usize = 1 << 20;
 
+/// Bytes of lines of running commands that may wait for the output.
+pub(crate) const LIVE_BYTES: u64 = 1 << 20;
+
+/// Whole lines that a running command has written.
+#[derive(Debug)]
+pub(crate) struct LiveText {
+    pub(crate) stream: OutputStream,
+    pub(crate) text: Vec<u8>,
+}
+
 /// Element of the queue.
 #[derive(Debug)]
 pub(crate) enum Item {
@@ -24,6 +37,8 @@ pub(crate) enum Item {
     Lines(Batch),
     /// Places in the input at which nothing will come, or something that the journal has already.
     Skipped(Vec<(u64, Option<u64>)>),
+    /// Lines of a command that runs, which are in no journal.
+    Live(LiveText),
     /// No more will come.
     Finish,
 }
@@ -36,7 +51,8 @@ impl Item {
                 batch.bytes.len() + batch.pieces.iter().map(held).sum::<usize>()
             }
             Item::Skipped(places) => places.len() * size_of::<(u64, Option<u64>)>(),
-            Item::Finish => 0,
+            // Its room is the gauge's business.
+            Item::Live(_) | Item::Finish => 0,
         }
     }
 }
@@ -53,9 +69,31 @@ struct State {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Feed {
     shared: Arc<(Mutex<State>, Condvar)>,
+    /// Where lines of running commands are shown: those that wait.
+    gauge: Option<Arc<Gauge>>,
 }
 
 impl Feed {
+    /// Makes a feed that takes lines of running commands, too.
+    ///
+    /// # Errors
+    /// When no descriptors are left.
+    pub(crate) fn with_live() -> std::io::Result<Self> {
+        Ok(Self { gauge: Some(Arc::new(Gauge::new(LIVE_BYTES)?)), ..Self::default() })
+    }
+
+    /// Returns what knows how much of lines of running commands waits, where they are shown.
+    pub(crate) fn gauge(&self) -> Option<&Gauge> {
+        self.gauge.as_deref()
+    }
+
+    /// Passes on lines of a running command; never waits. Returns the number that the gauge knows
+    /// them by.
+    pub(crate) fn live(&self, live: LiveText) -> u64 {
+        let Some(gauge) = &self.gauge else { return 0 };
+        gauge.send(live.text.len(), || self.push(Item::Live(live)))
+    }
+
     /// Tells an ordered output that no new result will come at these places of the input.
     pub(crate) fn skipped(&self, places: Vec<(u64, Option<u64>)>) {
         self.put(Item::Skipped(places));
@@ -83,9 +121,14 @@ impl Feed {
 
     /// Says that no more will come; never waits.
     pub(crate) fn finish(&self) {
+        self.push(Item::Finish);
+    }
+
+    /// Puts what has no weight; never waits.
+    fn push(&self, item: Item) {
         let mut state = self.lock();
         if !state.closed {
-            state.items.push_back(Item::Finish);
+            state.items.push_back(item);
         }
         self.shared.1.notify_all();
     }
@@ -108,6 +151,8 @@ impl Feed {
         state.items.clear();
         state.weight = 0;
         self.shared.1.notify_all();
+        drop(state);
+        self.gauge.iter().for_each(|gauge| gauge.close());
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -96,12 +96,13 @@ impl Render {
 
     /// The raw bytes of a task, as they are shown.
     pub(crate) fn raw_text(&self, task: &[u8]) -> RawText {
-        let tag = self.tag.then(|| match serde_json::from_slice::<String>(task) {
-            Ok(text) => text.into_bytes(),
-            Err(_) => task.to_vec(),
-        });
-        RawText { tag, line_begins: true }
+        RawText { tag: self.tag.then(|| tag_of(task)), line_begins: true }
     }
+}
+
+/// Returns what stands for a record before a line: a text as it is, anything else as JSON.
+pub(crate) fn tag_of(task: &[u8]) -> Vec<u8> {
+    serde_json::from_slice::<String>(task).map_or_else(|_| task.to_vec(), String::into_bytes)
 }
 
 /// Share of a result that the journal has.

@@ -51,7 +51,7 @@ pub(crate) struct Sink {
 }
 
 /// Bytes that are collected before they are written, because a system call for each result is slow.
-const WRITE_BYTES: usize = 1 << 18;
+pub(crate) const WRITE_BYTES: usize = 1 << 18;
 
 impl Sink {
     /// Takes in the result lines of a turn.
@@ -273,7 +273,8 @@ impl Sink {
         written
     }
 
-    fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
+    /// Writes bytes, out of the way of whatever else is drawn there.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), OutputError> {
         if bytes.is_empty() {
             return Ok(());
         }

@@ -351,6 +351,7 @@ fn task_files_are_named_by_number() {
         stdout_rest: None,
         stderr_rest: None,
         unspilled: None,
+        heard: None,
         usage: Default::default(),
         wall: Duration::ZERO,
     };

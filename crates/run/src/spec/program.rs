@@ -124,6 +124,9 @@ pub struct PipeSpec {
     pub cwd: Option<PathBuf>,
     /// Variables of its environment, each `NAME=EXPR`; none may depend on a record.
     pub env: Vec<String>,
+    /// Lines that a child may have at once; 0 is one. With more, it has to work them off one after
+    /// the other and answer in their order.
+    pub window: u32,
 }
 
 /// A task of a queue for each record.

@@ -32,6 +32,11 @@ pub struct RunArgs {
     #[arg(long, hide = true)]
     pub noop: bool,
 
+    /// Lines that a child of --pipe may have at once. It works them off one after the other and
+    /// answers in their order
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=512), requires = "pipe", help_heading = "What")]
+    pub pipe_window: u32,
+
     /// An input file; `-` is stdin
     #[arg(short = 'i', long = "input", value_name = "FILE", help_heading = "Input", value_hint = ValueHint::FilePath)]
     pub input: Vec<OsString>,
@@ -187,9 +192,13 @@ pub struct RunArgs {
     /// Also write the result lines of failed tasks to this file
     #[arg(long, value_name = "FILE", help_heading = "Output", value_hint = ValueHint::FilePath)]
     pub failed_out: Option<PathBuf>,
-    /// With raw output: the record and a tab before each line
+    /// With raw output and --line-buffer: the record and a tab before each line
     #[arg(long, help_heading = "Output")]
     pub tag: bool,
+    /// Show what commands write line by line while they run, and not when they have ended. Results
+    /// go to -o alone
+    #[arg(long, help_heading = "Output")]
+    pub line_buffer: bool,
 
     /// Flags of a command.
     #[command(flatten)]

@@ -53,6 +53,7 @@ fn note(event: &RunEvent) -> Option<String> {
         RunEvent::Found(found) => format!(" -j auto: {found}"),
         RunEvent::Outcome { message } => format!(" {message}"),
         RunEvent::NotFound { most } => format!(" -j auto: over before it was known what is best; {most} at once in the end"),
+        RunEvent::ShownAgain { seq, attempt } => format!(" #{seq} attempt {attempt}: what it wrote before stands above"),
         RunEvent::Lost { name, tasks } => {
             let lost = units::show_count(*tasks);
             format!(" {name}: of the tasks that were in flight, {lost} are not in the input any more, and were not run")

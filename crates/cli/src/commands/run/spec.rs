@@ -90,6 +90,9 @@ fn program(args: &RunArgs) -> Result<Program, RunError> {
     if let Program::Http(request) = &mut program {
         request.save_body.clone_from(&args.save_body);
     }
+    if let Program::Pipe(pipe) = &mut program {
+        pipe.window = args.pipe_window;
+    }
     Ok(program)
 }
 
@@ -163,22 +166,23 @@ fn limit(name: &str, args: &RunArgs, config: &Config) -> Result<NamedLimit, RunE
 
 fn output(args: &RunArgs, spec: &mut RunSpec) -> Result<(), RunError> {
     let is_jsonl = args.output.as_ref().is_some_and(|path| path.extension().is_some_and(|ext| ext == "jsonl"));
+    if args.line_buffer {
+        line_buffer(args)?;
+        spec.output.live = Some(stdout()?);
+    }
     let output = &mut spec.output;
     output.emit = match args.emit.as_deref() {
         Some("jsonl") => Emit::Jsonl,
         Some("raw") => Emit::Raw,
         Some(_) => Emit::None,
+        None if args.line_buffer && args.output.is_none() => Emit::None,
         None if matches!(spec.program, Program::Command(_)) && !is_jsonl && args.fields.is_empty() => Emit::Raw,
         None => Emit::Jsonl,
     };
     output.to = match &args.output {
         Some(path) => Destination::File(path.clone()),
         None if output.emit == Emit::None => Destination::Nowhere,
-        None => {
-            let stdout = std::io::stdout().as_fd().try_clone_to_owned();
-            let stdout = stdout.map_err(|error| RunError::new(RunErrorKind::Unwritable, format!("stdout: {error}")))?;
-            Destination::Open(Arc::new(File::from(stdout)))
-        }
+        None => Destination::Open(stdout()?),
     };
     output.only = args.only.as_deref().map(|only| if only == "ok" { Only::Ok } else { Only::Failed });
     output.fields.clone_from(&args.fields);
@@ -190,4 +194,25 @@ fn output(args: &RunArgs, spec: &mut RunSpec) -> Result<(), RunError> {
     output.failed.clone_from(&args.failed_out);
     output.story = args.report.is_some();
     Ok(())
+}
+
+/// Refuses what is said of results that lines of running commands cannot keep to.
+fn line_buffer(args: &RunArgs) -> Result<(), RunError> {
+    if args.output.is_some() {
+        return Ok(());
+    }
+    let because = match args.emit.as_deref() {
+        _ if args.ordered => "-k: lines are shown as they come",
+        _ if args.only.is_some() => "--only: while a command runs nobody knows how it ends",
+        _ if !args.fields.is_empty() => "--fields: a line that a command writes has none",
+        None => return Ok(()),
+        Some(_) => "--emit: lines are shown as they are written",
+    };
+    Err(usage(format!("--line-buffer excludes {because}; with -o FILE that is said of the results in that file")))
+}
+
+fn stdout() -> Result<Arc<File>, RunError> {
+    let stdout = std::io::stdout().as_fd().try_clone_to_owned();
+    let stdout = stdout.map_err(|error| RunError::new(RunErrorKind::Unwritable, format!("stdout: {error}")))?;
+    Ok(Arc::new(File::from(stdout)))
 }

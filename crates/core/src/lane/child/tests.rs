@@ -1,6 +1,15 @@
 use super::*;
 use crate::error::Again;
-use std::{os::unix::fs::PermissionsExt, sync::mpsc, thread};
+use std::{
+    io::{PipeReader, PipeWriter},
+    os::{fd::BorrowedFd, unix::fs::PermissionsExt},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
+    thread,
+};
 
 fn command(program: &str, args: &[&str]) -> Command {
     Command { program: program.into(), args: args.iter().map(OsString::from).collect(), ..Command::default() }
@@ -335,4 +344,91 @@ fn a_child_gets_no_more_memory_than_it_is_granted() {
     let command = |memory| Command { memory, ..sh("sleep 0.2; head -c 200000000 /dev/zero | tail -c 199999999 | wc -c") };
     assert_eq!(ok(&command(None)).stdout, b"199999999\n");
     assert_ne!(ok(&command(Some(64 << 20))).stdout, b"199999999\n");
+}
+
+/// Hears what a command writes, as long as there is room for it.
+#[derive(Debug)]
+struct Ears {
+    heard: Mutex<[Vec<u8>; 2]>,
+    left: AtomicUsize,
+    room: (PipeReader, PipeWriter),
+}
+
+impl Ears {
+    fn new(left: usize) -> Arc<Self> {
+        Arc::new(Self { heard: Mutex::default(), left: left.into(), room: std::io::pipe().unwrap() })
+    }
+
+    fn heard(&self) -> [Vec<u8>; 2] {
+        self.heard.lock().unwrap().clone()
+    }
+
+    fn make_room(&self) {
+        self.left.store(usize::MAX, Ordering::SeqCst);
+        (&self.room.1).write_all(&[0]).unwrap();
+    }
+}
+
+impl OutputListener for Ears {
+    fn hear(&self, stream: OutputStream, bytes: &[u8]) {
+        self.heard.lock().unwrap()[stream as usize].extend_from_slice(bytes);
+        let left = self.left.load(Ordering::SeqCst);
+        self.left.store(left.saturating_sub(bytes.len()), Ordering::SeqCst);
+    }
+
+    fn full(&self) -> Option<BorrowedFd<'_>> {
+        (self.left.load(Ordering::SeqCst) == 0).then(|| self.room.0.as_fd())
+    }
+
+    fn finish(&self, is_stopping: &dyn Fn() -> bool) -> bool {
+        !is_stopping()
+    }
+}
+
+#[test]
+fn a_listener_hears_all_that_a_command_writes() {
+    let ears = Ears::new(usize::MAX);
+    let command = Command { listener: Some(ears.clone()), ..sh("echo one; echo two >&2; head -c 200000 /dev/zero") };
+    let output = run_once(&command, &Limits { max_output: 4, ..Limits::default() }).unwrap();
+    let [stdout, stderr] = ears.heard();
+    assert_eq!((stdout.len(), stderr.as_slice(), output.heard), (200_004, &b"two\n"[..], Some(true)));
+    assert_eq!((output.stdout.as_slice(), output.stdout_cut), (&b"one\n"[..], 200_000), "kept is what it always was");
+}
+
+#[test]
+fn a_listener_without_room_holds_a_command_up_and_loses_nothing() {
+    for (script, timeout, exit) in
+        [("seq 1000", None, Exit::Code(0)), ("head -c 300000 /dev/zero", Some(Duration::from_millis(200)), Exit::Signal(15))]
+    {
+        let ears = Ears::new(0);
+        let command = Command { listener: Some(ears.clone()), ..sh(&format!("{script}; exit")) };
+        let running = thread::spawn(move || run_once(&command, &Limits { timeout, ..Limits::default() }).unwrap());
+        thread::sleep(Duration::from_millis(500));
+        assert_eq!((ears.heard(), running.is_finished()), ([Vec::new(), Vec::new()], false), "{script}");
+        ears.make_room();
+        let output = running.join().unwrap();
+        assert_eq!((output.exit, output.timed_out, output.heard), (exit, timeout.is_some(), Some(true)), "{script}");
+        let [stdout, _] = ears.heard();
+        assert!(stdout == output.stdout && (timeout.is_some() || stdout.ends_with(b"999\n1000\n")), "{script}");
+    }
+}
+
+#[test]
+fn a_command_whose_listener_has_no_room_can_be_stopped() {
+    let (children, ears) = (Children::new().unwrap(), Ears::new(1));
+    let command = Command { listener: Some(ears), ..sh("echo up; exec yes") };
+    let runner = {
+        let children = children.clone();
+        thread::spawn(move || run(&command, &Limits::default(), 0, &children).unwrap())
+    };
+    // It says that it is up and nothing else before there is no room, or has begun with the rest.
+    let start = Instant::now();
+    while children.running().iter().all(|child| child.last_line.is_empty()) {
+        assert!(start.elapsed() < Duration::from_secs(20), "{children:?}");
+        thread::yield_now();
+    }
+    children.stop(Stop::Soft);
+    let output = runner.join().unwrap();
+    assert_eq!((output.stopped, output.heard), (true, Some(false)));
+    assert!(matches!(crate::lane::process::exit_outcome(output, None), crate::Outcome::Cancelled));
 }

@@ -38,8 +38,8 @@ pub struct ChildHandler<T, R> {
     pub answer: Box<dyn Fn(&Context, T, ChildAnswer) -> Outcome<R> + Send + Sync>,
     /// After this time the child is asked to end the task.
     pub soft: fn(&T) -> Option<Duration>,
-    /// Returns true if nobody wants the result any more: the child is killed then. `None` where that
-    /// cannot be.
+    /// Returns true if nobody wants the result any more: the child is killed then. `None` where
+    /// that cannot be.
     pub called_off: Option<fn(&T) -> bool>,
 }
 

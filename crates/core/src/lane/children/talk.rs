@@ -76,8 +76,8 @@ impl Talk {
         self.written == self.told.len()
     }
 
-    /// Returns how many bytes of all that it has been told the child has read, as far as that can be
-    /// known.
+    /// Returns how many bytes of all that it has been told the child has read, as far as that can
+    /// be known.
     pub(super) fn has_read(&self) -> u64 {
         let (_, written) = self.told();
         // Asked at the writing end, the kernel tells what lies in the pipe.
