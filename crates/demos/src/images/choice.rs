@@ -6,8 +6,8 @@ use super::BUSY;
 
 /// A way may be slower by this factor than the fastest, and be as good.
 const SAME: f64 = 1.05;
-/// Rounds of which another way may have won one, and be told apart all the same: one in so many.
-const LUCK: usize = 8;
+/// Rounds of which the slower way may have won one, and be told apart all the same: one in so many.
+const LUCK: usize = 4;
 /// Order in which ways of equal speed are taken, by the beginnings of their names: none at once is
 /// simplest; the cpu lane leaves others their time; what needs two kinds of threads, or children,
 /// comes last.
@@ -50,11 +50,11 @@ pub(super) struct Choice {
 }
 
 /// Takes the simplest of the ways that are as fast as the fastest, or that the rounds do not tell
-/// from it.
+/// from it; one after another only if it is as fast.
 pub(super) fn choose(ways: &[Taken]) -> Choice {
     let fastest = (0..ways.len()).min_by_key(|way| ways[*way].whole()).unwrap_or(0);
     let least = ways.get(fastest).map_or(0.0, |way| way.whole().as_secs_f64());
-    let good = |way: &usize| ways[*way].whole().as_secs_f64() <= least * SAME || !ways[fastest].is_told_from(&ways[*way]);
+    let good = |way: &usize| ways[*way].whole().as_secs_f64() <= least * SAME || *way > 0 && !ways[fastest].is_told_from(&ways[*way]);
     let simple = |way: &usize| SIMPLE.iter().position(|name| ways[*way].name.starts_with(name)).unwrap_or(SIMPLE.len());
     Choice { taken: (0..ways.len()).filter(good).min_by_key(simple).unwrap_or(fastest), fastest }
 }
