@@ -525,31 +525,39 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_job_of_an_older_version_goes_on_though_a_shell_runs_its_records() {
+    fn a_job_of_an_older_version_goes_on_though_its_records_are_run_as_programs() {
         let dir = tempfile::tempdir().unwrap();
-        let spec = |begin: Begin, name: Option<&str>| {
-            let mut spec = RunSpec::new(Program::command(["sh", "-c", "echo {}"])).records(["a"]).journaled();
-            spec.journal.state_dir = Some(dir.path().to_owned());
-            (spec.journal.begin, spec.journal.name) = (begin, name.map(str::to_owned));
-            spec
-        };
-        let refused = |begin: Begin, name| Plan::new(spec(begin, name)).err().map(|error| error.message);
-        assert!(refused(Begin::Auto, Some("old")).is_some_and(|why| why.contains("stands in the script of sh -c")));
-        // As such a version began it.
-        let first = spec(Begin::Auto, Some("old"));
-        let what = What::compile_known(&first.program, &first.limits(), &Shape::lines()).unwrap();
-        let job = JobSpec {
-            name: Some("old".to_owned()),
-            template: format!("{:032x}", hash_sources(what.sources())),
-            key_rule: key_rule(&first),
-            ..JobSpec::default()
-        };
-        drop(StateDir::open(Some(dir.path())).unwrap().begin(&job, &Begin::Auto).unwrap());
-        for begin in [Begin::Auto, Begin::Resume(None), Begin::RetryFailed(Some("old".to_owned()))] {
-            assert_eq!(refused(begin.clone(), Some("old")), None, "{begin:?}");
-        }
-        for (begin, name) in [(Begin::Fresh, Some("old")), (Begin::Auto, Some("new")), (Begin::Auto, None)] {
-            assert!(refused(begin.clone(), name).is_some(), "{begin:?} {name:?}");
+        for (name, words, place) in [
+            ("shell", &["sh", "-c", "echo {}"][..], "in the script of sh -c"),
+            ("python", &["python3", "-c", "print({})"], "in the program of python3 -c"),
+            ("awk", &["awk", "/{}/", "log"], "in the program of awk"),
+            ("ssh", &["ssh", "host", "ls", "{}"], "in the line of ssh"),
+        ] {
+            let spec = |begin: Begin, name: Option<&str>| {
+                let mut spec = RunSpec::new(Program::command(words)).records(["a"]).journaled();
+                spec.journal.state_dir = Some(dir.path().to_owned());
+                (spec.journal.begin, spec.journal.name) = (begin, name.map(str::to_owned));
+                spec
+            };
+            let refused = |begin: Begin, name| Plan::new(spec(begin, name)).err().map(|error| error.message);
+            let why = refused(Begin::Auto, Some(name));
+            assert!(why.as_ref().is_some_and(|why| why.contains(place)), "{why:?}");
+            // As such a version began it.
+            let first = spec(Begin::Auto, Some(name));
+            let what = What::compile_known(&first.program, &first.limits(), &Shape::lines()).unwrap();
+            let job = JobSpec {
+                name: Some(name.to_owned()),
+                template: format!("{:032x}", hash_sources(what.sources())),
+                key_rule: key_rule(&first),
+                ..JobSpec::default()
+            };
+            drop(StateDir::open(Some(dir.path())).unwrap().begin(&job, &Begin::Auto).unwrap());
+            for begin in [Begin::Auto, Begin::Resume(None), Begin::RetryFailed(Some(name.to_owned()))] {
+                assert_eq!(refused(begin.clone(), Some(name)), None, "{begin:?}");
+            }
+            for (begin, name) in [(Begin::Fresh, Some(name)), (Begin::Auto, Some("new")), (Begin::Auto, None)] {
+                assert!(refused(begin.clone(), name).is_some(), "{begin:?} {name:?}");
+            }
         }
     }
 }
