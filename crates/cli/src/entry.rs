@@ -257,6 +257,12 @@ fn ask(config: &mut Config, given: &ArgMatches) {
     if silent || is_off(config.get("no-input")) || !stdin.is_terminal() || !stderr.is_terminal() {
         return;
     }
+    // In the background there is nobody to ask, and touching the terminal would stop us. Without a
+    // question, what was typed is for the shell, or for a command that reads it.
+    let in_front = rustix::termios::tcgetpgrp(&stdin).is_ok_and(|group| group == rustix::process::getpgrp());
+    if !in_front || !config.has_question() {
+        return;
+    }
     // What was typed before is no answer.
     let _ = rustix::termios::tcflush(&stdin, rustix::termios::QueueSelector::IFlush);
     if let Err(error) = config.ask(&mut stdin.lock(), &mut stderr.lock()) {

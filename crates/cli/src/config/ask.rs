@@ -8,6 +8,13 @@ use super::{Config, Value, expand, trust::TrustStore};
 const NAMED: usize = 12;
 
 impl Config {
+    /// Returns whether [`ask`](Self::ask) has something to ask.
+    #[must_use]
+    pub fn has_question(&self) -> bool {
+        let Some((path, text)) = &self.undecided else { return false };
+        TrustStore::of(&self.vars).is_some_and(|store| !store.has_declined(path, text))
+    }
+
     /// Asks whether the folder's file is trusted, where something in it waits for that and nobody
     /// has answered for this content of it. The answer is kept: yes lets it in, no is not asked
     /// about again (`longshore config trust` is there for a change of mind).
