@@ -43,6 +43,12 @@ pub trait Source<T>: Send + Sync {
     /// when it is handed back).
     fn settle<'a>(&'a self, batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>>;
 
+    /// Returns false for a source to which it is all the same what becomes of what it has lent:
+    /// [`settle`](Source::settle) is not called.
+    fn is_told(&self) -> bool {
+        true
+    }
+
     /// A task that this source has lent waits for its next attempt (`away`), or waits no more; in
     /// either moment the engine has no attempt of it under way. For sources that bound what waits
     /// to run and what backs off apart from each other; called from the engine's loop, so it

@@ -20,7 +20,7 @@ use std::{
 use futures_util::future::BoxFuture;
 
 use crate::{
-    clock::Clock,
+    clock::{Clock, Lap},
     engine::Summary,
     error::SinkError,
     sync::{AtomicUsize, AtomicWaker, Mutex},
@@ -175,7 +175,7 @@ impl<O: Send + 'static> Drop for Task<O> {
 /// its own task for a while: another thread gains more than waking it costs.
 const QUICK: Duration = Duration::from_micros(30);
 /// Times in a row. (Once may be a thread that was set aside.)
-const STRIKES: u32 = 3;
+const STRIKES: usize = 3;
 /// For how long.
 const REST: Duration = Duration::from_millis(20);
 
@@ -184,13 +184,15 @@ pub(crate) struct Crew {
     pub(super) engine: Arc<Helm<Summary>>,
     pub(super) outside: Arc<Helm<Result<(), SinkError>>>,
     clock: Clock,
-    /// Times in a row that the outside was slow, and the last time.
-    strikes: Mutex<(u32, Instant)>,
+    /// Times in a row that the outside was slow.
+    strikes: AtomicUsize,
+    /// The last time that it was.
+    slow: Mutex<Instant>,
 }
 
 impl Crew {
     pub(super) fn new(engine: Arc<Helm<Summary>>, outside: Arc<Helm<Result<(), SinkError>>>, clock: Clock) -> Self {
-        Self { engine, outside, clock, strikes: Mutex::new((0, clock.now())) }
+        Self { engine, outside, clock, strikes: AtomicUsize::new(0), slow: Mutex::new(clock.now()) }
     }
 
     /// Does what the engine has to do now. With `all`, also what its outside has to do, if that is
@@ -206,18 +208,24 @@ impl Crew {
             self.outside.task.wake();
             return;
         }
-        let began = self.clock.now();
+        let lap = Lap::begin(self.clock);
         self.outside.run();
-        let now = self.clock.now();
-        let mut strikes = self.strikes.lock();
-        *strikes = if now.duration_since(began) > QUICK { (strikes.0 + 1, now) } else { (0, now) };
+        if lap.elapsed() > QUICK {
+            *self.slow.lock() = self.clock.now();
+            self.strikes.fetch_add(1, Ordering::Relaxed);
+        } else if self.strikes.load(Ordering::Relaxed) > 0 {
+            self.strikes.store(0, Ordering::Relaxed);
+        }
     }
 
     fn is_quick(&self) -> bool {
-        let mut strikes = self.strikes.lock();
-        if strikes.0 >= STRIKES && self.clock.now().duration_since(strikes.1) > REST {
-            strikes.0 = 0;
+        if self.strikes.load(Ordering::Relaxed) < STRIKES {
+            return true;
         }
-        strikes.0 < STRIKES
+        let rested = self.clock.now().duration_since(*self.slow.lock()) > REST;
+        if rested {
+            self.strikes.store(0, Ordering::Relaxed);
+        }
+        rested
     }
 }

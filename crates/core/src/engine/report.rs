@@ -84,14 +84,19 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
     let mut pile = Pile::default();
     let mut settlements: Vec<Settlement> = Vec::new();
     let mut broken: Option<SinkError> = None;
+    let is_told = source.is_told();
     loop {
         std::future::poll_fn(|cx| reports.mailbox.poll_take(&mut pile, true, cx)).await;
+        let mut unsettled = pile.back.len();
         settlements.append(&mut pile.back);
         let count = pile.done.len();
         if count > 0 {
             reports.count(&pile.done);
             let first = settlements.len();
-            settlements.extend(pile.done.iter().map(settlement));
+            unsettled += count;
+            if is_told {
+                settlements.extend(pile.done.iter().map(settlement));
+            }
             let accepted = match &broken {
                 Some(error) => Err(error.clone()),
                 None => guarded(async { sink.accept(&mut pile.done, &room).await }).await,
@@ -101,6 +106,7 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
                 // their tasks had not run.
                 pile.done.clear();
                 settlements.truncate(first);
+                unsettled -= count;
                 let tell = broken.is_none();
                 broken.get_or_insert_with(|| error.clone());
                 mailbox.post(|mail| {
@@ -112,17 +118,13 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
                 });
             }
         }
-        if !settlements.is_empty() {
-            let settled = AssertUnwindSafe(async { source.settle(&settlements).await })
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|panic| Err(SourceError::fatal(format!("the source panicked: {}", panic_text(&*panic)))));
-            let count = settlements.len();
+        if unsettled > 0 {
+            let settled = if is_told { settle(&*source, &settlements).await } else { Ok(()) };
             settlements.clear();
             match settled {
-                Ok(()) => mailbox.post_quietly(|mail| mail.settled += count),
+                Ok(()) => mailbox.post_quietly(|mail| mail.settled += unsettled),
                 Err(error) => mailbox.post(|mail| {
-                    mail.settled += count;
+                    mail.settled += unsettled;
                     mail.broken = Some(Broken::Source(error));
                 }),
             }
@@ -136,6 +138,13 @@ pub(super) async fn run<T: Send + 'static, R: Send + 'static>(
         Some(error) => Err(error),
         None => closed,
     }
+}
+
+async fn settle<T>(source: &dyn Source<T>, settlements: &[Settlement]) -> Result<(), SourceError> {
+    AssertUnwindSafe(async { source.settle(settlements).await })
+        .catch_unwind()
+        .await
+        .unwrap_or_else(|panic| Err(SourceError::fatal(format!("the source panicked: {}", panic_text(&*panic)))))
 }
 
 fn settlement<T, R>(finished: &Finished<T, R>) -> Settlement {

@@ -22,6 +22,7 @@ use futures_util::future::{BoxFuture, FutureExt};
 use tokio::sync::Notify;
 
 use crate::{
+    clock::{Clock, Lap},
     error::SinkError,
     outcome::panic_text,
     sink::{Room, Sink},
@@ -125,10 +126,10 @@ impl<T: Send + 'static, R: Send + 'static> Callbacks<T, R> {
 
     fn accept_inline(&mut self, batch: &mut Vec<Finished<T, R>>, room: &Room) {
         let count = batch.len();
-        let began = Instant::now();
+        let lap = Lap::begin(Clock::SYSTEM);
         self.shared.handle_all(batch);
         room.release(count);
-        let took = began.elapsed();
+        let took = lap.elapsed();
         self.strikes = if took > QUICK { self.strikes + 1 } else { 0 };
         self.threaded = self.strikes >= STRIKES || took > QUICK * 10;
     }

@@ -1,10 +1,7 @@
 //! Iterators and streams as sources: lazy, infinite if they like, never asked for more than there
 //! is room for.
 
-use std::{
-    sync::Mutex,
-    time::{Duration, Instant},
-};
+use std::{sync::Mutex, time::Duration};
 
 use futures_util::{
     future::{BoxFuture, FutureExt},
@@ -14,6 +11,7 @@ use tokio::sync::Notify;
 
 use crate::{
     cancel::CancelToken,
+    clock::{Clock, Lap},
     error::SourceError,
     source::{Fetched, Settlement, Source},
     task::{Delivery, Options},
@@ -101,22 +99,22 @@ fn turn<I: Iterator>(
     options: Option<&OptionsOf<I::Item>>,
     into: &mut Vec<Delivery<I::Item>>,
 ) -> (Fetched, Duration) {
-    let began = Instant::now();
+    let lap = Lap::begin(Clock::SYSTEM);
     let mut look_at = look;
     for taken in 1..=room {
-        let Some(item) = iter.next() else { return (Fetched::End, began.elapsed()) };
+        let Some(item) = iter.next() else { return (Fetched::End, lap.elapsed()) };
         let options = options.and_then(|options| options(&item));
         into.push(Delivery { options, ..Delivery::new(*next, item) });
         *next += 1;
         if taken == look_at && taken < room {
             look_at += LOOK.min(look_at);
-            let took = began.elapsed();
+            let took = lap.elapsed();
             if took > TURN {
                 return (Fetched::More, took);
             }
         }
     }
-    (Fetched::More, began.elapsed())
+    (Fetched::More, lap.elapsed())
 }
 
 impl<I> Source<I::Item> for IterSource<I>
@@ -170,6 +168,10 @@ where
 
     fn settle<'a>(&'a self, _batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>> {
         std::future::ready(Ok(())).boxed()
+    }
+
+    fn is_told(&self) -> bool {
+        false
     }
 
     fn close(&self) {
@@ -226,6 +228,10 @@ impl<T: Send + 'static> Source<T> for StreamSource<T> {
 
     fn settle<'a>(&'a self, _batch: &'a [Settlement]) -> BoxFuture<'a, Result<(), SourceError>> {
         std::future::ready(Ok(())).boxed()
+    }
+
+    fn is_told(&self) -> bool {
+        false
     }
 
     fn close(&self) {
