@@ -12,6 +12,7 @@ mod mail;
 mod obey;
 mod outbox;
 mod outside;
+mod passed;
 mod pump;
 mod report;
 mod stats;
@@ -51,11 +52,12 @@ use crate::{
     sink::{Room, Sink},
     source::{Settlement, Source},
     stamp::{Span, Stamp},
-    task::{Attempt, Delivery, EngineTask, FetchedTask, Finished, LaneKind},
+    task::{Attempt, EngineTask, FetchedTask, Finished, LaneKind, Options},
     watch::{Detail, Hub, LabelsOf},
 };
 use helm::{Crew, Helm};
 use mail::RetryDue;
+use passed::Passed;
 use pump::Pump;
 use report::Reports;
 use stats::Stats;
@@ -139,7 +141,7 @@ pub struct Engine<T, R> {
     set: [Option<usize>; 4],
     lanes: Lanes<T, R>,
     /// Attempts that passed the gate in this turn, by lane.
-    passed: [Vec<Attempt<T>>; 4],
+    passed: [Passed<T>; 4],
     backoff: BinaryHeap<RetryDue<T>>,
     source: Arc<dyn Source<T>>,
     pump: Arc<Pump>,
@@ -208,7 +210,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             mailbox: mailbox.clone(),
             mail: Mail::default(),
             lanes,
-            passed: std::array::from_fn(|_| Vec::new()),
+            passed: LaneKind::ALL.map(Passed::new),
             backoff: BinaryHeap::new(),
             source: source.clone(),
             pump: pump.clone(),
@@ -317,8 +319,8 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             self.refusal = Refusal { reason: Reason::Stopping, until: None };
         }
         for (lane, passed) in self.lanes.iter().zip(&mut self.passed) {
-            if let (Some(lane), false) = (lane, passed.is_empty()) {
-                lane.start(passed);
+            if let Some(lane) = lane {
+                passed.start(&**lane);
             }
         }
         self.wake_at = [self.refusal.until, self.backoff.peek().map(|due| due.at)].into_iter().flatten().min();
@@ -326,8 +328,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
 
     /// Lets those pass that want nothing but what the job gives to all.
     fn pass_plain(&mut self, now: Instant) {
-        let Self { config, gate, lanes, passed, stats, telling, happened, .. } = self;
-        let loops = lanes[LaneKind::Async as usize].as_deref();
+        let Self { config, gate, passed, stats, telling, happened, .. } = self;
         let timeout = config.timeout.map(Span::from);
         let admitted_at = Stamp::from(now);
         gate.pass_plain(|fetched, slot| {
@@ -335,16 +336,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             (attempt.task.slot, attempt.admitted) = (slot, admitted_at);
             prepare(&mut attempt, timeout, config.retry.retries, config);
             admitted(&attempt, now, stats, telling.then_some(&mut *happened));
-            let lane = attempt.task.lane;
-            let passed = &mut passed[lane as usize];
-            passed.push(attempt);
-            // As many as a loop takes at once: nobody has to move them again.
-            if passed.len() == CHUNK
-                && lane == LaneKind::Async
-                && let Some(loops) = loops
-            {
-                loops.start(passed);
-            }
+            passed[attempt.task.lane as usize].push(attempt);
         });
     }
 
@@ -413,17 +405,16 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
 
     fn take_fetched(&mut self) {
         if !self.mail.fetched.is_empty() {
-            let now = self.now.into();
-            self.unsettled += self.mail.fetched.len();
             let mut fetched = std::mem::take(&mut self.mail.fetched);
+            self.unsettled += fetched.len();
             self.took += fetched.len();
-            for delivery in fetched.drain(..) {
-                let fetched = self.accept_delivery(delivery, now);
-                if self.phase >= Phase::Draining {
-                    self.give_back(fetched.into_attempt());
-                } else {
-                    self.gate.push(fetched);
+            if self.phase >= Phase::Draining {
+                for delivery in fetched.drain(..) {
+                    self.give_back(FetchedTask { delivery, lane: self.config.lane, queued: self.now.into() }.into_attempt());
                 }
+            } else {
+                fetched.iter_mut().filter_map(|delivery| delivery.options.as_mut()).for_each(|options| self.look_at(options));
+                fetched = self.gate.push(fetched, self.config.lane, self.now.into());
             }
             self.mail.fetched = fetched;
         }
@@ -435,27 +426,24 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         }
     }
 
-    #[inline]
-    fn accept_delivery(&mut self, mut delivery: Delivery<T>, queued: Stamp) -> FetchedTask<T> {
-        let mut lane = self.config.lane;
-        if let Some(options) = &mut delivery.options {
-            lane = options.lane.unwrap_or(lane);
-            if self.lanes[lane as usize].is_none() && options.refused.is_none() {
-                options.refused =
-                    Some(crate::TaskError::new("lane", format!("this job has no {lane} lane")).with_again(crate::Again::Never));
-            }
-            if let Some((limit, value)) = options.limits.iter().find(|(limit, _)| *limit >= self.config.gate.limits.len()) {
-                let text = format!("this job has no limit number {limit} (for `{value}`)");
-                options.refused.get_or_insert(crate::TaskError::new("limit", text).with_again(crate::Again::Never));
-                options.limits.clear();
-            }
-            if options.refused.is_some() {
-                // It needs no lane; a place at the gate is all that it takes, and the job's own
-                // lane has one.
-                lane = self.config.lane;
-            }
+    /// Settles on which lane a task with wishes of its own runs, and refuses what this job does not
+    /// have.
+    fn look_at(&self, options: &mut Options) {
+        let mut lane = options.lane.unwrap_or(self.config.lane);
+        if self.lanes[lane as usize].is_none() && options.refused.is_none() {
+            options.refused = Some(crate::TaskError::new("lane", format!("this job has no {lane} lane")).with_again(crate::Again::Never));
         }
-        FetchedTask { delivery, lane, queued }
+        if let Some((limit, value)) = options.limits.iter().find(|(limit, _)| *limit >= self.config.gate.limits.len()) {
+            let text = format!("this job has no limit number {limit} (for `{value}`)");
+            options.refused.get_or_insert(crate::TaskError::new("limit", text).with_again(crate::Again::Never));
+            options.limits.clear();
+        }
+        if options.refused.is_some() {
+            // It needs no lane; a place at the gate is all that it takes, and the job's own lane
+            // has one.
+            lane = self.config.lane;
+        }
+        options.lane = Some(lane);
     }
 
     fn take_finished(&mut self) {

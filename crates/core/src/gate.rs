@@ -8,6 +8,7 @@ pub mod adaptive;
 pub mod concurrency;
 mod lines;
 pub mod pace;
+mod ready;
 mod refusal;
 #[cfg(all(test, not(longshore_loom)))]
 mod tests;
@@ -22,9 +23,13 @@ use std::{
 
 use concurrency::Slots;
 use pace::{Pace, Rate};
+use ready::ReadyLine;
 pub use refusal::{Reason, Refusal};
 
-use crate::task::{Attempt, EngineTask, FetchedTask, LaneKind};
+use crate::{
+    stamp::Stamp,
+    task::{Attempt, Delivery, EngineTask, FetchedTask, LaneKind},
+};
 
 /// A limit by value: at most so many tasks of one value at once, and a pace for each value.
 /// ```
@@ -152,7 +157,7 @@ struct Rule<T> {
 /// The gate. `T` is the payload of the tasks that wait in it.
 pub struct Gate<T> {
     /// What was fetched, in order, and before it the one that was next and may not pass yet.
-    ready: VecDeque<FetchedTask<T>>,
+    ready: ReadyLine<T>,
     head: Option<Attempt<T>>,
     /// Retries whose backoff is over. They go first: they are the oldest.
     again: Line<T>,
@@ -190,7 +195,7 @@ impl<T> Gate<T> {
     /// A gate that is set so.
     pub fn new(config: GateConfig) -> Self {
         Self {
-            ready: VecDeque::new(),
+            ready: ReadyLine::new(),
             head: None,
             again: Line::new(),
             slots: config.lanes.map(Slots::new),
@@ -213,10 +218,10 @@ impl<T> Gate<T> {
         }
     }
 
-    /// Puts a fetched task at the end of the ready line.
-    #[inline]
-    pub fn push(&mut self, task: FetchedTask<T>) {
-        self.ready.push_back(task);
+    /// Puts what was fetched at this time at the end of the ready line; `lane` is where those go that
+    /// name none. Returns an empty buffer.
+    pub fn push(&mut self, batch: Vec<Delivery<T>>, lane: LaneKind, queued: Stamp) -> Vec<Delivery<T>> {
+        self.ready.push(batch, lane, queued)
     }
 
     /// Puts a task whose backoff is over before the ready line.
@@ -267,15 +272,13 @@ impl<T> Gate<T> {
             room = room.min(workers.saturating_add(self.results).saturating_sub(self.running + self.unreleased));
         }
         while room > 0
-            && let Some(first) = self.ready.front()
-            && first.delivery.options.is_none()
-            && first.delivery.key.is_none()
+            && let Some(lane) = self.ready.plain()
         {
-            let slots = &mut self.slots[first.lane as usize];
+            let slots = &mut self.slots[lane as usize];
             if !slots.has_room() {
                 break;
             }
-            let Some(task) = self.ready.pop_front() else { break };
+            let Some(task) = self.ready.pop() else { break };
             let slot = slots.take_one();
             self.running += 1;
             room -= 1;
@@ -308,7 +311,7 @@ impl<T> Gate<T> {
         loop {
             let retry = !self.again.is_empty();
             let first = if retry { self.again.pop_front() } else { self.head.take() };
-            let next = || self.ready.pop_front().map(FetchedTask::into_attempt);
+            let next = || self.ready.pop().map(FetchedTask::into_attempt);
             let Some(attempt) = first.or_else(next) else { return Err(self.nothing()) };
             match self.pass(attempt, now, retry) {
                 Passage::Passed(attempt) => return Ok(attempt),
@@ -438,7 +441,7 @@ impl<T> Gate<T> {
             }
         }
         all.extend(self.head.take());
-        all.extend(self.ready.drain(..).map(FetchedTask::into_attempt));
+        all.extend(std::iter::from_fn(|| self.ready.pop()).map(FetchedTask::into_attempt));
         self.freed.clear();
         self.lane_freed = [false; 4];
         self.timers.clear();

@@ -169,19 +169,19 @@ impl<T> Delivery<T> {
 
 /// A delivery as it waits for its first attempt.
 #[derive(Debug)]
-pub struct FetchedTask<T> {
+pub(crate) struct FetchedTask<T> {
     /// What its source lent.
-    pub delivery: Delivery<T>,
+    pub(crate) delivery: Delivery<T>,
     /// The lane it will run on.
-    pub lane: LaneKind,
+    pub(crate) lane: LaneKind,
     /// Time at which it was fetched.
-    pub queued: Stamp,
+    pub(crate) queued: Stamp,
 }
 
 impl<T> FetchedTask<T> {
     /// Returns its first attempt, which has no slot yet.
     #[inline]
-    pub fn into_attempt(self) -> Attempt<T> {
+    pub(crate) fn into_attempt(self) -> Attempt<T> {
         let Self { delivery: Delivery { id, payload, receipt, options, key }, lane, queued } = self;
         let attempt = options.as_ref().map_or(0, |options| options.attempts_made) + 1;
         let task = EngineTask { id, receipt, attempt, lane, slot: 0, queued, payload: None, options, key, holds_key: false };

@@ -22,6 +22,13 @@ pub trait Lane<T, R>: Send + Sync {
     /// Starts every attempt of the batch, which is drained. Must not block.
     fn start(&self, batch: &mut Vec<Attempt<T>>);
 
+    /// Starts batch after batch; they are left empty.
+    fn start_all(&self, batches: &mut [Vec<Attempt<T>>]) {
+        for batch in batches {
+            self.start(batch);
+        }
+    }
+
     /// Returns how many attempts the lane wants to hold at once, where it knows better than its
     /// number of workers (tiny items travel in chunks).
     fn capacity(&self) -> Option<usize> {

@@ -129,7 +129,7 @@ impl Model {
         }
     }
 
-    fn fetched(&self, id: u64, wants: &WantedStart) -> FetchedTask<u64> {
+    fn fetched(&self, id: u64, wants: &WantedStart) -> Delivery<u64> {
         // One of the keys has a number, as those of a source that numbers them.
         let number = wants.key.filter(|key| *key == 2).map(u32::from).and_then(NonZeroU32::new);
         let text = wants.key.filter(|_| number.is_none());
@@ -140,8 +140,7 @@ impl Model {
                 ..Options::default()
             })
         });
-        let delivery = Delivery { options, key: number, ..Delivery::new(id, id) };
-        FetchedTask { delivery, lane: wants.lane, queued: self.now.into() }
+        Delivery { options, key: number, ..Delivery::new(id, id) }
     }
 
     fn most(&self) -> usize {
@@ -301,11 +300,13 @@ impl Model {
         match step {
             GateStep::Push { lane, key, values } => {
                 let values = values.iter().filter(|(rule, _)| *rule < self.config.limits.len()).copied().collect();
-                let wants = WantedStart { lane: LaneKind::ALL[*lane as usize], key: *key, values };
+                let lane = LaneKind::ALL[*lane as usize];
+                let wants = WantedStart { lane, key: *key, values };
                 let fetched = self.fetched(self.next, &wants);
                 self.waiting.push((self.next, wants));
                 self.next += 1;
-                self.gate.push(fetched);
+                let buffer = self.gate.push(vec![fetched], lane, self.now.into());
+                assert!(buffer.is_empty());
                 // The time was told for what waited then.
                 self.closed_until = None;
             }

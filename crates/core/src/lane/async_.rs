@@ -215,10 +215,14 @@ struct Taken {
 
 impl<T: Send + 'static, R: Send + 'static> Lane<T, R> for AsyncLane<T, R> {
     fn start(&self, batch: &mut Vec<Attempt<T>>) {
-        let Some(first) = batch.first() else { return };
+        self.start_all(std::slice::from_mut(batch));
+    }
+
+    fn start_all(&self, batches: &mut [Vec<Attempt<T>>]) {
+        let Some(first) = batches.first().and_then(|batch| batch.first()) else { return };
         let now = first.admitted.nanos_since(self.shared.epoch);
         let mut queue = self.shared.queue.lock();
-        queue.attempts.push(batch);
+        batches.iter_mut().for_each(|batch| queue.attempts.push(batch));
         // A loop that is awake looks here before it sleeps. Another one is woken only if none is,
         // or if all of them are held up.
         let free = |index: usize| {
