@@ -12,8 +12,8 @@ use crate::{
     task::{Attempt, Finished},
 };
 
-/// Attempts that a loop of the async lane takes at once. Few, because those behind one that computes
-/// or blocks wait for it; what is still in the queue, another loop may take.
+/// Attempts that a loop of the async lane takes at once. Few, because those behind one that
+/// computes or blocks wait for it; what is still in the queue, another loop may take.
 pub(crate) const CHUNK: usize = 8;
 
 /// Place where attempts run. Takes a batch and returns at once; each attempt reports exactly one

@@ -79,8 +79,8 @@ impl Choice {
     }
 }
 
-/// Says what follows from the times, from the share of an item's time on a CPU, and from what others
-/// had of the machine; the first way is one after another.
+/// Says what follows from the times, from the share of an item's time on a CPU, and from what
+/// others had of the machine; the first way is one after another.
 pub(super) fn why(ways: &[Taken], choice: &Choice, share: f64, others: f64) -> String {
     let (Some(alone), Some(taken)) = (ways.first(), ways.get(choice.taken)) else { return String::new() };
     let times = alone.whole().as_secs_f64() / taken.whole().as_secs_f64().max(1e-9);

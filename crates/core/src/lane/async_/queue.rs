@@ -1,5 +1,5 @@
-//! The attempts that wait for a loop of the lane, in chunks: whoever takes one exchanges buffers and
-//! moves nothing.
+//! The attempts that wait for a loop of the lane, in chunks: whoever takes one exchanges buffers
+//! and moves nothing.
 
 use std::collections::VecDeque;
 
