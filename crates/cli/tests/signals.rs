@@ -402,3 +402,20 @@ fn what_was_typed_before_the_view_is_drawn_is_no_key() {
     assert_eq!(status.expect("an end").code(), Some(0));
     assert_eq!(place.read("out").lines().count(), 3);
 }
+
+#[test]
+fn a_command_in_the_background_of_a_terminal_is_not_stopped() {
+    if std::process::Command::new("script").arg("--version").output().is_err() {
+        eprintln!("no script(1), so no terminal");
+        return;
+    }
+    let place = Place::new();
+    // With job control, what is in the background may not touch the terminal.
+    let run = format!("bash -mc '\"{}\" jobs list --state-dir state < /dev/tty & wait; exit $?'", common::BIN);
+    let mut terminal = std::process::Command::new("script");
+    terminal.args(["-qec", &run, "/dev/null"]).current_dir(place.dir.path()).env("TERM", "xterm").env("HOME", place.dir.path());
+    let mut terminal = terminal.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let status = wait(&mut terminal, 30 * SECOND);
+    let _ = terminal.kill();
+    assert_eq!(status.expect("an end").code(), Some(0));
+}
