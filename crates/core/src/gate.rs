@@ -218,8 +218,8 @@ impl<T> Gate<T> {
         }
     }
 
-    /// Puts what was fetched at this time at the end of the ready line; `lane` is where those go that
-    /// name none. Returns an empty buffer.
+    /// Puts what was fetched at this time at the end of the ready line; `lane` is where those go
+    /// that name none. Returns an empty buffer.
     pub fn push(&mut self, batch: Vec<Delivery<T>>, lane: LaneKind, queued: Stamp) -> Vec<Delivery<T>> {
         self.ready.push(batch, lane, queued)
     }

@@ -137,7 +137,10 @@ async fn what_is_held_when_the_lease_is_over_starts_only_when_it_is_known_to_be_
     });
     let count = || started.lock().expect("no panic").len();
     let worker = far.worker_with(leased("w@test", LEASE), [gated]).await;
-    far.until("every slot is taken, and more is claimed than that", |_, claimed| count() == 300 + SLOTS && claimed > 2 * SLOTS).await;
+    far.until("those that have ended are acknowledged, every slot is taken, and more is claimed than that", |waiting, claimed| {
+        waiting + claimed == 700 && count() == 300 + SLOTS && claimed > 2 * SLOTS
+    })
+    .await;
     far.proxy.hold(true);
     tokio::time::sleep(2 * LEASE).await;
     // Slots are free; the broker has not been heard of for longer than the lease.
@@ -177,7 +180,10 @@ async fn what_has_waited_to_begin_for_longer_than_the_lease_does_not_begin() {
     };
     let count = || *started.lock().expect("no panic");
     let worker = far.worker_with(leased("w@test", LEASE), [gated()]).await;
-    far.until("every slot is taken, and more is claimed than that", |_, claimed| count() == 300 + SLOTS && claimed > 2 * SLOTS).await;
+    far.until("those that have ended are acknowledged, every slot is taken, and more is claimed than that", |waiting, claimed| {
+        waiting + claimed == 700 && count() == 300 + SLOTS && claimed > 2 * SLOTS
+    })
+    .await;
     // Those that run end, and others take their slots, while the broker cannot be reached.
     far.proxy.hold(true);
     gate.add_permits(SLOTS);

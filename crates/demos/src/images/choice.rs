@@ -8,6 +8,8 @@ use super::BUSY;
 const SAME: f64 = 1.05;
 /// Rounds of which the slower way may have won one, and be told apart all the same: one in so many.
 const LUCK: usize = 4;
+/// A way that is slower by more than this factor is not taken, however the rounds are spread.
+const FAR: f64 = 1.25;
 /// Order in which ways of equal speed are taken, by the beginnings of their names: none at once is
 /// simplest; the cpu lane leaves others their time; what needs two kinds of threads, or children,
 /// comes last.
@@ -50,11 +52,14 @@ pub(super) struct Choice {
 }
 
 /// Takes the simplest of the ways that are as fast as the fastest, or that the rounds do not tell
-/// from it; one after another only if it is as fast.
+/// from it while it is not far behind; one after another only if it is as fast.
 pub(super) fn choose(ways: &[Taken]) -> Choice {
     let fastest = (0..ways.len()).min_by_key(|way| ways[*way].whole()).unwrap_or(0);
     let least = ways.get(fastest).map_or(0.0, |way| way.whole().as_secs_f64());
-    let good = |way: &usize| ways[*way].whole().as_secs_f64() <= least * SAME || *way > 0 && !ways[fastest].is_told_from(&ways[*way]);
+    let good = |way: &usize| {
+        let took = ways[*way].whole().as_secs_f64();
+        took <= least * SAME || *way > 0 && took <= least * FAR && !ways[fastest].is_told_from(&ways[*way])
+    };
     let simple = |way: &usize| SIMPLE.iter().position(|name| ways[*way].name.starts_with(name)).unwrap_or(SIMPLE.len());
     Choice { taken: (0..ways.len()).filter(good).min_by_key(simple).unwrap_or(fastest), fastest }
 }
@@ -131,6 +136,7 @@ mod tests {
                 [90, 60, 90, 60, 60, 60, 60, 90],
                 "cpu lane, 23 % more than the fastest, B  blocking, which won 5 of 8 rounds: they do",
             ),
+            ([100; 8], [90; 8], [100, 60, 100, 60, 60, 60, 60, 100], "B  blocking, the fastest"),
             ([101; 8], [100; 8], [100; 8], "A  alone, 1 % more than the fastest, B  blocking: no more"),
         ] {
             let ways = ways(&[("A  alone", alone), ("B  blocking", blocking), ("   cpu lane", cpu)]);

@@ -54,7 +54,8 @@ struct ChildCrew<T, R, K> {
     children: Children,
     outbox: Outbox<T, R>,
     clock: Clock,
-    queue: WorkQueue<Attempt<T>>,
+    /// Attempts that wait, and whether the errand is doubtful.
+    queue: WorkQueue<(Attempt<T>, bool)>,
     /// Tasks that children have.
     flying: AtomicUsize,
     bells: Mutex<Vec<Arc<Bell>>>,
@@ -107,7 +108,7 @@ where
 {
     fn start(&self, batch: &mut Vec<Attempt<T>>) {
         let crew = &self.0;
-        if let Err((lost, error)) = crew.queue.add(batch.drain(..), |slot| crew.spawn(slot)) {
+        if let Err((lost, error)) = crew.queue.add(batch.drain(..).map(|attempt| (attempt, false)), |slot| crew.spawn(slot)) {
             crew.give_up(lost, &Outcome::Lost(format!("no thread for the process lane: {error}")));
         }
         for bell in lock(&crew.bells).iter().filter(|bell| bell.is_awaited.swap(false, Ordering::SeqCst)) {
@@ -129,8 +130,8 @@ impl<T, R, K: ChildKind> Drop for ChildLane<T, R, K> {
 }
 
 impl<T, R, K> ChildCrew<T, R, K> {
-    fn give_up(&self, attempts: Vec<Attempt<T>>, outcome: &Outcome<Infallible>) {
-        let ended = attempts.into_iter().map(|attempt| attempt.unstarted(outcome.clone().map(|never| match never {})));
+    fn give_up(&self, attempts: Vec<(Attempt<T>, bool)>, outcome: &Outcome<Infallible>) {
+        let ended = attempts.into_iter().map(|(attempt, _)| attempt.unstarted(outcome.clone().map(|never| match never {})));
         self.outbox.finish(&mut ended.collect());
     }
 }
@@ -216,7 +217,7 @@ where
         // Before the look at the queue, so that what comes after it rings.
         self.bell.is_awaited.store(true, Ordering::SeqCst);
         loop {
-            let attempt = {
+            let (attempt, is_doubtful) = {
                 let mut state = self.crew.queue.look()?;
                 let flying = self.crew.flying.load(Ordering::Relaxed);
                 // None holds more than its fair share, or the last tasks would wait behind it while
@@ -251,7 +252,7 @@ where
             self.next += 1;
             self.crew.flying.fetch_add(1, Ordering::Relaxed);
             self.held.insert(id, (attempt, context));
-            return Some(Errand { id, work, soft, hard });
+            return Some(Errand { id, work, soft, hard, is_doubtful });
         }
     }
 
@@ -262,7 +263,7 @@ where
     fn again(&mut self, errand: Errand) {
         let Some((attempt, _)) = self.held.remove(&errand.id) else { return };
         self.crew.flying.fetch_sub(1, Ordering::Relaxed);
-        let ended = self.crew.queue.put_back(std::iter::once(attempt), |slot| self.crew.spawn(slot));
+        let ended = self.crew.queue.put_back(std::iter::once((attempt, errand.is_doubtful)), |slot| self.crew.spawn(slot));
         self.crew.give_up(ended, &Outcome::Cancelled);
     }
 

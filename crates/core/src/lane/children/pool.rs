@@ -95,7 +95,7 @@ impl<K: ChildKind> ChildPool<K> {
     /// [`Children::stop`] made die.
     pub fn ask(&self, slot: u32, call: ChildCall<'_>) -> ChildAnswer {
         let ChildCall { work, soft, hard, may_begin } = call;
-        let mut feed = OneCall { errand: Some(Errand { id: 0, work, soft, hard }), may_begin, answer: None };
+        let mut feed = OneCall { errand: Some(Errand { id: 0, work, soft, hard, is_doubtful: false }), may_begin, answer: None };
         if !self.children.is_stopping() {
             lock(&self.seat(slot)).run(SeatKind { kind: &self.kind, limits: &self.limits, children: &self.children }, &mut feed);
         }

@@ -38,6 +38,9 @@ pub(crate) struct Errand {
     pub(crate) soft: Option<Duration>,
     /// After this time its child is ended.
     pub(crate) hard: Option<Duration>,
+    /// A child ended well with this as its first unanswered piece: the next one that does has begun
+    /// it.
+    pub(crate) is_doubtful: bool,
 }
 
 /// End of a piece of work.
@@ -326,9 +329,12 @@ impl<K: ChildKind> ChildSeat<K> {
         let is_own_end = death.why.is_some() || wait_for_end(link.child().end_fd(), Duration::ZERO);
         let end = link.into_child().reap().ok().filter(|_| is_own_end);
         // One that has several at once reads ahead. Where it answered and ended well, it had begun
-        // nothing else.
+        // nothing else; that is believed once of each piece.
         let ended_well = death.why.is_none() && end.as_ref().is_some_and(|end| end.status.exit == Exit::Code(0));
-        let may_have_begun = may_have_begun.filter(|_| !(ended_well && self.is_proven && own.limits.at_once > Some(1)));
+        let is_believed = ended_well && self.is_proven && own.limits.at_once > Some(1);
+        let doubtful = may_have_begun.filter(|_| is_believed);
+        let is_new = |id: u64| self.flights.iter().any(|flight| flight.errand.id == id && !flight.errand.is_doubtful);
+        let may_have_begun = may_have_begun.filter(|id| !(is_believed && is_new(*id)));
         // A child that has ended before it began anything will do so again; one that served before
         // is replaced without a word.
         if !self.is_proven {
@@ -340,12 +346,13 @@ impl<K: ChildKind> ChildSeat<K> {
         }
         let outcome = fate(death.why.as_ref(), end.as_ref(), tail.as_deref());
         // The last first, because each that goes back stands before those that went back already.
-        for flight in std::mem::take(&mut self.flights).into_iter().rev() {
+        for mut flight in std::mem::take(&mut self.flights).into_iter().rev() {
             let (id, since) = (flight.errand.id, flight.since(self.answered));
             let begun = flight.begun.is_some() || may_have_begun == Some(id);
             let outcome = match charge(id, begun, death.culprit, is_fruitless) {
                 _ if end.as_ref().is_some_and(|end| end.stopped) => Outcome::Cancelled,
                 Charge::Again => {
+                    flight.errand.is_doubtful |= doubtful == Some(id);
                     feed.again(flight.errand);
                     continue;
                 }
