@@ -131,8 +131,10 @@ class Killer:
 
     def strike(self, pause):
         self.ledgers.send()
-        time.sleep(pause)
         victim = self.workers.pop(0)
+        # On a slow machine it may take a while until it has work.
+        eventually(lambda: self.ledgers.running_in(victim.pid), 2, 0.002)
+        time.sleep(pause)
         # It stands still while we look at what it runs: the moment it is dead, others take that over.
         stand_still(victim)
         running = self.running[victim.pid] = self.ledgers.running_in(victim.pid)
@@ -193,8 +195,9 @@ def test_sigterm_of_the_worker_loses_nothing_repeats_nothing_and_hangs_nowhere(o
     workers = [another(own_lab, store) for _ in range(2)]
     for pause in rounds_of(rounds):
         ledgers.send()
-        time.sleep(pause)
         leaving = workers.pop(0)
+        eventually(lambda: ledgers.running_in(leaving.pid), 2, 0.002)
+        time.sleep(pause)
         stand_still(leaving)
         busy += bool(ledgers.running_in(leaving.pid))
         leaving.terminate()

@@ -42,7 +42,10 @@ impl Topic {
     }
 
     pub(crate) fn produce_from(&self, first: u64, count: u64, keys: u64) {
-        let producer: BaseProducer = self.config().set("linger.ms", "5").set("queue.buffering.max.messages", "1000000").create().unwrap();
+        let mut config = self.config();
+        // Else what is sent again to a topic that is still new comes behind what was sent later.
+        config.set("enable.idempotence", "true").set("linger.ms", "5").set("queue.buffering.max.messages", "1000000");
+        let producer: BaseProducer = config.create().unwrap();
         for n in first..first + count {
             let (key, value) = (if keys == 0 { String::new() } else { format!("key-{}", n % keys) }, n.to_string());
             let record = BaseRecord::to(&self.name).payload(&value);
