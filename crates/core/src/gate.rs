@@ -156,8 +156,8 @@ struct Rule<T> {
 
 /// The gate. `T` is the payload of the tasks that wait in it.
 pub struct Gate<T> {
-    /// What was fetched, in order, and before it the one that was next and may not pass yet.
     ready: ReadyLine<T>,
+    /// The first of the ready line, if it has asked to pass and may not yet.
     head: Option<Attempt<T>>,
     /// Retries whose backoff is over. They go first: they are the oldest.
     again: Line<T>,

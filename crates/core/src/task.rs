@@ -170,7 +170,7 @@ impl<T> Delivery<T> {
 /// A delivery as it waits for its first attempt.
 #[derive(Debug)]
 pub(crate) struct FetchedTask<T> {
-    /// What its source lent.
+    /// The delivery, as its source lent it.
     pub(crate) delivery: Delivery<T>,
     /// The lane it will run on.
     pub(crate) lane: LaneKind,

@@ -75,7 +75,8 @@ pub(crate) fn called<T, R>(handler: &SyncHandler<T, R>, context: &Context, paylo
 /// use longshore_core::{Context, Outcome, lane::AsyncHandler};
 ///
 /// let plain = AsyncHandler::new(|n: u32| async move { Ok::<_, String>(n + 1) });
-/// let knows = AsyncHandler::with_context(|context: Context, n: u32| async move { Outcome::Ok(n + context.attempt) });
+/// let knows =
+///     AsyncHandler::with_context(|at: Context, n: u32| async move { Outcome::Ok(n + at.attempt) });
 /// # let _: (AsyncHandler<u32, u32>, AsyncHandler<u32, u32>) = (plain, knows);
 /// ```
 pub struct AsyncHandler<T, R>(Arc<dyn Fn() -> FutureBox<T, R> + Send + Sync>);
