@@ -209,6 +209,7 @@ impl Ended {
             had_begun: index.in_flight(),
             read: self.counts.read.load(Ordering::Relaxed),
             met: self.counts.in_flight.load(Ordering::Relaxed),
+            met_finished: self.counts.finished.load(Ordering::Relaxed),
         });
         match brought.lacks() {
             Some(why) if self.reads_stdin() => {

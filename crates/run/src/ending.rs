@@ -61,6 +61,8 @@ pub(crate) struct Brought {
     pub read: u64,
     /// Tasks that had begun, as far as this sitting has met them.
     pub met: u64,
+    /// Tasks that were finished, as far as this sitting has met them.
+    pub met_finished: u64,
 }
 
 impl Brought {
@@ -72,13 +74,22 @@ impl Brought {
     /// Says what stdin, read to its end, lacks of what earlier sittings left unfinished; `None` if
     /// nothing.
     pub(crate) fn lacks(self) -> Option<String> {
-        let left = self.had_begun > 0 || !self.had_ended || self.had_finished < self.had_read;
+        let unread = !self.had_ended || self.had_finished < self.had_read;
+        let left = self.had_begun > 0 || unread;
         let records = |count: u64| if count == 1 { "1 record".to_owned() } else { format!("{count} records") };
         if left && self.read < self.had_read {
             let (brought, had) = (records(self.read), self.had_read);
             return Some(format!("stdin brought {brought}, where an earlier sitting had read {had} and left some unfinished"));
         }
         match self.lost() {
+            // Records that were read and had not begun are known to nobody. Whether they are here
+            // shows by those beside them, which were finished.
+            0 if unread && self.met_finished < self.had_finished => {
+                let missing = self.had_finished - self.met_finished;
+                let of = records(missing);
+                let are = if missing == 1 { "is" } else { "are" };
+                Some(format!("{of} that an earlier sitting finished {are} not on stdin, so that it is another input"))
+            }
             0 => None,
             1 => Some("1 task that an earlier sitting left unfinished is not on stdin".to_owned()),
             lost => Some(format!("{lost} tasks that an earlier sitting left unfinished are not on stdin")),
@@ -92,13 +103,16 @@ mod tests {
 
     #[test]
     fn stdin_lacks_what_an_earlier_sitting_left_unfinished_and_it_does_not_bring() {
-        let was = Brought { had_read: 50, had_finished: 10, had_begun: 2, ..Brought::default() };
+        let was = Brought { had_read: 50, had_finished: 10, met_finished: 10, had_begun: 2, ..Brought::default() };
         for (name, brought, want) in [
             ("nothing comes", was, Some("0 records, where an earlier sitting had read 50")),
             ("fewer come", Brought { read: 12, met: 2, ..was }, Some("12 records")),
             ("all come", Brought { read: 50, met: 2, ..was }, None),
             ("more come", Brought { read: 60, met: 2, ..was }, None),
             ("others come", Brought { read: 50, met: 1, ..was }, Some("1 task that")),
+            ("others come and nothing had begun", Brought { read: 50, had_begun: 0, met_finished: 0, ..was }, Some("10 records that")),
+            ("one that was done is missing", Brought { read: 50, had_begun: 0, met_finished: 9, ..was }, Some("1 record that")),
+            ("all were done, and others come", Brought { read: 10, had_read: 10, had_begun: 0, had_ended: true, met_finished: 0, ..was }, None),
             ("it had not read all", Brought { had_read: 10, had_begun: 0, ..was }, Some("0 records")),
             ("it was finished", Brought { had_read: 10, had_begun: 0, had_ended: true, ..was }, None),
             ("it is the first", Brought { read: 5, ..Brought::default() }, None),
