@@ -60,6 +60,11 @@ impl Process {
         self.child.as_mut()?.try_wait().ok().flatten()
     }
 
+    /// Tells whether it was started and has not ended.
+    pub(crate) fn runs(&mut self) -> bool {
+        self.child.is_some() && self.ended().is_none()
+    }
+
     /// Its process id.
     ///
     /// # Panics
