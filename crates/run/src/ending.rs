@@ -112,7 +112,11 @@ mod tests {
             ("others come", Brought { read: 50, met: 1, ..was }, Some("1 task that")),
             ("others come and nothing had begun", Brought { read: 50, had_begun: 0, met_finished: 0, ..was }, Some("10 records that")),
             ("one that was done is missing", Brought { read: 50, had_begun: 0, met_finished: 9, ..was }, Some("1 record that")),
-            ("all were done, and others come", Brought { read: 10, had_read: 10, had_begun: 0, had_ended: true, met_finished: 0, ..was }, None),
+            (
+                "all were done, and others come",
+                Brought { read: 10, had_read: 10, had_begun: 0, had_ended: true, met_finished: 0, ..was },
+                None,
+            ),
             ("it had not read all", Brought { had_read: 10, had_begun: 0, ..was }, Some("0 records")),
             ("it was finished", Brought { had_read: 10, had_begun: 0, had_ended: true, ..was }, None),
             ("it is the first", Brought { read: 5, ..Brought::default() }, None),
