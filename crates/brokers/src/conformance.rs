@@ -7,7 +7,7 @@
 //! wait for what must happen, not for time.
 //!
 //! Layout: `conformance/kit.rs`: messages, and waiting with a limit;
-//! `conformance/{queues,endings,crashes,bus,results,chords,shared}.rs`: the cases
+//! `conformance/{queues,endings,crashes,bus,results,chords,shared,schedules}.rs`: the cases
 
 mod bus;
 mod chords;
@@ -16,11 +16,12 @@ mod endings;
 mod kit;
 mod queues;
 mod results;
+mod schedules;
 mod shared;
 
 use std::{any::Any, time::Duration};
 
-pub use self::{bus::*, chords::*, crashes::*, endings::*, kit::LEASE, queues::*, results::*, shared::*};
+pub use self::{bus::*, chords::*, crashes::*, endings::*, kit::LEASE, queues::*, results::*, schedules::*, shared::*};
 use crate::connected::Connected;
 
 /// One store, to be connected to several times.
@@ -54,12 +55,14 @@ pub async fn run<F: Future<Output = ()>>(subject: Subject, case: impl FnOnce(std
 /// | `crashes` | [`accuse`](crate::Consumer::accuse): only who is to blame is counted |
 /// | `bus` | [`Bus`](crate::Bus) |
 /// | `shared` | [`SharedState`](crate::SharedState) |
+/// | `schedules` | [`Schedules`](crate::Schedules) |
 /// | `results`, `chords` | [`ResultBackend`](crate::ResultBackend) |
-/// | `one_store` | results that are stored in the step that ends their message |
+/// | `one_store` | results that are stored in the step that ends their message; due times that are
+/// noted in the step that sends theirs |
 #[macro_export]
 macro_rules! conformance {
     ($name:ident, $subject:expr) => {
-        $crate::conformance!($name, $subject, core, priorities, letters, junk, inspect, crashes, bus, shared, results, chords, one_store);
+        $crate::conformance!($name, $subject, core, priorities, letters, junk, inspect, crashes, bus, shared, schedules, results, chords, one_store);
     };
     ($name:ident, $subject:expr, $($group:ident),+) => {
         mod $name {
@@ -142,6 +145,14 @@ macro_rules! conformance {
             the_oldest_of_too_many_revoked_ids_are_forgotten
         }
     };
+    (@ schedules, $subject:expr) => {
+        $crate::conformance! { = $subject,
+            schedules_are_kept_listed_paused_and_forgotten
+            one_of_two_schedulers_leads_until_it_leaves_or_its_term_is_over
+            a_change_of_the_schedules_is_seen_by_who_leads
+            a_due_time_is_noted_once_and_by_who_leads
+        }
+    };
     (@ results, $subject:expr) => {
         $crate::conformance! { = $subject,
             a_document_is_stored_read_and_forgotten
@@ -168,6 +179,8 @@ macro_rules! conformance {
             what_was_handed_back_is_refused_whole
             one_finish_publishes_stores_and_ends
             a_finish_that_completes_a_chord_keeps_its_message
+            a_due_time_sends_its_message_in_the_step_that_notes_it
+            a_message_that_is_refused_is_not_noted
         }
     };
     (= $subject:expr, $($case:ident)*) => {

@@ -106,6 +106,7 @@ pub fn connect_with(broker_url: &str, results_url: Option<&str>, notice: Notice)
         inspect: here.inspect,
         letters: here.letters,
         shared: here.shared.or(store.shared),
+        schedules: here.schedules.or(store.schedules),
     })
 }
 

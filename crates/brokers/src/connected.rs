@@ -7,7 +7,7 @@ use longshore_core::ErrorKind;
 use crate::{
     broker::Broker,
     error::BrokerError,
-    halves::{Bus, DeadLetters, Inspect, SharedState},
+    halves::{Bus, DeadLetters, Inspect, Schedules, SharedState},
     results::ResultBackend,
 };
 
@@ -27,6 +27,8 @@ pub struct Connected {
     pub letters: Option<Arc<dyn DeadLetters>>,
     /// State that all who use the store share.
     pub shared: Option<Arc<dyn SharedState>>,
+    /// Store of schedules, and of who fires them.
+    pub schedules: Option<Arc<dyn Schedules>>,
 }
 
 /// The halves that one URL has, of which any may be missing.
@@ -38,24 +40,25 @@ pub(crate) struct Halves {
     pub(crate) inspect: Option<Arc<dyn Inspect>>,
     pub(crate) letters: Option<Arc<dyn DeadLetters>>,
     pub(crate) shared: Option<Arc<dyn SharedState>>,
+    pub(crate) schedules: Option<Arc<dyn Schedules>>,
 }
 
 impl From<Connected> for Halves {
     fn from(pair: Connected) -> Self {
-        let Connected { broker, results, bus, inspect, letters, shared } = pair;
-        Self { broker: Some(broker), results: Some(results), bus, inspect, letters, shared }
+        let Connected { broker, results, bus, inspect, letters, shared, schedules } = pair;
+        Self { broker: Some(broker), results: Some(results), bus, inspect, letters, shared, schedules }
     }
 }
 
 impl Connected {
     /// Makes a pair that has no other half. They are set field by field.
     pub fn new(broker: Arc<dyn Broker>, results: Arc<dyn ResultBackend>) -> Self {
-        Self { broker, results, bus: None, inspect: None, letters: None, shared: None }
+        Self { broker, results, bus: None, inspect: None, letters: None, shared: None, schedules: None }
     }
 
     /// Makes a pair of a broker that has all halves of its own, and a result backend.
     pub fn whole(
-        broker: Arc<impl Broker + Bus + Inspect + DeadLetters + SharedState + 'static>,
+        broker: Arc<impl Broker + Bus + Inspect + DeadLetters + SharedState + Schedules + 'static>,
         results: Arc<impl ResultBackend + 'static>,
     ) -> Self {
         Self {
@@ -64,14 +67,23 @@ impl Connected {
             bus: Some(broker.clone()),
             inspect: Some(broker.clone()),
             letters: Some(broker.clone()),
-            shared: Some(broker),
+            shared: Some(broker.clone()),
+            schedules: Some(broker),
         }
     }
 
-    /// Makes a pair of a broker and the results of a store, which also has the bus and what is
-    /// shared. What the broker has of its own is set field by field.
+    /// Makes a pair of a broker and the results of a store, which also has the bus, what is
+    /// shared, and schedules. What the broker has of its own is set field by field.
     pub fn beside(broker: Arc<dyn Broker>, store: Self) -> Self {
-        Self { broker, results: store.results, bus: store.bus, inspect: None, letters: None, shared: store.shared }
+        Self {
+            broker,
+            results: store.results,
+            bus: store.bus,
+            inspect: None,
+            letters: None,
+            shared: store.shared,
+            schedules: store.schedules,
+        }
     }
 
     /// Returns where remote control and events go.
@@ -106,6 +118,14 @@ impl Connected {
         self.shared.as_ref().ok_or_else(|| self.missing("keep limits that are shared, nor revoked ids", true))
     }
 
+    /// Returns what keeps schedules, and who fires them.
+    ///
+    /// # Errors
+    /// Refused: neither the broker nor the result backend keeps them.
+    pub fn schedules(&self) -> Result<&Arc<dyn Schedules>, BrokerError> {
+        self.schedules.as_ref().ok_or_else(|| self.missing("keep schedules", true))
+    }
+
     fn missing(&self, what: &str, beside: bool) -> BrokerError {
         let way = if beside { "; a result backend that can (SQLite, Redis) does it in its place" } else { "; its own tools may" };
         refused(format!("{}: this broker cannot {what}{way}", self.broker.url()))
@@ -132,6 +152,7 @@ mod tests {
             (pair.inspect().err(), "look into"),
             (pair.letters().err(), "dead letters"),
             (pair.shared().err(), "limits"),
+            (pair.schedules().err(), "schedules"),
         ];
         for (error, word) in errors {
             let text = error.expect(word).message;

@@ -1,5 +1,5 @@
-//! The optional halves of a message system: the bus, the view into queues, dead letters, and what
-//! all who use it share. A broker that lacks one says nothing of it; the store of the results may
+//! The optional halves of a message system: the bus, the view into queues, dead letters, what all
+//! who use it share, and schedules. A broker that lacks one says nothing of it; the store of the results may
 //! have it ([`Connected`](crate::Connected)).
 
 use std::{
@@ -11,7 +11,7 @@ use futures_util::future::BoxFuture;
 use longshore_core::Rate;
 use tokio::sync::mpsc;
 
-use crate::{error::BrokerError, rates::Slot};
+use crate::{error::BrokerError, message::Outgoing, rates::Slot};
 
 /// Time for which an id that was [revoked](SharedState::revoke) is remembered, as by Celery's
 /// workers.
@@ -269,4 +269,146 @@ pub struct LimitState {
     pub set: Option<Rate>,
     /// Time for which its slots are reserved already: whoever asks now would wait so long.
     pub ahead: Duration,
+}
+
+/// Keeps schedules, and which of several schedulers sends what is due. Times are held to the
+/// millisecond. What a schedule says is not read here.
+pub trait Schedules: Send + Sync {
+    /// Returns the URL of the store that keeps them, as [`Broker::is_store_of`] reads it: where it
+    /// is another than the broker's, [`fire`](Self::fire) takes no messages.
+    ///
+    /// [`Broker::is_store_of`]: crate::Broker::is_store_of
+    fn store(&self) -> &str;
+
+    /// Keeps a schedule under this name. One that says something else than before begins anew `at`
+    /// that time; its last due time, and whether it is paused, stay. Returns whether anything has
+    /// changed.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us. Calling again does no harm.
+    fn put<'a>(&'a self, name: &'a str, spec: &'a [u8], at: SystemTime) -> BoxFuture<'a, Result<bool, BrokerError>>;
+
+    /// Forgets a schedule. Returns whether there was one.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us. Calling again does no harm.
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>>;
+
+    /// Pauses a schedule, with who did it, or resumes it. One that is resumed begins anew `at` that
+    /// time: what was due meanwhile is not missed, and a last due time that lies ahead of a clock
+    /// that was put back is forgotten. Returns whether there is such a schedule.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us. Calling again does no harm.
+    fn pause_schedule<'a>(&'a self, name: &'a str, by: Option<&'a str>, at: SystemTime) -> BoxFuture<'a, Result<bool, BrokerError>>;
+
+    /// Returns all schedules in the order of their names, and the scheduler that leads.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn schedules(&self) -> BoxFuture<'_, Result<ScheduleBook, BrokerError>>;
+
+    /// Takes the lead, or keeps it, for this term; nobody else has it meanwhile. Costs no write
+    /// where somebody else has it.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us. Calling again does no harm.
+    fn lead<'a>(&'a self, scheduler: &'a SchedulerName, term: Duration) -> BoxFuture<'a, Result<Leading, BrokerError>>;
+
+    /// Gives the lead back, if it is this scheduler's, so that another need not wait for the end of
+    /// its term.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us. Calling again does no harm.
+    fn resign<'a>(&'a self, scheduler: &'a SchedulerName) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// In one step: looks whether this scheduler leads and the due time is behind the last one,
+    /// puts the message into its queue, and notes the due time.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses the message: nothing was noted then. An error may leave
+    /// open whether it was done; asking again with the same due time does no harm.
+    fn fire<'a>(&'a self, firing: &'a Firing) -> BoxFuture<'a, Result<Fired, BrokerError>>;
+}
+
+/// One scheduler of those that share a store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SchedulerName {
+    /// Its own word, which no other has; without spaces.
+    pub token: String,
+    /// Name for people.
+    pub node: String,
+}
+
+/// Answer to who leads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Leading {
+    /// Whoever has asked.
+    Ours {
+        /// Number that is another one after each change of the schedules.
+        version: u64,
+    },
+    /// Somebody else.
+    Theirs {
+        /// Name for people.
+        node: String,
+    },
+}
+
+/// A due time that is to be fired.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Firing {
+    /// Who fires it.
+    pub scheduler: SchedulerName,
+    /// The schedule.
+    pub name: String,
+    /// When the schedule began, as the scheduler knows it: another one is another schedule.
+    pub since: SystemTime,
+    /// The due time.
+    pub due: SystemTime,
+    /// Now.
+    pub at: SystemTime,
+    /// What is to be sent; `None` where it was sent already, or cannot be.
+    pub message: Option<Outgoing>,
+}
+
+/// Answer to a [`Firing`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fired {
+    /// It is sent and noted.
+    Done,
+    /// It was noted before.
+    Already,
+    /// The schedule is paused, has changed or is gone: nothing was done.
+    Changed,
+    /// Somebody else leads, or nobody: nothing was done.
+    NotLeading,
+}
+
+/// All schedules of a store.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ScheduleBook {
+    /// Scheduler that leads, for people.
+    pub leader: Option<String>,
+    /// Schedules in the order of their names.
+    pub rows: Vec<ScheduleRow>,
+}
+
+/// State of one schedule.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ScheduleRow {
+    /// Its name.
+    pub name: String,
+    /// What it says, as it was given.
+    pub spec: Vec<u8>,
+    /// When it began: it is due after that.
+    pub since: SystemTime,
+    /// Last due time that was fired.
+    pub last: Option<SystemTime>,
+    /// When that was sent.
+    pub sent: Option<SystemTime>,
+    /// Number of due times that were fired.
+    pub fired: u64,
+    /// Who paused it, and when.
+    pub paused: Option<(String, SystemTime)>,
 }

@@ -5,7 +5,7 @@
 //! Layout:
 //! - `broker.rs`: a system that holds queues; a consumer of some of them; `message.rs`: what goes
 //!   in and comes out; `error.rs`
-//! - `halves.rs`: bus, inspection, dead letters, shared state
+//! - `halves.rs`: bus, inspection, dead letters, shared state, schedules
 //! - `results.rs`: where results, saved groups and chords are stored
 //! - `connect.rs`: URL → halves, whose each is; `connected.rs`: what comes of it; `urls.rs`
 //! - `mask.rs`: what is hidden wherever something is shown or written down; `news.rs`: what
@@ -54,7 +54,10 @@ pub use broker::{Broker, Consumer, OpenOptions, QueueOrder, QueueState};
 pub use connect::{connect, connect_with, missing_file};
 pub use connected::Connected;
 pub use error::BrokerError;
-pub use halves::{Bus, DeadLetter, DeadLetters, Doing, Found, Inspect, LimitState, MOST_REVOKED, REVOKED_FOR, SharedState, Subscription};
+pub use halves::{
+    Bus, DeadLetter, DeadLetters, Doing, Fired, Firing, Found, Inspect, Leading, LimitState, MOST_REVOKED, REVOKED_FOR, ScheduleBook,
+    ScheduleRow, SchedulerName, Schedules, SharedState, Subscription,
+};
 pub use mask::{HIDDEN, is_secret, mask, mask_text, mask_value, mask_words};
 pub use message::{Claimed, End, Ended, Finish, Outgoing};
 pub use names::refused_queue;

@@ -8,11 +8,12 @@
 //! Layout:
 //! - `memory/state.rs`: the state and its steps, without waiting
 //! - `memory/consumer.rs`: claiming and waiting
-//! - `memory/shared.rs`: rates and revoked ids
+//! - `memory/shared.rs`: rates and revoked ids; `memory/schedules.rs`: schedules
 //! - `memory/results.rs`: results and chords
 
 mod consumer;
 pub(crate) mod results;
+mod schedules;
 mod shared;
 pub(crate) mod state;
 
@@ -35,7 +36,10 @@ use crate::{
     crash::forgiven,
     ends::Looked,
     error::BrokerError,
-    halves::{Bus, DeadLetter, DeadLetters, Doing, Found, Inspect, LimitState, SharedState, Subscription},
+    halves::{
+        Bus, DeadLetter, DeadLetters, Doing, Fired, Firing, Found, Inspect, Leading, LimitState, ScheduleBook, SchedulerName, Schedules,
+        SharedState, Subscription,
+    },
     json,
     message::Outgoing,
     names,
@@ -326,6 +330,50 @@ impl SharedState for MemoryHandle {
 
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>> {
         ready(self.0.lock().shared.revoked())
+    }
+}
+
+impl Schedules for MemoryHandle {
+    fn store(&self) -> &str {
+        &self.0.url
+    }
+
+    fn put<'a>(&'a self, name: &'a str, spec: &'a [u8], at: SystemTime) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        ready(self.0.lock().schedules.put(name, spec, at))
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        ready(self.0.lock().schedules.remove(name))
+    }
+
+    fn pause_schedule<'a>(&'a self, name: &'a str, by: Option<&'a str>, at: SystemTime) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        ready(self.0.lock().schedules.pause(name, by, at))
+    }
+
+    fn schedules(&self) -> BoxFuture<'_, Result<ScheduleBook, BrokerError>> {
+        ready(self.0.lock().schedules.book())
+    }
+
+    fn lead<'a>(&'a self, scheduler: &'a SchedulerName, term: Duration) -> BoxFuture<'a, Result<Leading, BrokerError>> {
+        ready(self.0.lock().schedules.lead(scheduler, term))
+    }
+
+    fn resign<'a>(&'a self, scheduler: &'a SchedulerName) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.0.lock().schedules.resign(scheduler);
+        ready(())
+    }
+
+    fn fire<'a>(&'a self, firing: &'a Firing) -> BoxFuture<'a, Result<Fired, BrokerError>> {
+        if let Err(error) = names::check_all("", firing.message.as_slice()) {
+            return std::future::ready(Err(error)).boxed();
+        }
+        ready(self.0.step(|state| {
+            let fired = state.schedules.fire(firing);
+            if fired == Fired::Done {
+                firing.message.iter().for_each(|message| state.publish(message));
+            }
+            fired
+        }))
     }
 }
 

@@ -11,7 +11,7 @@
 //!   many is woken by it, `early.rs`: of one that is given; `consumer.rs` joins them
 //! - `lease.rs`: the sign of life; `watcher.rs`: who looks for the dead; `rescue.rs`: what they
 //!   have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
-//! - `shared.rs`: rates and revoked ids
+//! - `shared.rs`: rates and revoked ids; `schedules.rs`: schedules
 //! - `bus.rs`: remote control and events; `admin.rs`: looking at queues, `admin/find.rs`: at what
 //!   lies in them, `admin/oldest.rs`: how long it has; `results.rs` (beside the other result
 //!   backends)
@@ -38,6 +38,7 @@ mod pubsub;
 mod rescue;
 mod resp;
 mod results;
+mod schedules;
 mod scripts;
 mod sentinel;
 mod shared;
@@ -52,7 +53,7 @@ mod tests;
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::future::BoxFuture;
@@ -75,7 +76,10 @@ use crate::{
     broker::{Broker, Consumer, OpenOptions, QueueState},
     connected::{Connected, Halves},
     error::BrokerError,
-    halves::{Bus, DeadLetter, DeadLetters, Found, Inspect, LimitState, SharedState, Subscription},
+    halves::{
+        Bus, DeadLetter, DeadLetters, Fired, Firing, Found, Inspect, Leading, LimitState, ScheduleBook, SchedulerName, Schedules,
+        SharedState, Subscription,
+    },
     message::Outgoing,
     names,
     rates::Slot,
@@ -179,12 +183,18 @@ impl RedisBroker {
         if batch.is_empty() {
             return Ok(());
         }
+        self.declare(batch).await?;
+        Ok(publish::all(&self.link, &self.layout, batch, once).await?)
+    }
+
+    /// Refuses messages that the server does not take, and says that their queues exist.
+    async fn declare(&self, batch: &[Outgoing]) -> Result<(), BrokerError> {
         names::check_all(self.layout.prefix(), batch)?;
         if let Some(message) = batch.iter().find(|message| message.raw.len() > finish::LARGEST) {
             return Err(Fail::Refused(finish::too_large(&self.link, message.raw.len())).into());
         }
-        self.declared.say(&self.link, &self.layout, batch.iter().map(|message| &message.queue), Wait::Patience).await?;
-        Ok(publish::all(&self.link, &self.layout, batch, once).await?)
+        let queues = batch.iter().map(|message| &message.queue);
+        Ok(self.declared.say(&self.link, &self.layout, queues, Wait::Patience).await?)
     }
 
     fn admin(&self) -> Admin<'_> {
@@ -343,5 +353,42 @@ impl SharedState for RedisBroker {
 
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>> {
         Box::pin(async move { Ok(shared::revoked(&self.link, &self.layout).await?) })
+    }
+}
+
+impl Schedules for RedisBroker {
+    fn store(&self) -> &str {
+        self.url()
+    }
+
+    fn put<'a>(&'a self, name: &'a str, spec: &'a [u8], at: SystemTime) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        Box::pin(async move { Ok(schedules::put(&self.link, &self.layout, name, spec, at).await?) })
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        Box::pin(async move { Ok(schedules::remove(&self.link, &self.layout, name).await?) })
+    }
+
+    fn pause_schedule<'a>(&'a self, name: &'a str, by: Option<&'a str>, at: SystemTime) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        Box::pin(async move { Ok(schedules::pause(&self.link, &self.layout, name, by, at).await?) })
+    }
+
+    fn schedules(&self) -> BoxFuture<'_, Result<ScheduleBook, BrokerError>> {
+        Box::pin(async move { Ok(schedules::book(&self.link, &self.layout).await?) })
+    }
+
+    fn lead<'a>(&'a self, scheduler: &'a SchedulerName, term: Duration) -> BoxFuture<'a, Result<Leading, BrokerError>> {
+        Box::pin(async move { Ok(schedules::lead(&self.link, &self.layout, scheduler, term).await?) })
+    }
+
+    fn resign<'a>(&'a self, scheduler: &'a SchedulerName) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move { Ok(schedules::resign(&self.link, &self.layout, scheduler).await?) })
+    }
+
+    fn fire<'a>(&'a self, firing: &'a Firing) -> BoxFuture<'a, Result<Fired, BrokerError>> {
+        Box::pin(async move {
+            self.declare(firing.message.as_slice()).await?;
+            Ok(schedules::fire(&self.link, &self.layout, firing).await?)
+        })
     }
 }

@@ -208,7 +208,7 @@ mod tests {
     // Without `priorities`: the smaller number is first in a queue, not among queues. Without
     // `inspect`: nobody can look. Without `crashes`: the server counts for all that were delivered,
     // and nobody is accused. Without `one_store`: results are elsewhere.
-    crate::conformance!(conforms, subject(), core, letters, junk, bus, shared, results, chords);
+    crate::conformance!(conforms, subject(), core, letters, junk, bus, shared, schedules, results, chords);
 
     #[tokio::test]
     async fn what_was_delivered_on_a_lost_connection_comes_again_in_another_term_and_is_refused() {

@@ -30,7 +30,7 @@
 //!   `sqlite/wake.rs`: waking across processes
 //! - `sqlite/queues.rs`: messages, in SQL; `sqlite/consumer.rs`: claiming and waiting
 //! - `sqlite/list.rs`: what lies there, for people
-//! - `sqlite/shared.rs`: rates and revoked ids
+//! - `sqlite/shared.rs`: rates and revoked ids; `sqlite/schedules.rs`: schedules
 //! - `sqlite/owners.rs`: leases and rescue; `sqlite/life.rs`: who is alive
 //! - `sqlite/bus.rs`: broadcasts, replies, waiting for results; `sqlite/sweep.rs`: what has expired
 //! - `sqlite/results.rs`: results and chords
@@ -44,6 +44,7 @@ mod list;
 mod owners;
 mod queues;
 mod results;
+mod schedules;
 mod shared;
 mod store;
 mod sweep;
@@ -52,7 +53,7 @@ mod writer;
 
 use std::{
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use futures_util::{FutureExt, future::BoxFuture};
@@ -67,7 +68,10 @@ use crate::{
     broker::{Broker, Consumer, OpenOptions, QueueState},
     connected::{Connected, Halves},
     error::BrokerError,
-    halves::{Bus, DeadLetter, DeadLetters, Found, Inspect, LimitState, SharedState, Subscription},
+    halves::{
+        Bus, DeadLetter, DeadLetters, Fired, Firing, Found, Inspect, Leading, LimitState, ScheduleBook, SchedulerName, Schedules,
+        SharedState, Subscription,
+    },
     message::Outgoing,
     names,
     news::Notice,
@@ -100,6 +104,15 @@ impl Sqlite {
     /// As [`open`](Self::open).
     pub fn open_with(url: &str, notice: Notice) -> Result<Self, BrokerError> {
         Store::open(file::place(url)?, notice).map(Self)
+    }
+
+    /// Refuses messages that the file does not take.
+    fn check(&self, batch: &[Outgoing]) -> Result<(), BrokerError> {
+        if let Some(why) = queues::too_large(batch) {
+            let message = format!("{}: {why}", Broker::url(self));
+            return Err(BrokerError { kind: ErrorKind::Refused, message });
+        }
+        names::check_all("", batch)
     }
 }
 
@@ -137,11 +150,7 @@ impl Broker for Sqlite {
 
     fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>> {
         async move {
-            if let Some(why) = queues::too_large(batch) {
-                let message = format!("{}: {why}", Broker::url(self));
-                return Err(BrokerError { kind: ErrorKind::Refused, message });
-            }
-            names::check_all("", batch)?;
+            self.check(batch)?;
             let batch = batch.to_vec();
             self.0.write(move |step| queues::publish(step, &batch)).await
         }
@@ -288,6 +297,56 @@ impl SharedState for Sqlite {
 
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>> {
         self.0.look_through(shared::revoked).boxed()
+    }
+}
+
+impl Schedules for Sqlite {
+    fn store(&self) -> &str {
+        Broker::url(self)
+    }
+
+    fn put<'a>(&'a self, name: &'a str, spec: &'a [u8], at: SystemTime) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        let (name, spec, at) = (name.to_owned(), spec.to_owned(), queues::floor(at));
+        self.0.write(move |step| schedules::put(step, &name, &spec, at)).boxed()
+    }
+
+    fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        let name = name.to_owned();
+        self.0.write(move |step| schedules::remove(step, &name)).boxed()
+    }
+
+    fn pause_schedule<'a>(&'a self, name: &'a str, by: Option<&'a str>, at: SystemTime) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        let (name, by, at) = (name.to_owned(), by.map(str::to_owned), queues::floor(at));
+        self.0.write(move |step| schedules::pause(step, &name, by.as_deref(), at)).boxed()
+    }
+
+    fn schedules(&self) -> BoxFuture<'_, Result<ScheduleBook, BrokerError>> {
+        self.0.look_through(schedules::book).boxed()
+    }
+
+    fn lead<'a>(&'a self, scheduler: &'a SchedulerName, term: Duration) -> BoxFuture<'a, Result<Leading, BrokerError>> {
+        async move {
+            let (who, scheduler) = (scheduler.clone(), scheduler.clone());
+            if let Some(theirs) = self.0.read(move |conn| schedules::look(conn, &who)).await? {
+                return Ok(theirs);
+            }
+            self.0.write(move |step| schedules::lead(step, &scheduler, term)).await
+        }
+        .boxed()
+    }
+
+    fn resign<'a>(&'a self, scheduler: &'a SchedulerName) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let scheduler = scheduler.clone();
+        self.0.write(move |step| schedules::resign(step, &scheduler)).boxed()
+    }
+
+    fn fire<'a>(&'a self, firing: &'a Firing) -> BoxFuture<'a, Result<Fired, BrokerError>> {
+        async move {
+            self.check(firing.message.as_slice())?;
+            let firing = firing.clone();
+            self.0.write(move |step| schedules::fire(step, &firing)).await
+        }
+        .boxed()
     }
 }
 

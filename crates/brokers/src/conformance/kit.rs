@@ -11,7 +11,7 @@ use super::Subject;
 use crate::{
     broker::{Broker, Consumer, OpenOptions, QueueOrder},
     connected::Connected,
-    halves::{Bus, DeadLetters, Inspect, SharedState},
+    halves::{Bus, DeadLetters, Inspect, Schedules, SharedState},
     json,
     message::{Claimed, End, Ended, Finish, Outgoing},
     results::ResultBackend,
@@ -41,6 +41,10 @@ impl Halves {
 
     pub(super) fn shared(&self) -> &dyn SharedState {
         &**self.0.shared().expect("a shared state")
+    }
+
+    pub(super) fn schedules(&self) -> &dyn Schedules {
+        &**self.0.schedules().expect("it keeps schedules")
     }
 }
 

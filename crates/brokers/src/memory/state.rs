@@ -10,7 +10,7 @@ use longshore_celery::crashes_of;
 use longshore_core::Receipt;
 use tokio::sync::mpsc;
 
-use super::shared::MemoryShared;
+use super::{schedules::MemorySchedules, shared::MemoryShared};
 use crate::{
     broker::QueueState,
     crash::after_crash,
@@ -61,6 +61,7 @@ pub(crate) struct MemoryState {
     pub(crate) listeners: Vec<BusListener>,
     pub(crate) documents: Documents,
     pub(crate) shared: MemoryShared,
+    pub(crate) schedules: MemorySchedules,
 }
 
 impl MemoryState {

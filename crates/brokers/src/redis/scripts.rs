@@ -31,6 +31,8 @@ pub(super) static BURY: Script = Script::new("bury", include_str!("scripts/bury.
 pub(super) static STORE: Script = Script::new("store", concat!(include_str!("scripts/keep.lua"), include_str!("scripts/store.lua")));
 pub(super) static CHORD_EXTEND: Script = Script::new("chord_extend", include_str!("scripts/chord_extend.lua"));
 pub(super) static RESERVE: Script = Script::new("reserve", include_str!("scripts/reserve.lua"));
+pub(super) static SCHEDULES: Script =
+    Script::new("schedules", concat!(include_str!("scripts/push.lua"), include_str!("scripts/schedules.lua")));
 pub(super) static REVOKE: Script = Script::new("revoke", include_str!("scripts/revoke.lua"));
 pub(super) static REVOKED: Script = Script::new("revoked", include_str!("scripts/revoked.lua"));
 pub(super) static CHORD_OVER: Script = Script::new("chord_over", include_str!("scripts/chord_over.lua"));

@@ -33,8 +33,13 @@ pub(crate) fn stamp(at: SystemTime) -> i64 {
     millis(since).saturating_add((!since.subsec_nanos().is_multiple_of(1_000_000)).into())
 }
 
+/// Returns a time as the file holds it, cut to the millisecond.
+pub(crate) fn floor(at: SystemTime) -> i64 {
+    millis(at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+}
+
 pub(crate) fn now() -> i64 {
-    millis(SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default())
+    floor(SystemTime::now())
 }
 
 pub(crate) fn time(stamp: i64) -> SystemTime {
