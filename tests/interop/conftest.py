@@ -12,7 +12,8 @@ from celery.backends.asynchronous import BaseResultConsumer
 from celery.exceptions import TimeoutError as NoResult
 from celery.result import AsyncResult
 
-from lab import LABAPP, LONG, OLD_LABAPP, Lab
+import rabbit as rabbitmq
+from lab import LABAPP, LONG, OLD_LABAPP, Lab, RabbitLab
 from procs import die_with_parent
 from servers import RedisServer
 
@@ -51,6 +52,8 @@ def pytest_generate_tests(metafunc):
             kinds = sorted({"python", *KINDS} - {"mixed"})
         elif metafunc.definition.get_closest_marker("alone"):
             kinds = [kind for kind in KINDS if kind != "mixed"] or ["longshore"]
+        elif metafunc.definition.get_closest_marker("amqp") and "amqp" not in CAN:
+            kinds = ["python"]
         else:
             kinds = KINDS
         metafunc.parametrize("kind", kinds, scope="session")
@@ -211,3 +214,39 @@ def fragile_lab(kind, own_server, tmp_path):
     lab.discard()
 
 
+@pytest.fixture(scope="session")
+def rabbit(tmp_path_factory):
+    """A RabbitMQ for all tests that do not mistreat it."""
+    if rabbitmq.HOME is None and os.environ.get("CI") != "true":
+        pytest.skip(rabbitmq.MISSING)
+    server = rabbitmq.RabbitServer(tmp_path_factory.mktemp("rabbit"))
+    yield server
+    server.stop()
+
+
+def _staffed(lab):
+    lab.use().staff(concurrency=4)
+    yield lab
+    left = lab.wait_empty(chords=False)
+    lab.close()
+    assert left == {}
+
+
+@pytest.fixture(scope="session")
+def rabbit_staffed(kind, rabbit, server, tmp_path_factory):
+    """A virtual host that is served by workers of this kind; its results are in Redis."""
+    yield from _staffed(RabbitLab(rabbit, server, next(_DATABASES), tmp_path_factory.mktemp("lab"), kind))
+
+
+@pytest.fixture(scope="session")
+def rpc_staffed(kind, rabbit, server, tmp_path_factory):
+    """The same, with results that are sent to whoever asked."""
+    yield from _staffed(RabbitLab(rabbit, server, next(_DATABASES), tmp_path_factory.mktemp("lab"), kind, rpc=True))
+
+
+@pytest.fixture
+def own_rabbit_lab(kind, rabbit, server, tmp_path):
+    """A virtual host without workers, for this test alone; its results are in Redis."""
+    lab = RabbitLab(rabbit, server, next(_DATABASES), tmp_path / "lab", kind).use()
+    yield lab
+    lab.close()

@@ -96,10 +96,10 @@ class Worker:
 
 
 class Lab:
-    def __init__(self, server, db, folder, kind=None, conf=None):
+    def __init__(self, server, db, folder, kind=None, conf=None, broker=None, results=None):
         self.server, self.db, self.folder, self.kind, self.conf = server, db, folder, kind, conf or {}
         folder.mkdir(parents=True, exist_ok=True)
-        self.broker_url = self.results_url = server.url(db)
+        self.broker_url, self.results_url = broker or server.url(db), results or server.url(db)
         self.workers = []
         self.app = labapp.make_app(self.broker_url, self.results_url, self.conf)
         self.redis = server.client(db)
@@ -129,6 +129,18 @@ class Lab:
         for worker in workers:
             worker.wait_ready()
         return workers
+
+    def env(self):
+        """What the module `labapp` is told, for a program of Celery's."""
+        return {"LAB_BROKER": self.broker_url, "LAB_RESULTS": self.results_url, "LAB_CONF": json.dumps(self.conf)}
+
+    def listeners(self):
+        """How many listen to events."""
+        return self.redis.pubsub_numpat()
+
+    def broker(self):
+        """Scheme, host and port of the broker."""
+        return "redis", "127.0.0.1", self.server.port
 
     def path(self, stem="marks"):
         """A new file for tasks to write to."""
@@ -199,3 +211,30 @@ class Lab:
         self.workers.clear()
         self.app.close()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+class RabbitLab(Lab):
+    """A virtual host of a RabbitMQ, with the results in a database of a redis-server, or (`rpc`) in the queue of whoever asked."""
+
+    def __init__(self, rabbit, server, db, folder, kind=None, conf=None, rpc=False):
+        self.rabbit, self.vhost, self.rpc = rabbit, rabbit.vhost(), rpc
+        super().__init__(server, db, folder, kind, conf, broker=rabbit.url(self.vhost), results="rpc://" if rpc else None)
+
+    def left(self, chords=True):
+        """Queues in which tasks wait or are not acknowledged, and (with `chords`) keys of chords that are not over."""
+        left = super().left(chords)
+        for name, (ready, unacknowledged, _) in self.rabbit.queues(self.vhost).items():
+            # Results of whom nobody asked stay in the queue of a client; what a worker is told or tells is gone by itself.
+            if not name.endswith(".pidbox") and not name.startswith("celeryev.") and name not in self.answers() and ready + unacknowledged:
+                left[name] = (ready, unacknowledged)
+        return left
+
+    def listeners(self):
+        return sum(consumers for name, (_, _, consumers) in self.rabbit.queues(self.vhost).items() if name.startswith("celeryev."))
+
+    def broker(self):
+        return "amqp", "127.0.0.1", self.rabbit.port
+
+    def answers(self):
+        """Queues of results."""
+        return {self.app.thread_oid, self.app.oid}

@@ -37,7 +37,7 @@ def celery(lab, *words, code=0):
     """Celery's own command line."""
     done = subprocess.run(
         [sys.executable, "-m", "celery", "-A", "labapp", *words],
-        cwd=HERE, env={**os.environ, "LAB_BROKER": lab.broker_url, "LAB_CONF": json.dumps(lab.conf)}, capture_output=True, text=True, timeout=25,
+        cwd=HERE, env={**os.environ, **lab.env()}, capture_output=True, text=True, timeout=25,
     )  # fmt: skip
     assert done.returncode == code, done.stdout + done.stderr
     return done.stdout
@@ -142,7 +142,7 @@ def test_stats_have_what_celery_and_flower_read(lab):
     assert stats["total"]["lab.add"] >= 1 and isinstance(stats["pid"], int) and stats["clock"].isdigit() and stats["uptime"] >= 0
     # Ours has as many slots on each of its four lanes.
     assert stats["pool"]["max-concurrency"] == (4 if lab.kind == "python" else 16) and "processes" in stats["pool"]
-    assert stats["broker"]["transport"] == "redis" and stats["broker"]["hostname"] == "127.0.0.1" and stats["broker"]["port"] == lab.server.port
+    assert tuple(stats["broker"][part] for part in ("transport", "hostname", "port")) == lab.broker()
     assert stats["prefetch_count"] >= 4 and stats["rusage"]["utime"] >= 0
 
 
@@ -360,7 +360,7 @@ class Events:
         self.receiver = lab.app.events.Receiver(self.connection, handlers={"*": self.seen.append})
         threading.Thread(target=self._take, daemon=True).start()
         # Its own subscription, which the broker has once it is told of it.
-        assert eventually(lambda: lab.redis.pubsub_numpat() >= 1, 5)
+        assert eventually(lambda: lab.listeners() >= 1, 5)
 
     def _take(self):
         try:

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.alone
 class Flower:
     def __init__(self, lab):
         self.port = free_port()
-        env = {"LAB_BROKER": lab.broker_url, "LAB_CONF": json.dumps(lab.conf), "FLOWER_UNAUTHENTICATED_API": "true"}
+        env = {**lab.env(), "FLOWER_UNAUTHENTICATED_API": "true"}
         argv = [sys.executable, "-m", "celery", "-A", "labapp", "flower", f"--port={self.port}", "--address=127.0.0.1", "--inspect_timeout=2000"]
         self.process = Process(argv, lab.folder / "flower.log", env=env, cwd=HERE, name="flower")
         assert eventually(lambda: self.status("/healthcheck") == 200, 20, 0.1), self.process.text()
@@ -105,7 +105,7 @@ def test_beat_sends_what_is_due_and_the_worker_runs_it(own_lab):
     lab, path = own_lab, own_lab.path()
     lab.conf["beat_schedule"] = {"often": {"task": "lab.marked", "schedule": 0.3, "args": [path, "beat"], "options": {"expires": 10}}}
     lab.worker()
-    env = {"LAB_BROKER": lab.broker_url, "LAB_CONF": json.dumps(lab.conf)}
+    env = lab.env()
     argv = [sys.executable, "-m", "celery", "-A", "labapp", "beat", "-s", lab.folder / "schedule", "--max-interval", "1"]
     beat = Process(argv, lab.folder / "beat.log", env=env, cwd=HERE, name="beat")
     try:
@@ -120,7 +120,7 @@ def test_celerys_command_line_sends_and_reads(lab):
     import subprocess
 
     def celery(*words):
-        env = {**os.environ, "LAB_BROKER": lab.broker_url, "LAB_CONF": json.dumps(lab.conf)}
+        env = {**os.environ, **lab.env()}
         argv = [sys.executable, "-m", "celery", "-A", "labapp", *words]
         return subprocess.run(argv, cwd=HERE, env=env, capture_output=True, text=True, timeout=20, check=True).stdout.strip()
 
