@@ -30,6 +30,21 @@ pub struct Subject {
     pub connect: Box<dyn Fn() -> Connected + Send + Sync>,
     /// What must live as long as the store.
     pub keep: Box<dyn Any + Send + Sync>,
+    /// What it cannot do as all others can.
+    pub lacks: Lacks,
+}
+
+/// What a broker cannot keep, of what all must do.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Lacks {
+    /// It cannot say how many messages are lent.
+    pub held: bool,
+    /// It carries a message in parts, and forgets their order.
+    pub bytes: bool,
+    /// What is handed back comes behind what was sent ahead, or to the end of its queue.
+    pub front: bool,
+    /// It cannot tell what was handed back from what a worker died with.
+    pub innocence: bool,
 }
 
 /// Runs one case, which fails after a minute at the latest.
@@ -49,6 +64,7 @@ pub async fn run<F: Future<Output = ()>>(subject: Subject, case: impl FnOnce(std
 /// | group | what it asks for |
 /// |---|---|
 /// | `core` | what [`Broker`](crate::Broker) and [`Consumer`](crate::Consumer) must do |
+/// | `turns` | the order in which queues are served that all have something |
 /// | `priorities` | the smaller number first, whatever the queue |
 /// | `letters`, `junk` | [`DeadLetters`](crate::DeadLetters); with junk apart from the others |
 /// | `inspect` | [`Inspect`](crate::Inspect) |
@@ -62,7 +78,7 @@ pub async fn run<F: Future<Output = ()>>(subject: Subject, case: impl FnOnce(std
 #[macro_export]
 macro_rules! conformance {
     ($name:ident, $subject:expr) => {
-        $crate::conformance!($name, $subject, core, priorities, letters, junk, inspect, crashes, bus, shared, schedules, results, chords, one_store);
+        $crate::conformance!($name, $subject, core, turns, priorities, letters, junk, inspect, crashes, bus, shared, schedules, results, chords, one_store);
     };
     ($name:ident, $subject:expr, $($group:ident),+) => {
         mod $name {
@@ -74,9 +90,6 @@ macro_rules! conformance {
     (@ core, $subject:expr) => {
         $crate::conformance! { = $subject,
             messages_come_in_the_order_in_which_they_were_published
-            queues_take_turns
-            a_queue_has_its_share_of_claims_by_its_weight
-            in_strict_order_a_queue_waits_for_those_before_it
             no_more_is_claimed_than_there_is_room_for
             close_wakes_an_idle_claim_and_nothing_is_claimed_afterwards
             a_publish_wakes_an_idle_claim
@@ -93,6 +106,13 @@ macro_rules! conformance {
             a_consumer_that_leaves_hands_back_to_the_front
             what_is_given_is_forgotten_unless_it_is_held
             the_messages_of_a_dead_consumer_come_back
+        }
+    };
+    (@ turns, $subject:expr) => {
+        $crate::conformance! { = $subject,
+            queues_take_turns
+            a_queue_has_its_share_of_claims_by_its_weight
+            in_strict_order_a_queue_waits_for_those_before_it
         }
     };
     (@ priorities, $subject:expr) => {

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `memory://NAME` | this process's memory, one for each name |
 //! | `sqlite:PATH`, `sqlite:///PATH`, or a path that ends in `.db`, `.sqlite` or `.sqlite3` | a file |
+//! | `amqp://`, `pyamqp://`, `amqps://` (TLS) | a RabbitMQ server, for tasks |
 //! | `redis://`, `rediss://` (TLS), `unix://` and `redis+socket://` (a Unix socket), `sentinel://` | a Redis or Valkey server |
 
 use std::{path::PathBuf, sync::Arc};
@@ -41,6 +42,11 @@ const REDIS: Option<Constructor> = Some(crate::redis::connect);
 #[cfg(not(feature = "redis"))]
 const REDIS: Option<Constructor> = None;
 
+#[cfg(feature = "amqp")]
+const AMQP: Option<Constructor> = Some(crate::amqp::connect);
+#[cfg(not(feature = "amqp"))]
+const AMQP: Option<Constructor> = None;
+
 const SCHEMES: &[Scheme] = &[
     Scheme { name: "sqlite", example: "sqlite:PATH", feature: "sqlite", connect: SQLITE },
     Scheme { name: "redis", example: "redis://HOST:PORT/DB", feature: "redis", connect: REDIS },
@@ -48,6 +54,9 @@ const SCHEMES: &[Scheme] = &[
     Scheme { name: "unix", example: "unix://PATH", feature: "redis", connect: REDIS },
     Scheme { name: "redis+socket", example: "redis+socket://PATH", feature: "redis", connect: REDIS },
     Scheme { name: "sentinel", example: "sentinel://HOST:PORT", feature: "redis", connect: REDIS },
+    Scheme { name: "amqp", example: "amqp://HOST:PORT/VHOST", feature: "amqp", connect: AMQP },
+    Scheme { name: "amqps", example: "amqps://HOST:PORT/VHOST", feature: "amqp", connect: AMQP },
+    Scheme { name: "pyamqp", example: "pyamqp://HOST:PORT/VHOST", feature: "amqp", connect: AMQP },
     Scheme { name: "memory", example: "memory://NAME", feature: "", connect: Some(memory) },
 ];
 
@@ -144,8 +153,8 @@ mod tests {
 
     #[test]
     fn an_unknown_scheme_is_told_the_known_ones_without_its_password() {
-        let text = refusal("amqp://me:secret@host//");
-        assert!(text.contains("amqp://me:***@host//") && text.contains("redis://HOST:PORT/DB") && text.contains("sqlite:PATH"), "{text}");
+        let text = refusal("sqs://me:secret@host//");
+        assert!(text.contains("sqs://me:***@host//") && text.contains("redis://HOST:PORT/DB") && text.contains("sqlite:PATH"), "{text}");
         assert!(refusal("").contains("memory://NAME"));
     }
 

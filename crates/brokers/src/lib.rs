@@ -10,8 +10,9 @@
 //! - `connect.rs`: URL → halves, whose each is; `connected.rs`: what comes of it; `urls.rs`
 //! - `mask.rs`: what is hidden wherever something is shown or written down; `news.rs`: what
 //!   connections tell
-//! - `memory.rs`, `sqlite.rs`, `redis.rs`: one file and folder each; `rehearsal.rs`: a broker for
-//!   tests that does no more than RabbitMQ can
+//! - `memory.rs`, `sqlite.rs`, `redis.rs`, `amqp.rs`: one file and folder each; `rehearsal.rs`: a
+//!   broker for tests that does no more than RabbitMQ can
+//! - `tls.rs`: encryption of connections
 //! - `rates.rs`: a rate that all workers share
 //! - `lease.rs`: whether what a consumer holds is still its own
 //! - `names.rs`: names that no queue may have
@@ -20,6 +21,8 @@
 //!   members of JSON
 //! - `conformance.rs`: what every adapter must pass
 
+#[cfg(feature = "amqp")]
+pub mod amqp;
 mod apart;
 pub mod broker;
 #[cfg(any(test, feature = "conformance"))]
@@ -47,6 +50,8 @@ pub mod results;
 mod rotation;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+#[cfg(any(feature = "redis", feature = "amqp"))]
+mod tls;
 mod urls;
 
 pub use apart::{FEW, apart};

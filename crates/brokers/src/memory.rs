@@ -386,7 +386,11 @@ mod tests {
     fn subject() -> Subject {
         static NUMBER: AtomicU64 = AtomicU64::new(0);
         let url = format!("memory://conformance-{}", NUMBER.fetch_add(1, Ordering::Relaxed));
-        Subject { connect: Box::new(move || crate::connect(&url, None).expect("memory connects")), keep: Box::new(()) }
+        Subject {
+            connect: Box::new(move || crate::connect(&url, None).expect("memory connects")),
+            keep: Box::new(()),
+            lacks: crate::conformance::Lacks::default(),
+        }
     }
 
     crate::conformance!(conforms, subject());

@@ -3,7 +3,7 @@
 //!
 //! Layout, in the order in which a message meets it:
 //! - `url.rs`: what a URL says; `layout.rs`: names of keys and channels
-//! - `resp.rs`: the protocol, without sockets; `connection.rs`, `socket.rs`, `tls.rs`,
+//! - `resp.rs`: the protocol, without sockets; `connection.rs`, `socket.rs`,
 //!   `sentinel.rs`: one connection; `fail.rs`: what a refusal means
 //! - `link.rs`: the connection for commands, and what happens when it is lost, `look_first.rs`:
 //!   whether its callers look for their answers themselves; `pubsub.rs`: the one for listening
@@ -43,7 +43,6 @@ mod scripts;
 mod sentinel;
 mod shared;
 mod socket;
-mod tls;
 mod url;
 mod wait;
 mod watcher;

@@ -202,13 +202,17 @@ mod tests {
         let directory = tempfile::tempdir().expect("a directory");
         let url = format!("sqlite:{}?sync=normal", directory.path().join("results.db").display());
         let store = move || crate::connect(&url, None).expect("the file opens");
-        Subject { connect: Box::new(move || Rehearsal::open(&name).beside(store())), keep: Box::new(directory) }
+        Subject {
+            connect: Box::new(move || Rehearsal::open(&name).beside(store())),
+            keep: Box::new(directory),
+            lacks: crate::conformance::Lacks::default(),
+        }
     }
 
     // Without `priorities`: the smaller number is first in a queue, not among queues. Without
     // `inspect`: nobody can look. Without `crashes`: the server counts for all that were delivered,
     // and nobody is accused. Without `one_store`: results are elsewhere.
-    crate::conformance!(conforms, subject(), core, letters, junk, bus, shared, schedules, results, chords);
+    crate::conformance!(conforms, subject(), core, turns, letters, junk, bus, shared, schedules, results, chords);
 
     #[tokio::test]
     async fn what_was_delivered_on_a_lost_connection_comes_again_in_another_term_and_is_refused() {

@@ -357,7 +357,11 @@ mod tests {
     fn subject() -> Subject {
         let directory = tempfile::tempdir().expect("a directory");
         let url = format!("sqlite:{}?sync=normal", directory.path().join("tasks.db").display());
-        Subject { connect: Box::new(move || crate::connect(&url, None).expect("the file opens")), keep: Box::new(directory) }
+        Subject {
+            connect: Box::new(move || crate::connect(&url, None).expect("the file opens")),
+            keep: Box::new(directory),
+            lacks: crate::conformance::Lacks::default(),
+        }
     }
 
     crate::conformance!(conforms, subject());

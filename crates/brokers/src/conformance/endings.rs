@@ -35,8 +35,13 @@ pub async fn a_message_goes_back_to_the_front_or_to_the_back(subject: Arc<Subjec
     assert_eq!(end(&*consumer, &claimed[..1], End::Back { front: false }).await, [Ended::Done]);
     assert_eq!(end(&*consumer, &claimed[1..], End::Back { front: true }).await, [Ended::Done]);
     let mut again = claim(&*consumer, 3).await;
+    if subject.lacks.front {
+        again.sort_by_key(|claimed| std::cmp::Reverse((id(&claimed.raw) == "front", id(&claimed.raw))));
+    }
     assert_eq!(ids(&again), ["front", "third", "back"]);
-    assert!(again[0].redelivered && !again[1].redelivered && again.iter().all(|claimed| claimed.crashes == 0), "{again:?}");
+    let blamed: Vec<_> = again.iter().map(|claimed| (claimed.redelivered, claimed.crashes)).collect();
+    assert_eq!(blamed[..2], [(true, subject.handed_back()), (false, 0)]);
+    assert_eq!(blamed[2].1, 0);
     again.extend(claimed);
     let receipts: std::collections::BTreeSet<_> = again.iter().map(|claimed| claimed.receipt).collect();
     assert_eq!(receipts.len(), 5, "a receipt names one lending");
@@ -50,7 +55,7 @@ pub async fn a_kept_message_stays_claimed(subject: Arc<Subject>) {
     let claimed = claim(&*consumer, 1).await;
     let next = Finish { publish: vec![message("next", "two")], ..finish(claimed[0].receipt, End::Keep) };
     assert_eq!(consumer.finish(&[next]).await.expect("it finishes"), [Ended::Done]);
-    assert_eq!(broker.queues(&["q".into()]).await.expect("it answers")[0].held, 1);
+    assert_eq!(broker.queues(&["q".into()]).await.expect("it answers")[0].held, subject.held(1));
     assert_eq!(broker.queues(&["next".into()]).await.expect("it answers")[0].waiting, 1);
     assert_eq!(end(&*consumer, &claimed, End::Ack).await, [Ended::Done]);
 }
@@ -152,7 +157,9 @@ pub async fn the_endings_of_a_batch_are_told_in_order(subject: Arc<Subject>) {
     let ended = consumer.finish(&batch).await.expect("it finishes");
     assert_eq!(ended, [Ended::Done, Ended::Done, Ended::Done, Ended::Done, Ended::Refused]);
     let state = broker.queues(&["q".into()]).await.expect("it answers").remove(0);
-    assert_eq!((state.waiting, state.held, state.dead), (1, 1, 1));
+    // What went back may be on its way to us again.
+    let waiting = if subject.lacks.held { state.waiting } else { 1 };
+    assert_eq!((state.waiting, state.held, state.dead), (waiting, subject.held(1), 1));
     assert_eq!(consumer.finish(&[]).await.expect("it finishes"), []);
 }
 
@@ -217,7 +224,10 @@ pub async fn a_consumer_that_leaves_hands_back_to_the_front(subject: Arc<Subject
     let consumer = subject.consumer(&["q"]).await;
     let again = claim(&*consumer, 3).await;
     assert_eq!(ids(&again), ["1", "3", "4"]);
-    assert_eq!(again.iter().map(|claimed| (claimed.redelivered, claimed.crashes)).collect::<Vec<_>>(), [(true, 0), (true, 0), (false, 0)]);
+    assert_eq!(
+        again.iter().map(|claimed| (claimed.redelivered, claimed.crashes)).collect::<Vec<_>>(),
+        if subject.lacks.innocence { [(true, 1), (true, 1), (true, 1)] } else { [(true, 0), (true, 0), (false, 0)] }
+    );
 }
 
 /// A broker that gives messages has nothing more to do with them until they are held: then they are
@@ -231,10 +241,10 @@ pub async fn what_is_given_is_forgotten_unless_it_is_held(subject: Arc<Subject>)
     let gives = claimed[0].given;
     assert!(claimed.iter().all(|claimed| claimed.given == gives));
     let held = async || broker.queues(&["q".into()]).await.expect("it answers").remove(0).held;
-    assert_eq!(held().await, if gives { 0 } else { 4 });
+    assert_eq!(held().await, if gives { 0 } else { subject.held(4) });
     consumer.hold(&claimed[1..]).await.expect("they are held");
     consumer.hold(&claimed[2..]).await.expect("twice is as good as once");
-    assert_eq!(held().await, if gives { 3 } else { 4 });
+    assert_eq!(held().await, if gives { 3 } else { subject.held(4) });
     let loaded = consumer.load(&[claimed[2].receipt]).await.expect("it is there");
     assert_eq!(loaded, [Some(claimed[2].raw.clone())]);
     assert_eq!(end(&*consumer, &claimed[1..2], End::Ack).await, [Ended::Done]);

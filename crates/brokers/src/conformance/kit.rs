@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use longshore_celery::{Map, Value};
 use longshore_core::{Receipt, source::Fetched};
 
 use super::Subject;
@@ -57,6 +58,22 @@ impl std::ops::Deref for Halves {
 }
 
 impl Subject {
+    /// Returns how many lent messages the broker shows where there are so many.
+    pub(super) fn held(&self, count: u64) -> u64 {
+        if self.lacks.held { 0 } else { count }
+    }
+
+    /// Returns the crashes of a message that was handed back.
+    pub(super) fn handed_back(&self) -> u32 {
+        self.lacks.innocence.into()
+    }
+
+    /// Says whether a message is as it was sent.
+    pub(super) fn is_same(&self, one: &[u8], other: &[u8]) -> bool {
+        let parts = |raw: &[u8]| Value::parse(raw, 64).ok().map(in_order);
+        one == other || (self.lacks.bytes && parts(one) == parts(other))
+    }
+
     pub(super) fn broker(&self) -> Halves {
         Halves((self.connect)())
     }
@@ -75,6 +92,19 @@ impl Subject {
     /// A consumer of its own, as another process would open it.
     pub(super) async fn consumer(&self, queues: &[&str]) -> Arc<dyn Consumer> {
         open(&*self.broker(), queues).await
+    }
+}
+
+/// Returns a value with the members of all objects in the order of their names.
+fn in_order(value: Value) -> Value {
+    match value {
+        Value::Map(map) => {
+            let mut members: Vec<_> = map.0.into_iter().map(|(name, value)| (name, in_order(value))).collect();
+            members.sort_by(|(one, _), (other, _)| one.cmp(other));
+            Value::Map(Map(members))
+        }
+        Value::List(list) => Value::List(list.into_iter().map(in_order).collect()),
+        other => other,
     }
 }
 

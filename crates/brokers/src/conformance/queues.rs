@@ -29,7 +29,7 @@ pub async fn messages_come_in_the_order_in_which_they_were_published(subject: Ar
     let claimed = claim(&*consumer, 30).await;
     assert_eq!(ids(&claimed), expected);
     assert!(claimed.iter().all(|claimed| &*claimed.queue == "q" && claimed.crashes == 0 && !claimed.redelivered));
-    assert_eq!(claimed[7].raw, message("q", "m07").raw, "bytes stay as they are");
+    assert!(subject.is_same(&claimed[7].raw, &message("q", "m07").raw), "bytes stay as they are");
 }
 
 /// Priority goes before the order of queues.
@@ -292,7 +292,10 @@ pub async fn a_look_takes_nothing(subject: Arc<Subject>) {
     let consumer = subject.consumer(&["q"]).await;
     let _held = claim(&*consumer, 1).await;
     let states = broker.queues(&["q".into(), "unknown".into()]).await.expect("it answers");
-    assert_eq!(states.iter().map(|state| (&*state.name, state.waiting, state.held)).collect::<Vec<_>>(), [("q", 2, 1), ("unknown", 0, 0)]);
+    assert_eq!(
+        states.iter().map(|state| (&*state.name, state.waiting, state.held)).collect::<Vec<_>>(),
+        [("q", 2, subject.held(1)), ("unknown", 0, 0)]
+    );
     let mut all: Vec<_> = broker.queues(&[]).await.expect("it answers").into_iter().map(|state| state.name).collect();
     all.sort();
     assert_eq!(all, ["other", "q"], "all that are known");
@@ -340,7 +343,7 @@ pub async fn purge_throws_away_what_waits(subject: Arc<Subject>) {
     assert_eq!(broker.purge("q").await.expect("it purges"), 2);
     assert_eq!(broker.purge("q").await.expect("it purges"), 0);
     let states = broker.queues(&["q".into(), "other".into()]).await.expect("it answers");
-    assert_eq!((states[0].waiting, states[0].held, states[1].waiting), (0, 1, 1));
+    assert_eq!((states[0].waiting, states[0].held, states[1].waiting), (0, subject.held(1), 1));
     assert_eq!(end(&*consumer, &held, End::Ack).await, [crate::Ended::Done]);
 }
 

@@ -20,7 +20,6 @@ use super::{
     resp::{Pack, Parsed, Reply, parse, parse_much},
     sentinel,
     socket::{Plain, Socket},
-    tls,
     url::{Config, ServerPlace},
 };
 
@@ -91,12 +90,12 @@ impl Connection {
                 stream.set_nodelay(true).map_err(unable)?;
                 match &config.tls {
                     None => Box::new(Plain::Known(stream)),
-                    Some(how) => tls::wrap(stream, host, how).await.map_err(|error| match error.kind() {
+                    Some(how) => Box::new(crate::tls::wrap(stream, host, how).await.map_err(|error| match error.kind() {
                         io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
                             Fail::Refused(format!("redis at {place}: TLS: {error}"))
                         }
                         _ => unable(error),
-                    })?,
+                    })?),
                 }
             }
         };
@@ -116,7 +115,7 @@ impl Connection {
     }
 
     async fn introduce(&mut self, config: &Config, place: &ServerPlace) -> Result<(), Fail> {
-        let lost = |error: io::Error| match tls::objection(&error) {
+        let lost = |error: io::Error| match crate::tls::objection(&error) {
             Some(objection) => Fail::Refused(format!("redis at {place}: {objection}")),
             None => Fail::Unable(format!("redis at {place} ended the connection at once: {error}")),
         };

@@ -11,6 +11,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{TcpStream, UnixStream},
 };
+use tokio_rustls::client::TlsStream;
 
 pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {
     /// Reads what has come, past the runtime; `WouldBlock` where nothing has, or where it cannot be
@@ -26,6 +27,10 @@ pub(super) trait Socket: AsyncRead + AsyncWrite + Send + Sync + Unpin {
         false
     }
 }
+
+/// Leaves the methods as they are, which look at nothing past the runtime: what has come may be
+/// half of a record.
+impl Socket for TlsStream<TcpStream> {}
 
 /// A socket without encryption. The runtime knows of it only while somebody waits for it: who looks
 /// for an answer himself has no thread woken for it.

@@ -5,7 +5,12 @@ use std::time::Duration;
 
 use longshore_core::ErrorKind;
 
-use crate::{error::BrokerError, mask::mask, urls::decode_url};
+use crate::{
+    error::BrokerError,
+    mask::mask,
+    tls::{Tls, TlsOptions},
+    urls::decode_url,
+};
 
 /// Address of a server.
 #[derive(Clone, Debug, PartialEq)]
@@ -53,17 +58,6 @@ pub(super) struct Config {
     pub(super) kept_messages: u64,
 }
 
-/// Extent to which the other side is checked.
-#[derive(Clone, Debug, PartialEq)]
-pub(super) struct Tls {
-    /// Not at all.
-    pub(super) insecure: bool,
-    /// A file of authorities, in place of the system's.
-    pub(super) authorities: Option<String>,
-    /// Our identity, for a server that wants one: files of a certificate and of its key.
-    pub(super) identity: Option<(String, String)>,
-}
-
 /// Options of Celery's that mean nothing to us: connections are ours to look after.
 const IGNORED: &[&str] = &[
     "socket_timeout",
@@ -91,28 +85,8 @@ fn refused(message: String) -> BrokerError {
 /// Options that make sense only together with others.
 #[derive(Default)]
 struct NamedOptions {
-    insecure: bool,
-    authorities: Option<String>,
-    certificate: Option<String>,
-    key: Option<String>,
+    tls: TlsOptions,
     master: Option<String>,
-}
-
-impl NamedOptions {
-    /// Returns how TLS is done, if it is (`on`).
-    fn tls(&mut self, on: bool) -> Result<Option<Tls>, String> {
-        let identity = match (self.certificate.take(), self.key.take()) {
-            (Some(certificate), Some(key)) => Some((certificate, key)),
-            (None, None) => None,
-            (Some(_), None) => return Err("`ssl_certfile` without `ssl_keyfile`: a certificate needs its key".into()),
-            (None, Some(_)) => return Err("`ssl_keyfile` without `ssl_certfile`: a key needs its certificate".into()),
-        };
-        // Whoever names files for TLS believes that there is TLS.
-        if !on && (identity.is_some() || self.authorities.is_some()) {
-            return Err("files for TLS (`ssl_…`) without TLS; that begins with `rediss://`".into());
-        }
-        Ok(on.then(|| Tls { insecure: self.insecure, authorities: self.authorities.take(), identity }))
-    }
 }
 
 impl Config {
@@ -188,7 +162,7 @@ impl Config {
         } else if config.places.len() > 1 {
             return Err(wrong("several servers (only sentinels may be several)".into()));
         }
-        config.tls = named.tls(tls).map_err(wrong)?;
+        config.tls = named.tls.tls(tls, "rediss").map_err(wrong)?;
         Ok(config)
     }
 
@@ -209,17 +183,13 @@ impl Config {
                 self.steps = steps;
             }
             "db" | "virtual_host" => self.db = number(value.trim_start_matches('/')).ok_or_else(bad)?,
-            "insecure" => named.insecure = value.is_empty() || matches!(value.as_str(), "1" | "true" | "yes"),
-            "ssl_cert_reqs" => named.insecure = matches!(value.to_ascii_lowercase().trim_start_matches("cert_"), "none"),
-            "ssl_ca_certs" => named.authorities = Some(value),
-            "ssl_certfile" => named.certificate = Some(value),
-            "ssl_keyfile" => named.key = Some(value),
             "master_name" => named.master = Some(value),
             "sentinel_username" => self.sentinel_user = Some(value),
             "sentinel_password" => self.sentinel_password = Some(value),
             "username" => self.user = Some(value),
             "password" => self.password = Some(value),
             name if IGNORED.contains(&name) => {}
+            name if named.tls.takes(name) => named.tls.set(name, value),
             name => match FIXED.iter().find(|(fixed, ..)| *fixed == name) {
                 Some((_, same, _)) if same.contains(&value.to_ascii_lowercase().as_str()) => {}
                 Some((_, same, why)) => return Err(format!("option `{name}={value}` is not there: {why}; only `{name}={}`", same[0])),

@@ -40,7 +40,11 @@ crate::conformance!(
     match server() {
         Some(server) => {
             let url = url(&server);
-            Subject { connect: Box::new(move || both(&url).expect("a good URL")), keep: Box::new(server) }
+            Subject {
+                connect: Box::new(move || both(&url).expect("a good URL")),
+                keep: Box::new(server),
+                lacks: crate::conformance::Lacks::default(),
+            }
         }
         None => return,
     }

@@ -16,7 +16,11 @@ use crate::{
 
 pub(super) fn subject(server: Redis, query: &str) -> Subject {
     let url = format!("{}{query}", server.url());
-    Subject { connect: Box::new(move || both(&url).expect("a good URL")), keep: Box::new(server) }
+    Subject {
+        connect: Box::new(move || both(&url).expect("a good URL")),
+        keep: Box::new(server),
+        lacks: crate::conformance::Lacks::default(),
+    }
 }
 
 /// A URL of a port of the loopback.

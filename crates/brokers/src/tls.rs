@@ -1,4 +1,4 @@
-//! Encryption of a connection (`rediss://`).
+//! Encryption of a connection (`rediss://`, `amqps://`), and what a URL says of it.
 
 use std::{io, sync::Arc};
 
@@ -11,18 +11,66 @@ use rustls::{
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-use super::{socket::Socket, url::Tls};
+/// Extent to which the other side is checked.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct Tls {
+    /// Not at all.
+    pub(crate) insecure: bool,
+    /// A file of authorities, in place of the system's.
+    pub(crate) authorities: Option<String>,
+    /// Our identity, for a server that wants one: files of a certificate and of its key.
+    pub(crate) identity: Option<(String, String)>,
+}
 
-/// Leaves the methods as they are, which look at nothing past the runtime: what has come may be
-/// half of a record.
-impl Socket for TlsStream<TcpStream> {}
+/// Options of a URL that are about TLS, and make sense only together.
+#[derive(Default)]
+pub(crate) struct TlsOptions {
+    insecure: bool,
+    authorities: Option<String>,
+    certificate: Option<String>,
+    key: Option<String>,
+}
+
+impl TlsOptions {
+    /// Returns whether an option is one of these.
+    pub(crate) fn takes(&self, name: &str) -> bool {
+        matches!(name, "insecure" | "ssl_cert_reqs" | "ssl_ca_certs" | "ssl_certfile" | "ssl_keyfile")
+    }
+
+    /// Takes an option that is [one of these](Self::takes).
+    pub(crate) fn set(&mut self, name: &str, value: String) {
+        match name {
+            "insecure" => self.insecure = value.is_empty() || matches!(value.as_str(), "1" | "true" | "yes"),
+            "ssl_cert_reqs" => self.insecure = matches!(value.to_ascii_lowercase().trim_start_matches("cert_"), "none"),
+            "ssl_ca_certs" => self.authorities = Some(value),
+            "ssl_certfile" => self.certificate = Some(value),
+            "ssl_keyfile" => self.key = Some(value),
+            _ => {}
+        }
+    }
+
+    /// Returns how TLS is done, if it is (`on`, with a scheme such as this one).
+    pub(crate) fn tls(self, on: bool, scheme: &str) -> Result<Option<Tls>, String> {
+        let identity = match (self.certificate, self.key) {
+            (Some(certificate), Some(key)) => Some((certificate, key)),
+            (None, None) => None,
+            (Some(_), None) => return Err("`ssl_certfile` without `ssl_keyfile`: a certificate needs its key".into()),
+            (None, Some(_)) => return Err("`ssl_keyfile` without `ssl_certfile`: a key needs its certificate".into()),
+        };
+        // Whoever names files for TLS believes that there is TLS.
+        if !on && (identity.is_some() || self.authorities.is_some()) {
+            return Err(format!("files for TLS (`ssl_…`) without TLS; that begins with `{scheme}://`"));
+        }
+        Ok(on.then_some(Tls { insecure: self.insecure, authorities: self.authorities, identity }))
+    }
+}
 
 /// Shakes hands.
-pub(super) async fn wrap(stream: TcpStream, host: &str, how: &Tls) -> io::Result<Box<dyn Socket>> {
+pub(crate) async fn wrap(stream: TcpStream, host: &str, how: &Tls) -> io::Result<TlsStream<TcpStream>> {
     let name = ServerName::try_from(host.to_owned())
         .map_err(|_| io::Error::new(io::ErrorKind::InvalidInput, format!("`{host}` is no host's name")))?;
     let connector = TlsConnector::from(Arc::new(client(how)?));
-    Ok(Box::new(connector.connect(name, stream).await?))
+    connector.connect(name, stream).await
 }
 
 fn client(how: &Tls) -> io::Result<ClientConfig> {
@@ -73,7 +121,7 @@ fn roots(how: &Tls) -> io::Result<RootCertStore> {
 
 /// Returns the other side's objection to us, if it was a matter of TLS. It says so after its own
 /// part of the handshake: the first read hears it.
-pub(super) fn objection(error: &io::Error) -> Option<String> {
+pub(crate) fn objection(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     let wants = match error {
         rustls::Error::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure) => {

@@ -1,0 +1,251 @@
+//! RabbitMQ, by AMQP 0-9-1: queues as Celery declares them, with confirmations of all that is sent.
+//!
+//! It is a broker that keeps no results, and lets nobody look into its queues. What is lent on a
+//! channel is lent again when that channel is lost; where it comes back to the same consumer, it
+//! keeps its number there.
+//!
+//! Layout, in the order in which a message meets it:
+//! - `url.rs`: what a URL says; `wire.rs`: the socket that lapin is given, `headers.rs`: what is
+//!   looked at before lapin sees it; `fail.rs`: what lapin's errors mean
+//! - `link.rs`: a connection that is replaced when it is lost
+//! - `parts.rs`: between an envelope and AMQP's properties, headers and body
+//! - `declare.rs`, `publish.rs`: queues, and what is sent to them
+//! - `feed.rs`: the channels that give, `window.rs`: how much they send ahead; `held.rs`: what was
+//!   delivered and has not ended; `consumer.rs` joins them
+//! - `dead.rs`: dead letters
+
+mod consumer;
+mod dead;
+mod declare;
+mod fail;
+mod feed;
+mod headers;
+mod held;
+mod link;
+mod parts;
+mod publish;
+#[cfg(test)]
+mod tests;
+mod url;
+mod window;
+mod wire;
+
+use std::{
+    collections::BTreeMap,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use futures_util::future::BoxFuture;
+use lapin::{
+    options::{QueueDeclareOptions, QueuePurgeOptions},
+    types::FieldTable,
+};
+
+use self::{
+    consumer::AmqpConsumer,
+    declare::Declarer,
+    fail::{is_not_found, refused, transient, words},
+    link::{Link, Wait},
+    publish::Publisher,
+    url::Config,
+};
+use crate::{
+    broker::{Broker, Consumer, OpenOptions, QueueState},
+    connected::Halves,
+    error::BrokerError,
+    halves::{DeadLetter, DeadLetters},
+    message::Outgoing,
+    names,
+    news::{News, Notice},
+};
+
+/// A broker at this URL. It is connected to when it is first needed, on the runtime that is current
+/// then.
+///
+/// `amqp://[user:password@]host[:5672][/vhost]`, `pyamqp://` as the same, `amqps://` with TLS;
+/// several, separated by `;`, of which the first that answers is taken. No virtual host, and `//`
+/// or `/%2F`, are the one that is named `/`. Options:
+/// - `heartbeat`: seconds of silence after which one side takes the other for dead; 20
+/// - `patience`: seconds that a call waits for a server that is away; 5
+/// - `queue_type`: `classic` or `quorum`, for the queues that are declared here
+/// - `max_priority`: of the queues that are declared here (`task_queue_max_priority`)
+/// - `declare`: `passive` looks for queues and makes none
+/// - with `amqps://`, `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `insecure` and
+///   `ssl_cert_reqs=none`, as for Redis
+///
+/// # Errors
+/// Refused: the URL cannot be read. The text has no password in it.
+pub fn broker(url: &str) -> Result<Arc<dyn Broker>, BrokerError> {
+    broker_with(url, Arc::new(|_| {}))
+}
+
+/// The same; the notice is told when the server goes away or comes back.
+///
+/// # Errors
+/// As [`broker`].
+pub fn broker_with(url: &str, notice: Notice) -> Result<Arc<dyn Broker>, BrokerError> {
+    Ok(Arc::new(AmqpBroker::new(url, notice)?))
+}
+
+pub(crate) fn connect(url: &str, notice: Notice) -> Result<Halves, BrokerError> {
+    let broker = Arc::new(AmqpBroker::new(url, notice)?);
+    Ok(Halves { broker: Some(broker.clone()), letters: Some(broker), ..Halves::default() })
+}
+
+struct AmqpBroker {
+    link: Arc<Link>,
+    declarer: Arc<Declarer>,
+    publisher: Arc<Publisher>,
+}
+
+impl AmqpBroker {
+    fn new(url: &str, notice: Notice) -> Result<Self, BrokerError> {
+        let config = Arc::new(Config::parse(url)?);
+        if config.tls.as_ref().is_some_and(|tls| tls.insecure) {
+            let text = format!("{}: the server's certificate is NOT looked at, anybody may listen and answer in its place", config.masked);
+            notice(&News::remark(text));
+        }
+        let link = Arc::new(Link::new(config.clone(), notice.clone(), "sends".to_owned()));
+        let declarer = Arc::new(Declarer::new(config, notice));
+        let publisher = Arc::new(Publisher::new(link.clone(), declarer.clone()));
+        Ok(Self { link, declarer, publisher })
+    }
+
+    /// Returns how many messages wait in a queue; `None` if there is none.
+    async fn waiting(&self, queue: &str) -> Result<Option<u64>, BrokerError> {
+        let (open, channel) = self.link.channel(Wait::Patience).await?;
+        let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+        match channel.queue_declare(queue.into(), options, FieldTable::default()).await {
+            Ok(queue) => {
+                let _ = channel.close(200, "".into()).await;
+                Ok(Some(queue.message_count().into()))
+            }
+            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) => Err(transient(&open.place, &words(&error))),
+        }
+    }
+
+    async fn state(&self, name: &Arc<str>) -> Result<QueueState, BrokerError> {
+        let waiting = self.waiting(name).await?.unwrap_or(0);
+        let open = self.link.open(Wait::Patience).await?;
+        let dead = dead::count(&open, name).await?;
+        Ok(QueueState { name: name.to_string(), waiting, dead, ..QueueState::default() })
+    }
+
+    fn names(&self) -> Vec<Arc<str>> {
+        self.declarer.names().into_iter().filter(|name| !dead::is_dead(name)).collect()
+    }
+}
+
+/// Refuses a name that no queue can have here.
+fn check(place: &str, name: &str) -> Result<(), BrokerError> {
+    names::check("", [name])?;
+    refused_name(name).map_or(Ok(()), |why| Err(refused(place, &why)))
+}
+
+fn refused_name(name: &str) -> Option<String> {
+    if name.len() > declare::LONGEST_NAME - 20 {
+        return Some(format!("the name of a queue is {} bytes long; AMQP has room for {}", name.len(), declare::LONGEST_NAME - 20));
+    }
+    if name.starts_with("amq.") {
+        return Some(format!("no queue may be named {name}: names that begin with `amq.` are RabbitMQ's own"));
+    }
+    dead::is_dead(name).then(|| format!("no queue may be named {name}: such a name belongs to longshore's own data"))
+}
+
+impl Broker for AmqpBroker {
+    fn url(&self) -> &str {
+        &self.link.config().masked
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(String, Duration), BrokerError>> {
+        Box::pin(async move {
+            let open = self.link.open(Wait::Patience).await?;
+            let begun = Instant::now();
+            let channel = open.connection.create_channel().await.map_err(|error| transient(&open.place, &words(&error)))?;
+            let took = begun.elapsed();
+            let _ = channel.close(200, "".into()).await;
+            Ok((open.version.to_lowercase(), took))
+        })
+    }
+
+    fn refused_queue(&self, name: &str) -> Option<String> {
+        names::refused_queue(name).or_else(|| refused_name(name))
+    }
+
+    fn open(&self, options: OpenOptions) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
+        Box::pin(async move {
+            for queue in &options.queues {
+                check(&self.link.place(), queue)?;
+            }
+            let link = self.link.beside(options.node.clone());
+            let consumer = AmqpConsumer::open(link, self.publisher.clone(), self.declarer.clone(), options).await?;
+            Ok(Arc::new(consumer) as Arc<dyn Consumer>)
+        })
+    }
+
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move {
+            for out in batch {
+                check(&self.link.place(), &out.queue)?;
+            }
+            publish::publish_all(&self.publisher, &self.link.place(), batch).await
+        })
+    }
+
+    fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
+        Box::pin(async move {
+            let names = if names.is_empty() { self.names() } else { names.to_vec() };
+            let mut states = Vec::with_capacity(names.len());
+            for name in &names {
+                states.push(self.state(name).await?);
+            }
+            Ok(states)
+        })
+    }
+
+    fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
+        Box::pin(async move {
+            check(&self.link.place(), queue)?;
+            let (open, channel) = self.link.channel(Wait::Patience).await?;
+            match channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await {
+                Ok(count) => {
+                    let _ = channel.close(200, "".into()).await;
+                    Ok(count.into())
+                }
+                Err(error) if is_not_found(&error) => Ok(0),
+                Err(error) => Err(transient(&open.place, &words(&error))),
+            }
+        })
+    }
+
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(self.link.close())
+    }
+}
+
+impl DeadLetters for AmqpBroker {
+    fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>> {
+        Box::pin(async move {
+            let queues = queue.map_or_else(|| self.names(), |queue| vec![queue.into()]);
+            let mut letters = Vec::new();
+            for queue in queues {
+                letters.extend(dead::list(&self.link, &queue).await?);
+            }
+            Ok(letters)
+        })
+    }
+
+    fn bury<'a>(&'a self, letters: &'a [DeadLetter], retry: bool) -> BoxFuture<'a, Result<u64, BrokerError>> {
+        Box::pin(async move {
+            let mut by_queue: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+            letters.iter().for_each(|letter| by_queue.entry(&letter.queue).or_default().push(&letter.key));
+            let mut count = 0;
+            for (queue, keys) in by_queue {
+                count += dead::bury(&self.link, &self.publisher, &queue.into(), &keys, retry).await?;
+            }
+            Ok(count)
+        })
+    }
+}

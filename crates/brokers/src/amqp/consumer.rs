@@ -1,0 +1,548 @@
+//! A consumer: what the server sends is kept until it is claimed, and what was claimed until it
+//! ends. Its channels are looked after by `feed.rs`.
+
+use std::{
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::{BoxFuture, join_all};
+use lapin::{
+    Channel,
+    message::Delivery,
+    options::{BasicAckOptions, BasicNackOptions},
+    types::FieldTable,
+};
+use longshore_celery::crashes_of;
+use longshore_core::{Receipt, source::Fetched};
+use tokio::{
+    sync::Notify,
+    time::{Instant, timeout_at},
+};
+
+use super::{
+    dead,
+    declare::{Declarer, Giving},
+    feed,
+    held::{Again, Held, Lent, Tag, acknowledgements},
+    link::{Link, Wait, locked},
+    parts::Parcel,
+    publish::{Publisher, Routed},
+    window,
+};
+use crate::{
+    broker::{Consumer, OpenOptions},
+    error::BrokerError,
+    lease::Lease,
+    message::{Claimed, End, Ended, Finish},
+    rotation::Rotation,
+};
+
+/// Longest time for which an end waits for its message to come again, after its channel was lost and
+/// another one is there.
+const COMES_AGAIN: Duration = Duration::from_millis(500);
+/// Longest time for which it waits for another channel.
+const CHANNEL: Duration = Duration::from_secs(10);
+
+/// A message that the server has sent, and nobody has claimed.
+pub(super) struct Arrived {
+    tag: Tag,
+    redelivered: bool,
+    parcel: Arc<Parcel>,
+    at: Instant,
+}
+
+/// A channel that gives.
+pub(super) struct Session {
+    pub(super) id: u64,
+    pub(super) channel: Channel,
+    /// Tags that are not acknowledged.
+    pub(super) outstanding: BTreeSet<u64>,
+    /// Number of messages that it may send ahead.
+    pub(super) window: u16,
+    /// First tag that counts against the window: those before it were delivered to consumers that are
+    /// no more.
+    pub(super) counts_from: u64,
+    last: u64,
+}
+
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) ready: HashMap<Arc<str>, VecDeque<Arrived>>,
+    pub(super) held: Held,
+    pub(super) sessions: [Option<Session>; 2],
+    /// What the latest claim has asked for.
+    pub(super) room: usize,
+    /// A claim waits.
+    pub(super) waits: bool,
+    /// Channels that give, while somebody claims what they send: the others rest until a claim waits.
+    pub(super) gives: [bool; 2],
+    last_session: u64,
+}
+
+/// What a consumer's parts share.
+pub(super) struct Shared {
+    pub(super) link: Link,
+    pub(super) publisher: Arc<Publisher>,
+    pub(super) declarer: Arc<Declarer>,
+    pub(super) turns: Rotation,
+    /// A new term begins whenever a channel is lost.
+    pub(super) lease: Arc<Lease>,
+    pub(super) node: String,
+    state: Mutex<State>,
+    /// Something has come, or a channel was lost or made.
+    pub(super) arrived: Notify,
+    /// The feeds have something to do.
+    pub(super) changed: Notify,
+    closed: AtomicBool,
+}
+
+impl State {
+    pub(super) fn begin(&mut self, giving: Giving, channel: Channel, window: u16) -> u64 {
+        self.last_session += 1;
+        let id = self.last_session;
+        self.sessions[giving as usize] = Some(Session { id, channel, outstanding: BTreeSet::new(), window, counts_from: 0, last: 0 });
+        id
+    }
+
+    /// Returns how many messages a channel has sent that are claimed and have not ended.
+    pub(super) fn claimed(&self, giving: Giving) -> usize {
+        let Some(session) = &self.sessions[giving as usize] else { return 0 };
+        let ready: usize = self.ready.values().flatten().filter(|arrived| arrived.tag.session == session.id).count();
+        session.outstanding.len().saturating_sub(ready)
+    }
+
+    /// Notes that consumers begin anew, to which nothing was delivered yet.
+    pub(super) fn count_anew(&mut self, giving: Giving) {
+        if let Some(session) = &mut self.sessions[giving as usize] {
+            session.counts_from = session.last + 1;
+        }
+    }
+
+    /// Returns whether consumers of this kind have all that they may have, and a claim waits.
+    pub(super) fn is_starved(&self, giving: Giving) -> bool {
+        let full = |session: &Session| session.outstanding.range(session.counts_from..).count() >= usize::from(session.window);
+        self.waits && self.sessions[giving as usize].as_ref().is_some_and(full)
+    }
+
+    fn session_of(&mut self, tag: Tag) -> Option<&mut Session> {
+        self.sessions.iter_mut().flatten().find(|session| session.id == tag.session)
+    }
+
+    /// Takes what nobody has claimed since then out of a channel's.
+    pub(super) fn unclaimed(&mut self, session: u64, since: Instant) -> Vec<u64> {
+        let mut tags = Vec::new();
+        for line in self.ready.values_mut() {
+            line.retain(|arrived| {
+                let stays = arrived.tag.session != session || arrived.at > since;
+                tags.extend((!stays).then_some(arrived.tag.tag));
+                stays
+            });
+        }
+        tags
+    }
+
+    /// Returns when the first of what waits to be claimed came.
+    pub(super) fn oldest(&self, session: u64) -> Option<Instant> {
+        self.ready.values().flatten().filter(|arrived| arrived.tag.session == session).map(|arrived| arrived.at).min()
+    }
+}
+
+impl Shared {
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        locked(&self.state)
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
+    /// Takes in what has come for a queue.
+    pub(super) fn arrive(&self, queue: &Arc<str>, session: u64, deliveries: Vec<Delivery>) {
+        let mut over = Vec::new();
+        {
+            let mut state = self.state();
+            let state = &mut *state;
+            for delivery in deliveries {
+                let tag = Tag { session, tag: delivery.delivery_tag };
+                let parcel = Arc::new(Parcel { properties: delivery.properties, body: delivery.data });
+                let Some(of) = state.sessions.iter_mut().flatten().find(|other| other.id == session) else { return };
+                of.outstanding.insert(tag.tag);
+                of.last = of.last.max(tag.tag);
+                let again = if delivery.redelivered { state.held.again(queue, &parcel, tag) } else { Again::New };
+                match again {
+                    Again::Ours => {}
+                    Again::Over => over.push(tag),
+                    Again::New => {
+                        let arrived = Arrived { tag, redelivered: delivery.redelivered, parcel, at: Instant::now() };
+                        state.ready.entry(queue.clone()).or_default().push_back(arrived);
+                    }
+                }
+            }
+        }
+        if !over.is_empty() {
+            self.send_acknowledgements(over);
+        }
+        self.arrived.notify_waiters();
+    }
+
+    /// Notes that a channel is gone: what came on it may be anybody's. Returns how many messages were
+    /// claimed of it.
+    pub(super) fn lose(&self, giving: Giving) -> usize {
+        let mut state = self.state();
+        let Some(session) = state.sessions[giving as usize].take() else { return 0 };
+        state.ready.values_mut().for_each(|line| line.retain(|arrived| arrived.tag.session != session.id));
+        let count = state.held.lose(session.id);
+        if count > 0 {
+            self.lease.lose();
+        }
+        drop(state);
+        self.arrived.notify_waiters();
+        count
+    }
+
+    /// Takes what is there, from each queue in its turn.
+    fn take(&self, room: usize, into: &mut Vec<Claimed>) {
+        let mut taken = Vec::new();
+        {
+            let mut state = self.state();
+            let state = &mut *state;
+            while taken.len() < room {
+                let order = self.turns.order();
+                let next = order.into_iter().find_map(|queue| Some((state.ready.get_mut(&queue)?.pop_front()?, queue)));
+                let Some((arrived, queue)) = next else { break };
+                self.turns.served(&queue);
+                let number = state.held.add(queue.clone(), arrived.parcel.clone(), arrived.tag);
+                taken.push((number, queue, arrived));
+            }
+            state.room = room;
+            state.waits = taken.is_empty();
+        }
+        into.extend(taken.into_iter().map(|(number, queue, arrived)| claimed(number, queue, &arrived.parcel, arrived.redelivered)));
+    }
+
+    /// Wakes the feeds if a window is to be changed.
+    fn look_at_windows(&self) {
+        let state = self.state();
+        let wanted = window::wanted(state.claimed(Giving::Classic), state.room);
+        let classic = state.sessions[Giving::Classic as usize].as_ref();
+        let change = classic.is_some_and(|session| window::is_to_change(session.window, wanted, state.waits));
+        let starved = state.is_starved(Giving::Fixed) || (state.waits && state.gives != [true; 2]);
+        drop(state);
+        if change || starved {
+            self.changed.notify_waiters();
+        }
+    }
+
+    /// Acknowledges. What was delivered on a channel that is gone comes again.
+    fn send_acknowledgements(&self, tags: Vec<Tag>) -> Vec<BoxFuture<'static, bool>> {
+        let mut by_session: HashMap<u64, Vec<u64>> = HashMap::new();
+        tags.into_iter().for_each(|tag| by_session.entry(tag.session).or_default().push(tag.tag));
+        let mut sent: Vec<BoxFuture<'static, bool>> = Vec::new();
+        let mut state = self.state();
+        for (session, tags) in by_session {
+            let Some(session) = state.session_of(Tag { session, tag: 0 }) else { continue };
+            for (tag, multiple) in acknowledgements(&mut session.outstanding, tags) {
+                let channel = session.channel.clone();
+                // The frame is on its way when this is made; its future says that it was written.
+                let mut ack: BoxFuture<'static, bool> =
+                    Box::pin(async move { channel.basic_ack(tag, BasicAckOptions { multiple }).await.is_ok() });
+                if futures_util::FutureExt::now_or_never(&mut ack).is_none() {
+                    sent.push(ack);
+                }
+            }
+        }
+        sent
+    }
+
+    /// Gives messages back to their places.
+    fn give_back(&self, tags: Vec<Tag>) -> Vec<BoxFuture<'static, bool>> {
+        let mut sent: Vec<BoxFuture<'static, bool>> = Vec::new();
+        let mut state = self.state();
+        for tag in tags {
+            let Some(session) = state.session_of(tag) else { continue };
+            session.outstanding.remove(&tag.tag);
+            let channel = session.channel.clone();
+            let options = BasicNackOptions { multiple: false, requeue: true };
+            let mut nack: BoxFuture<'static, bool> = Box::pin(async move { channel.basic_nack(tag.tag, options).await.is_ok() });
+            if futures_util::FutureExt::now_or_never(&mut nack).is_none() {
+                sent.push(nack);
+            }
+        }
+        sent
+    }
+
+    /// Returns what is lent, with the tag under which it is ours now. Where its channel was lost a
+    /// moment ago, it may come again.
+    async fn ours(&self, number: u64, until: &mut Option<Instant>) -> Option<Lent> {
+        loop {
+            let arrived = self.arrived.notified();
+            tokio::pin!(arrived);
+            arrived.as_mut().enable();
+            let is_up = {
+                let state = self.state();
+                let lent = state.held.get(number)?;
+                if lent.tag.is_some() {
+                    return Some(lent.clone());
+                }
+                state.sessions.iter().any(Option::is_some)
+            };
+            let patience = if is_up { COMES_AGAIN } else { CHANNEL };
+            let end = *until.get_or_insert_with(|| Instant::now() + patience);
+            if timeout_at(end, arrived).await.is_err() || self.is_closed() {
+                return None;
+            }
+            if is_up {
+                continue;
+            }
+            // A channel is there now; what comes again comes at once.
+            *until = Some(end.min(Instant::now() + COMES_AGAIN));
+        }
+    }
+
+    async fn finish_all(&self, batch: &[Finish]) -> Result<Vec<Ended>, BrokerError> {
+        let mut plans = Vec::with_capacity(batch.len());
+        let mut until = None;
+        let mut ending = HashSet::new();
+        for finish in batch {
+            if finish.end != End::Keep && !ending.insert(finish.receipt) {
+                plans.push(Plan::Over(Ended::Refused));
+                continue;
+            }
+            plans.push(match self.ours(finish.receipt.0, &mut until).await {
+                Some(lent) => Plan::of(finish, &lent),
+                None => {
+                    self.state().held.remove(finish.receipt.0, false);
+                    Plan::Over(Ended::Refused)
+                }
+            });
+        }
+        // What is confirmed is there; if this process ends before the acknowledgement, it is sent
+        // again.
+        let sends: Vec<Routed> = plans.iter().flat_map(Plan::sends).cloned().collect();
+        let checked = if sends.is_empty() { Vec::new() } else { self.publisher.check(&sends, Wait::Forever).await? };
+        let mut checks = checked.into_iter();
+        for plan in &mut plans {
+            let refusals: Vec<Option<String>> = checks.by_ref().take(plan.sends().len()).collect();
+            if let Some(reason) = refusals.into_iter().flatten().next() {
+                *plan = Plan::Over(Ended::Impossible { reason });
+            }
+        }
+        let sends: Vec<Routed> = plans.iter().flat_map(Plan::sends).cloned().collect();
+        if !sends.is_empty() {
+            let mut refusals = self.publisher.send(&sends, Wait::Forever).await?.into_iter();
+            for plan in &mut plans {
+                let refused = refusals.by_ref().take(plan.sends().len()).flatten().next();
+                if let Some(reason) = refused {
+                    *plan = Plan::Over(Ended::Impossible { reason });
+                }
+            }
+        }
+        Ok(self.end(batch, plans).await)
+    }
+
+    /// Says to the server what has ended.
+    async fn end(&self, batch: &[Finish], plans: Vec<Plan>) -> Vec<Ended> {
+        let (mut acks, mut backs, mut ended) = (Vec::new(), Vec::new(), Vec::with_capacity(plans.len()));
+        {
+            let mut state = self.state();
+            for (finish, plan) in batch.iter().zip(plans) {
+                let number = finish.receipt.0;
+                ended.push(match plan {
+                    Plan::Over(ended) => ended,
+                    Plan::Keep(_) => Ended::Done,
+                    // Its tag may be another one by now, or gone: then the message comes again, and what
+                    // was sent on is sent twice.
+                    Plan::Ack(_) => {
+                        acks.extend(state.held.remove(number, true).and_then(|lent| lent.tag));
+                        Ended::Done
+                    }
+                    Plan::Back => {
+                        backs.extend(state.held.remove(number, false).and_then(|lent| lent.tag));
+                        Ended::Done
+                    }
+                });
+            }
+        }
+        let mut sent = self.send_acknowledgements(acks);
+        sent.extend(self.give_back(backs));
+        join_all(sent).await;
+        ended
+    }
+}
+
+/// What is to be done at the end of a message that is ours.
+enum Plan {
+    /// Nothing.
+    Over(Ended),
+    /// These are sent, and it stays.
+    Keep(Vec<Routed>),
+    /// These are sent, and it is acknowledged.
+    Ack(Vec<Routed>),
+    /// It goes back to its place.
+    Back,
+}
+
+impl Plan {
+    fn of(finish: &Finish, lent: &Lent) -> Self {
+        if finish.part.is_some() || !finish.results.is_empty() {
+            return Self::Over(Ended::Impossible { reason: "RabbitMQ keeps no results".to_owned() });
+        }
+        let mut sends = match finish.publish.iter().map(Routed::of).collect::<Result<Vec<_>, _>>() {
+            Ok(sends) => sends,
+            Err(reason) => return Self::Over(Ended::Impossible { reason }),
+        };
+        match &finish.end {
+            End::Keep => return Self::Keep(sends),
+            End::Back { front: true } if sends.is_empty() => return Self::Back,
+            End::Back { .. } => sends.push(Routed::to(&lent.queue, copy(&lent.parcel))),
+            End::Dead { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, false)),
+            End::Junk { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, true)),
+            End::Ack => {}
+        }
+        Self::Ack(sends)
+    }
+
+    fn sends(&self) -> &[Routed] {
+        match self {
+            Self::Over(_) | Self::Back => &[],
+            Self::Keep(sends) | Self::Ack(sends) => sends,
+        }
+    }
+}
+
+/// Returns the same message as one that was never delivered, with a name of its own.
+fn copy(parcel: &Parcel) -> Parcel {
+    let mut copy = parcel.clone();
+    let mut headers = copy.properties.headers().clone().unwrap_or_default();
+    headers = without(headers, "x-delivery-count");
+    copy.properties = copy.properties.with_headers(headers).with_message_id(uuid::Uuid::new_v4().to_string().into());
+    copy
+}
+
+/// Returns headers without one of them.
+pub(super) fn without(headers: FieldTable, name: &str) -> FieldTable {
+    if !headers.contains_key(name) {
+        return headers;
+    }
+    let kept = headers.inner().iter().filter(|(key, _)| key.as_str() != name);
+    FieldTable::from(kept.map(|(key, value)| (key.clone(), value.clone())).collect::<std::collections::BTreeMap<_, _>>())
+}
+
+fn claimed(number: u64, queue: Arc<str>, parcel: &Parcel, redelivered: bool) -> Claimed {
+    let raw = parcel.clone().into_raw("", &queue);
+    // A classic queue says that a message was lent before, and not how often.
+    let crashes = crashes_of(&raw).max(u32::from(redelivered));
+    Claimed { receipt: Receipt(number), queue, raw, crashes, redelivered, given: false }
+}
+
+/// A consumer of some queues.
+pub(super) struct AmqpConsumer {
+    shared: Arc<Shared>,
+    feeds: Vec<tokio::task::JoinHandle<()>>,
+}
+
+impl AmqpConsumer {
+    /// Opens it: the server is there, and takes us.
+    pub(super) async fn open(
+        link: Link,
+        publisher: Arc<Publisher>,
+        declarer: Arc<Declarer>,
+        options: OpenOptions,
+    ) -> Result<Self, BrokerError> {
+        let open = link.open(Wait::Patience).await?;
+        let heartbeat = match open.connection.configuration().heartbeat() {
+            0 => Duration::MAX,
+            seconds => Duration::from_secs(seconds.into()),
+        };
+        let shared = Arc::new(Shared {
+            link,
+            publisher,
+            declarer,
+            turns: Rotation::new(options.queues, options.order),
+            lease: Arc::new(Lease::new(heartbeat)),
+            node: options.node,
+            state: Mutex::default(),
+            arrived: Notify::new(),
+            changed: Notify::new(),
+            closed: AtomicBool::new(false),
+        });
+        let feeds = [Giving::Classic, Giving::Fixed].map(|giving| tokio::spawn(feed::run(shared.clone(), giving, heartbeat)));
+        Ok(Self { shared, feeds: feeds.into() })
+    }
+}
+
+impl Drop for AmqpConsumer {
+    fn drop(&mut self) {
+        self.feeds.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}
+
+impl Consumer for AmqpConsumer {
+    fn claim<'a>(&'a self, room: usize, into: &'a mut Vec<Claimed>) -> BoxFuture<'a, Result<Fetched, BrokerError>> {
+        Box::pin(async move {
+            loop {
+                let arrived = self.shared.arrived.notified();
+                tokio::pin!(arrived);
+                arrived.as_mut().enable();
+                if self.shared.is_closed() {
+                    return Ok(Fetched::End);
+                }
+                let before = into.len();
+                self.shared.take(room, into);
+                self.shared.look_at_windows();
+                if into.len() > before || room == 0 {
+                    return Ok(Fetched::More);
+                }
+                arrived.await;
+            }
+        })
+    }
+
+    fn lease(&self) -> Option<Arc<Lease>> {
+        Some(self.shared.lease.clone())
+    }
+
+    fn close(&self) {
+        self.shared.closed.store(true, Ordering::Release);
+        self.shared.arrived.notify_waiters();
+        self.shared.changed.notify_waiters();
+    }
+
+    fn load<'a>(&'a self, receipts: &'a [Receipt]) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, BrokerError>> {
+        let lent: Vec<Option<Lent>> = {
+            let state = self.shared.state();
+            receipts.iter().map(|receipt| state.held.get(receipt.0).filter(|lent| lent.tag.is_some()).cloned()).collect()
+        };
+        let raw = |lent: Lent| Parcel::clone(&lent.parcel).into_raw("", &lent.queue);
+        Box::pin(std::future::ready(Ok(lent.into_iter().map(|lent| lent.map(raw)).collect())))
+    }
+
+    fn finish<'a>(&'a self, batch: &'a [Finish]) -> BoxFuture<'a, Result<Vec<Ended>, BrokerError>> {
+        Box::pin(self.shared.finish_all(batch))
+    }
+
+    fn serve(&self, queue: &str, on: bool) {
+        self.shared.turns.serve(queue, on);
+        self.shared.changed.notify_waiters();
+    }
+
+    fn serving(&self) -> Vec<Arc<str>> {
+        self.shared.turns.order()
+    }
+
+    fn leave(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            self.close();
+            // With its connection the server takes back what is left.
+            self.shared.link.close().await;
+            self.shared.lose(Giving::Classic);
+            self.shared.lose(Giving::Fixed);
+            Ok(())
+        })
+    }
+}

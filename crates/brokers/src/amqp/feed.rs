@@ -1,0 +1,385 @@
+//! A channel that gives messages, looked after: made again when it is lost, with a window that
+//! follows the worker, and asked now and then whether it still lives.
+
+use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
+
+use futures_util::{FutureExt as _, StreamExt as _};
+use lapin::{
+    Channel,
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    types::FieldTable,
+};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    consumer::Shared,
+    declare::{Giving, Undeclared},
+    fail::{Consequence, consequence, is_not_found, words},
+    link::{Open, Wait, pause},
+    window,
+};
+use crate::{lease, news::News};
+
+/// Time between two looks whether the server still answers.
+const LOOK: Duration = Duration::from_secs(3);
+/// Time after which what nobody claims goes back.
+const UNCLAIMED: Duration = Duration::from_secs(1);
+/// Time after which a queue that cannot be had is asked for again.
+const AGAIN: Duration = Duration::from_secs(5);
+/// The most deliveries that are taken in at once.
+const BATCH: usize = 256;
+
+/// End of one queue's deliveries.
+struct Stopped {
+    queue: Arc<str>,
+    tag: String,
+    error: Option<lapin::Error>,
+}
+
+/// Reason why a channel is given up.
+enum Lost {
+    /// The consumer is closed.
+    Closed,
+    /// The server, or the way to it, has ended it.
+    Away(String),
+}
+
+/// Looks after the channel of one kind of queues until the consumer is closed.
+pub(super) async fn run(shared: Arc<Shared>, giving: Giving, heartbeat: Duration) {
+    let mut attempt = 0;
+    while !shared.is_closed() {
+        let Ok(open) = shared.link.open(Wait::Forever).await else { return };
+        let begun = Instant::now();
+        let lost = Feed { shared: &shared, giving, heartbeat, open: &open, refused: HashMap::new() }.serve().await;
+        let count = shared.lose(giving);
+        match lost {
+            Lost::Closed => return,
+            Lost::Away(why) if count > 0 => {
+                let text = format!("rabbitmq at {}: {why}; {} lent to {} may run again", open.place, messages(count), shared.node);
+                (shared.link.notice())(&News::remark(text));
+            }
+            Lost::Away(_) => {}
+        }
+        attempt = if begun.elapsed() > AGAIN { 0 } else { attempt + 1 };
+        sleep(pause(attempt)).await;
+    }
+}
+
+fn messages(count: usize) -> String {
+    if count == 1 { "1 message that was".to_owned() } else { format!("{count} messages that were") }
+}
+
+struct Feed<'a> {
+    shared: &'a Arc<Shared>,
+    giving: Giving,
+    heartbeat: Duration,
+    open: &'a Open,
+    /// Queues that cannot be had, with the reason that was told, and when they are asked for again.
+    refused: HashMap<Arc<str>, (String, Instant)>,
+}
+
+/// A channel in service.
+struct Serving {
+    channel: Channel,
+    session: u64,
+    window: u16,
+    /// Queues that give, with the tags of their consumers.
+    consuming: HashMap<Arc<str>, String>,
+    stopped: mpsc::UnboundedSender<Stopped>,
+}
+
+impl Feed<'_> {
+    async fn serve(&mut self) -> Lost {
+        let mut serving: Option<Serving> = None;
+        let lost = self.serve_on(&mut serving).await;
+        if let Some(serving) = serving
+            && serving.channel.status().connected()
+        {
+            let _ = timeout(LOOK, serving.channel.close(200, "".into())).await;
+        }
+        lost
+    }
+
+    async fn serve_on(&mut self, serving: &mut Option<Serving>) -> Lost {
+        let (stopped, mut stops) = mpsc::unbounded_channel();
+        let mut look = Instant::now() + LOOK;
+        loop {
+            let changed = self.shared.changed.notified();
+            let mut changed = pin!(changed);
+            changed.as_mut().enable();
+            if self.shared.is_closed() {
+                return Lost::Closed;
+            }
+            if let Err(lost) = self.adjust(serving, &stopped).await {
+                return lost;
+            }
+            let wake = self.next_look(serving.as_ref(), look);
+            tokio::select! {
+                () = changed => {}
+                stop = stops.recv() => {
+                    let Some(stop) = stop else { continue };
+                    if let Err(lost) = self.stopped(stop, serving.as_mut()) {
+                        return lost;
+                    }
+                }
+                () = sleep_until(wake) => {
+                    if Instant::now() >= look {
+                        look = Instant::now() + LOOK;
+                        if let Err(lost) = self.look(serving.as_ref()).await {
+                            return lost;
+                        }
+                    }
+                    if let Some(serving) = serving {
+                        self.give_back(serving).await;
+                    }
+                }
+            }
+        }
+    }
+
+    fn next_look(&self, serving: Option<&Serving>, look: Instant) -> Instant {
+        let oldest = serving.and_then(|serving| self.shared.state().oldest(serving.session));
+        oldest.map_or(look, |oldest| look.min(oldest + UNCLAIMED))
+    }
+
+    /// Makes the channel and its consumers as they should be.
+    async fn adjust(&mut self, slot: &mut Option<Serving>, stopped: &mpsc::UnboundedSender<Stopped>) -> Result<(), Lost> {
+        let queues = self.mine().await?;
+        if slot.is_none() && queues.is_empty() {
+            return if self.open.is_up() { Ok(()) } else { Err(Lost::Away("the connection is gone".to_owned())) };
+        }
+        let (claimed, room, waits) = {
+            let state = self.shared.state();
+            (state.claimed(self.giving), state.room, state.waits)
+        };
+        let wanted = window::wanted(claimed, room);
+        if slot.is_none() {
+            *slot = Some(self.begin(wanted, stopped.clone()).await?);
+        }
+        let Some(serving) = slot else { return Ok(()) };
+        if self.is_to_begin_anew() {
+            self.begin_anew(serving, claimed, room).await?;
+        } else if self.giving == Giving::Classic && window::is_to_change(serving.window, wanted, waits) {
+            self.set_window(serving, wanted).await?;
+        }
+        let gone: Vec<_> = serving.consuming.keys().filter(|queue| !queues.contains(queue)).cloned().collect();
+        for queue in gone {
+            self.cancel(serving, &queue).await?;
+        }
+        if self.shared.state().gives[self.giving as usize] {
+            for queue in queues {
+                if !serving.consuming.contains_key(&queue) {
+                    self.consume(serving, &queue).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns whether consumers are to begin anew: a claim waits, and they rest, or have all that
+    /// they may have.
+    fn is_to_begin_anew(&self) -> bool {
+        let mut state = self.shared.state();
+        let rested = state.waits && !std::mem::replace(&mut state.gives[self.giving as usize], true);
+        rested || (self.giving == Giving::Fixed && state.is_starved(self.giving))
+    }
+
+    async fn begin_anew(&self, serving: &mut Serving, claimed: usize, room: usize) -> Result<(), Lost> {
+        self.cancel_all(serving).await?;
+        self.shared.state().count_anew(self.giving);
+        // A limit for all consumers counts what is claimed; one for each begins with nothing.
+        let claimed = if self.giving == Giving::Classic { claimed } else { 0 };
+        self.set_window(serving, window::wanted(claimed, room)).await
+    }
+
+    async fn cancel_all(&self, serving: &mut Serving) -> Result<(), Lost> {
+        let queues: Vec<_> = serving.consuming.keys().cloned().collect();
+        for queue in queues {
+            self.cancel(serving, &queue).await?;
+        }
+        Ok(())
+    }
+
+    /// Returns the queues in service that give as this channel does.
+    async fn mine(&mut self) -> Result<Vec<Arc<str>>, Lost> {
+        let mut mine = Vec::new();
+        for queue in self.shared.turns.order() {
+            if self.refused.get(&queue).is_some_and(|(_, again)| *again > Instant::now()) {
+                continue;
+            }
+            match self.shared.declarer.ensure(self.open, &queue).await {
+                Ok(giving) => {
+                    if self.refused.remove(&queue).is_some() && giving == self.giving {
+                        self.tell(format!("queue {queue} is there"));
+                    }
+                    if giving == self.giving {
+                        mine.push(queue);
+                    }
+                }
+                // Both channels look; one of them tells.
+                Err(Undeclared::No(why)) => self.refuse(&queue, why, self.giving == Giving::Classic),
+                Err(Undeclared::Away(why)) => return Err(Lost::Away(why)),
+            }
+        }
+        Ok(mine)
+    }
+
+    fn refuse(&mut self, queue: &Arc<str>, why: String, tells: bool) {
+        let before = self.refused.insert(queue.clone(), (why.clone(), Instant::now() + AGAIN));
+        if tells && before.is_none_or(|(before, _)| before != why) {
+            self.tell(format!("nothing is taken from queue {queue}: {why}; asked again every {} s", AGAIN.as_secs()));
+        }
+    }
+
+    fn tell(&self, text: String) {
+        (self.shared.link.notice())(&News::remark(format!("rabbitmq at {}: {text}", self.open.place)));
+    }
+
+    async fn begin(&self, window: u16, stopped: mpsc::UnboundedSender<Stopped>) -> Result<Serving, Lost> {
+        let channel = self.open.connection.create_channel().await.map_err(|error| Lost::Away(words(&error)))?;
+        let asked = lease::clock();
+        channel.basic_qos(window, self.qos()).await.map_err(|error| Lost::Away(words(&error)))?;
+        self.shared.lease.renewed(asked, lease::clock());
+        let session = self.shared.state().begin(self.giving, channel.clone(), window);
+        self.shared.arrived.notify_waiters();
+        Ok(Serving { channel, session, window, consuming: HashMap::new(), stopped })
+    }
+
+    fn qos(&self) -> BasicQosOptions {
+        BasicQosOptions { global: self.giving == Giving::Classic }
+    }
+
+    async fn set_window(&self, serving: &mut Serving, window: u16) -> Result<(), Lost> {
+        serving.channel.basic_qos(window, self.qos()).await.map_err(|error| Lost::Away(words(&error)))?;
+        serving.window = window;
+        if let Some(session) = &mut self.shared.state().sessions[self.giving as usize] {
+            session.window = window;
+        }
+        Ok(())
+    }
+
+    async fn consume(&mut self, serving: &mut Serving, queue: &Arc<str>) -> Result<(), Lost> {
+        let tag = format!("{} {}", self.shared.node, uuid::Uuid::new_v4().simple());
+        let tag: String = tag.chars().rev().take(200).collect::<Vec<_>>().into_iter().rev().collect();
+        let consumer = serving
+            .channel
+            .basic_consume((**queue).into(), tag.as_str().into(), BasicConsumeOptions::default(), FieldTable::default())
+            .await;
+        let consumer = match consumer {
+            Ok(consumer) => consumer,
+            Err(error) => {
+                if is_not_found(&error) {
+                    self.shared.declarer.forget(queue);
+                }
+                if consequence(&error) != Consequence::Connection {
+                    self.refuse(queue, words(&error), true);
+                }
+                return Err(Lost::Away(words(&error)));
+            }
+        };
+        serving.consuming.insert(queue.clone(), tag.clone());
+        // Whoever drops the consumer drops its connection.
+        let (shared, session, queue, stopped) = (Arc::downgrade(self.shared), serving.session, queue.clone(), serving.stopped.clone());
+        tokio::spawn(async move {
+            let mut consumer = consumer;
+            let error = loop {
+                let first = match consumer.next().await {
+                    Some(Ok(delivery)) => delivery,
+                    Some(Err(error)) => break Some(error),
+                    None => break None,
+                };
+                let (mut batch, mut end) = (vec![first], None);
+                while batch.len() < BATCH {
+                    match consumer.next().now_or_never() {
+                        Some(Some(Ok(delivery))) => batch.push(delivery),
+                        Some(Some(Err(error))) => end = Some(Some(error)),
+                        Some(None) => end = Some(None),
+                        None => break,
+                    }
+                    if end.is_some() {
+                        break;
+                    }
+                }
+                let Some(shared) = shared.upgrade() else { return };
+                shared.arrive(&queue, session, batch);
+                if let Some(error) = end {
+                    break error;
+                }
+            };
+            let _ = stopped.send(Stopped { queue, tag, error });
+        });
+        Ok(())
+    }
+
+    async fn cancel(&self, serving: &mut Serving, queue: &Arc<str>) -> Result<(), Lost> {
+        let Some(tag) = serving.consuming.remove(queue) else { return Ok(()) };
+        let canceled = serving.channel.basic_cancel(tag.as_str().into(), BasicCancelOptions::default()).await;
+        canceled.map_err(|error| Lost::Away(words(&error)))
+    }
+
+    /// Takes note that a queue gives nothing any more.
+    fn stopped(&mut self, stop: Stopped, serving: Option<&mut Serving>) -> Result<(), Lost> {
+        if let Some(error) = stop.error {
+            return Err(Lost::Away(words(&error)));
+        }
+        let Some(serving) = serving else { return Ok(()) };
+        if !serving.channel.status().connected() {
+            return Err(Lost::Away("the channel was closed".to_owned()));
+        }
+        // We have canceled it ourselves, or the server has: the queue was deleted.
+        if serving.consuming.get(&stop.queue) == Some(&stop.tag) {
+            serving.consuming.remove(&stop.queue);
+            self.shared.declarer.forget(&stop.queue);
+            self.tell(format!("queue {} was deleted while it was served; it is declared again", stop.queue));
+        }
+        Ok(())
+    }
+
+    /// Asks for an answer, which says that the server takes us for alive, and that it has all
+    /// acknowledgements that went before.
+    async fn look(&self, serving: Option<&Serving>) -> Result<(), Lost> {
+        let Some(serving) = serving else {
+            return if self.open.is_up() { Ok(()) } else { Err(Lost::Away("the connection is gone".to_owned())) };
+        };
+        let (asked, place) = (lease::clock(), self.shared.state().held.last_end());
+        match timeout(self.heartbeat, serving.channel.basic_qos(serving.window, self.qos())).await {
+            Ok(Ok(())) => {
+                self.shared.lease.renewed(asked, lease::clock());
+                self.shared.state().held.has_all(serving.session, place);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(Lost::Away(words(&error))),
+            // It may be frozen, or the way to it: the heartbeat decides.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// Gives back what has come and nobody claims, for others to do.
+    async fn give_back(&self, serving: &mut Serving) {
+        let since = Instant::now() - UNCLAIMED;
+        let tags = {
+            let mut state = self.shared.state();
+            let tags = state.unclaimed(serving.session, since);
+            if let Some(session) = &mut state.sessions[self.giving as usize] {
+                tags.iter().for_each(|tag| {
+                    session.outstanding.remove(tag);
+                });
+            }
+            tags
+        };
+        if tags.is_empty() {
+            return;
+        }
+        // First it must not come again at once.
+        self.shared.state().gives[self.giving as usize] = false;
+        let stopped = self.cancel_all(serving).await;
+        if stopped.is_ok() {
+            for tag in tags {
+                let _ = serving.channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! Messages that were delivered and not acknowledged, under numbers of our own: a delivery's tag
+//! ends with its channel, and the same message may come back under another.
+
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    hash::{BuildHasher as _, Hash as _, Hasher, RandomState},
+    sync::Arc,
+};
+
+use lapin::types::AMQPValue;
+
+use super::parts::Parcel;
+
+/// A delivery's name: its channel's number, of ours, and the server's tag.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Tag {
+    pub(super) session: u64,
+    pub(super) tag: u64,
+}
+
+/// Number of messages whose acknowledgement may not have arrived, that are remembered.
+const OVER: usize = 8192;
+
+/// The server's own header, which is another one whenever a message comes again.
+const COUNT: &str = "x-delivery-count";
+
+/// A message that was delivered.
+#[derive(Clone)]
+pub(super) struct Lent {
+    pub(super) queue: Arc<str>,
+    pub(super) parcel: Arc<Parcel>,
+    /// `None` while the channel that it came on is gone, and it has not come again.
+    pub(super) tag: Option<Tag>,
+    key: u64,
+}
+
+/// All that is lent to us.
+pub(super) struct Held {
+    lent: HashMap<u64, Lent>,
+    /// By their contents, those whose channel is gone.
+    lost: HashMap<u64, Vec<u64>>,
+    /// Contents of what ended last, with the channel that carried the acknowledgement, and its place
+    /// among all: the acknowledgement may be lost with the channel.
+    over: VecDeque<Over>,
+    next: u64,
+    ends: u64,
+    hasher: RandomState,
+}
+
+struct Over {
+    key: u64,
+    session: u64,
+    place: u64,
+}
+
+/// Meaning of a message that comes again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Again {
+    /// It is one that we have, under its old number.
+    Ours,
+    /// It has ended here, and is to be acknowledged.
+    Over,
+    /// It is new to us.
+    New,
+}
+
+impl Default for Held {
+    fn default() -> Self {
+        Self { lent: HashMap::new(), lost: HashMap::new(), over: VecDeque::new(), next: 1, ends: 0, hasher: RandomState::new() }
+    }
+}
+
+impl Held {
+    fn key(&self, queue: &str, parcel: &Parcel) -> u64 {
+        let id = parcel.properties.correlation_id().as_ref().map(lapin::types::ShortString::as_str);
+        let name = parcel.properties.message_id().as_ref().map(lapin::types::ShortString::as_str);
+        let mut hasher = self.hasher.build_hasher();
+        (queue, id, name, &parcel.body).hash(&mut hasher);
+        // Attempts of a task differ in their headers alone.
+        if let Some(headers) = parcel.properties.headers() {
+            headers.inner().iter().filter(|(name, _)| name.as_str() != COUNT).for_each(|(name, value)| {
+                name.as_str().hash(&mut hasher);
+                hash(value, &mut hasher);
+            });
+        }
+        hasher.finish()
+    }
+
+    /// Looks whether a message that was delivered before is one of ours.
+    pub(super) fn again(&mut self, queue: &str, parcel: &Parcel, tag: Tag) -> Again {
+        if self.lost.is_empty() && self.over.is_empty() {
+            return Again::New;
+        }
+        let key = self.key(queue, parcel);
+        if let Some(numbers) = self.lost.get_mut(&key)
+            && let Some(number) = numbers.pop()
+        {
+            if numbers.is_empty() {
+                self.lost.remove(&key);
+            }
+            if let Some(lent) = self.lent.get_mut(&number) {
+                lent.tag = Some(tag);
+                return Again::Ours;
+            }
+        }
+        if self.over.iter().any(|over| over.key == key && over.session != tag.session) { Again::Over } else { Again::New }
+    }
+
+    /// Takes a message in, and returns its number.
+    pub(super) fn add(&mut self, queue: Arc<str>, parcel: Arc<Parcel>, tag: Tag) -> u64 {
+        let number = self.next;
+        self.next += 1;
+        let key = self.key(&queue, &parcel);
+        self.lent.insert(number, Lent { queue, parcel, tag: Some(tag), key });
+        number
+    }
+
+    /// Returns a message by its number.
+    pub(super) fn get(&self, number: u64) -> Option<&Lent> {
+        self.lent.get(&number)
+    }
+
+    /// Takes a message out. One whose acknowledgement is on its way (`ended`) is remembered until the
+    /// server has it.
+    pub(super) fn remove(&mut self, number: u64, ended: bool) -> Option<Lent> {
+        let lent = self.lent.remove(&number)?;
+        if lent.tag.is_none()
+            && let Some(numbers) = self.lost.get_mut(&lent.key)
+        {
+            numbers.retain(|other| *other != number);
+            if numbers.is_empty() {
+                self.lost.remove(&lent.key);
+            }
+        }
+        if ended {
+            if self.over.len() == OVER {
+                self.over.pop_front();
+            }
+            self.ends += 1;
+            let session = lent.tag.map_or(0, |tag| tag.session);
+            self.over.push_back(Over { key: lent.key, session, place: self.ends });
+        }
+        Some(lent)
+    }
+
+    /// Returns the place of the last end, for [`has_all`](Self::has_all).
+    pub(super) fn last_end(&self) -> u64 {
+        self.ends
+    }
+
+    /// Notes that the server has all acknowledgements of a channel up to this place.
+    pub(super) fn has_all(&mut self, session: u64, place: u64) {
+        self.over.retain(|over| over.session != session || over.place > place);
+    }
+
+    /// Notes that a channel is gone. Returns how many messages it had.
+    pub(super) fn lose(&mut self, session: u64) -> usize {
+        let mut count = 0;
+        for (number, lent) in &mut self.lent {
+            if lent.tag.is_some_and(|tag| tag.session == session) {
+                lent.tag = None;
+                self.lost.entry(lent.key).or_default().push(*number);
+                count += 1;
+            }
+        }
+        count
+    }
+}
+
+fn hash(value: &AMQPValue, hasher: &mut impl Hasher) {
+    std::mem::discriminant(value).hash(hasher);
+    match value {
+        AMQPValue::Boolean(is) => is.hash(hasher),
+        AMQPValue::LongInt(number) => number.hash(hasher),
+        AMQPValue::LongLongInt(number) => number.hash(hasher),
+        AMQPValue::Timestamp(number) => number.hash(hasher),
+        AMQPValue::Double(number) => number.to_bits().hash(hasher),
+        AMQPValue::LongString(bytes) => bytes.as_bytes().hash(hasher),
+        AMQPValue::FieldArray(list) => list.as_slice().iter().for_each(|value| hash(value, hasher)),
+        AMQPValue::FieldTable(table) => table.inner().iter().for_each(|(name, value)| {
+            name.as_str().hash(hasher);
+            hash(value, hasher);
+        }),
+        // Celery's headers have no others.
+        _ => {}
+    }
+}
+
+/// Says how to acknowledge these tags in as few frames as can be: all up to the first that is not
+/// among them at once, the others one by one. They are taken out of what is outstanding.
+pub(super) fn acknowledgements(outstanding: &mut BTreeSet<u64>, mut tags: Vec<u64>) -> Vec<(u64, bool)> {
+    tags.sort_unstable();
+    tags.dedup();
+    tags.retain(|tag| outstanding.contains(tag));
+    let together = tags.iter().zip(outstanding.iter()).take_while(|(tag, next)| tag == next).count();
+    let mut frames = Vec::new();
+    if together > 0 {
+        frames.push((tags[together - 1], together > 1));
+    }
+    frames.extend(tags[together..].iter().map(|tag| (*tag, false)));
+    tags.iter().for_each(|tag| {
+        outstanding.remove(tag);
+    });
+    frames
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn parcel(body: &str) -> Arc<Parcel> {
+        Arc::new(Parcel { body: body.into(), ..Parcel::default() })
+    }
+
+    fn tag(session: u64, tag: u64) -> Tag {
+        Tag { session, tag }
+    }
+
+    #[test]
+    fn what_comes_again_under_another_tag_keeps_its_number() {
+        let mut held = Held::default();
+        let one = held.add("q".into(), parcel("one"), tag(1, 1));
+        let two = held.add("q".into(), parcel("two"), tag(1, 2));
+        assert_eq!(held.again("q", &parcel("one"), tag(1, 3)), Again::New, "nothing is lost yet");
+        assert_eq!(held.lose(1), 2);
+        assert!(held.get(one).unwrap().tag.is_none());
+        assert_eq!(held.again("other", &parcel("one"), tag(2, 1)), Again::New, "another queue");
+        assert_eq!(held.again("q", &parcel("one"), tag(2, 1)), Again::Ours);
+        assert_eq!(held.get(one).unwrap().tag, Some(tag(2, 1)));
+        assert_eq!(held.again("q", &parcel("one"), tag(2, 2)), Again::New, "a second one of the same contents");
+        assert!(held.remove(two, false).is_some());
+        assert_eq!(held.again("q", &parcel("two"), tag(2, 3)), Again::New, "we have given it up");
+    }
+
+    #[test]
+    fn what_has_ended_and_comes_again_is_known() {
+        let mut held = Held::default();
+        let one = held.add("q".into(), parcel("one"), tag(1, 1));
+        held.remove(one, true);
+        assert_eq!(held.again("q", &parcel("one"), tag(2, 1)), Again::Over);
+        assert_eq!(held.again("q", &parcel("two"), tag(2, 2)), Again::New);
+        let mut retry = Parcel::clone(&parcel("one"));
+        let mut headers = lapin::types::FieldTable::default();
+        headers.insert("retries".into(), AMQPValue::LongInt(1));
+        retry.properties = retry.properties.with_headers(headers);
+        assert_eq!(held.again("q", &retry, tag(2, 1)), Again::New, "another attempt of the same task");
+        held.has_all(1, held.last_end());
+        assert_eq!(held.again("q", &parcel("one"), tag(2, 1)), Again::New, "the server had the acknowledgement");
+    }
+
+    #[test]
+    fn tags_are_acknowledged_together_as_far_as_they_are_the_first() {
+        for (outstanding, tags, frames) in [
+            (vec![1, 2, 3], vec![1, 2, 3], vec![(3, true)]),
+            (vec![1, 2, 3, 4], vec![4, 2, 1], vec![(2, true), (4, false)]),
+            (vec![1, 2, 3], vec![2], vec![(2, false)]),
+            (vec![5, 6], vec![5], vec![(5, false)]),
+            (vec![5, 6], vec![7], vec![]),
+        ] {
+            let mut set = outstanding.into_iter().collect();
+            assert_eq!(acknowledgements(&mut set, tags), frames);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_other_tag_is_acknowledged(outstanding in prop::collection::btree_set(0_u64..40, 0..30), tags in prop::collection::vec(0_u64..40, 0..30)) {
+            let mut left = outstanding.clone();
+            let frames = acknowledgements(&mut left, tags.clone());
+            let mut server = outstanding.clone();
+            for (tag, multiple) in frames {
+                server.retain(|other| if multiple { *other > tag } else { *other != tag });
+            }
+            let expected: BTreeSet<u64> = outstanding.into_iter().filter(|tag| !tags.contains(tag)).collect();
+            prop_assert_eq!(&server, &expected);
+            prop_assert_eq!(left, expected);
+        }
+    }
+}

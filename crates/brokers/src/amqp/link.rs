@@ -1,0 +1,300 @@
+//! A connection that is replaced when it is lost: one for what we send and ask, one for each
+//! consumer. A server that is short of memory or disk takes nothing from a connection that sends;
+//! one that only acknowledges goes on.
+
+use std::{
+    io,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use async_rs::Runtime;
+use futures_util::StreamExt as _;
+use lapin::{
+    Channel, Connection, ConnectionProperties, Event,
+    uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
+};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::{
+    fail::{Consequence, consequence, refused, transient, words},
+    url::{Config, Server},
+    wire::{WireKit, WireStream},
+};
+use crate::{
+    error::BrokerError,
+    news::{Ability, Happened, Notice},
+    tls,
+};
+
+/// Longest time that a server has to shake hands.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+
+/// Patience of a caller with a server that is away.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Wait {
+    /// As long as the URL says.
+    Patience,
+    /// As long as it takes.
+    Forever,
+}
+
+/// Returns how long to wait before the next try, with jitter.
+pub(super) fn pause(attempt: u32) -> Duration {
+    let most = Duration::from_millis(50 << attempt.min(5));
+    most.mul_f64(0.5 + fastrand::f64() / 2.0)
+}
+
+pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A connection that was made.
+pub(super) struct Open {
+    pub(super) connection: Connection,
+    /// The server, for people.
+    pub(super) place: String,
+    /// `RabbitMQ 3.10.8`, as far as the server said.
+    pub(super) version: String,
+}
+
+impl Open {
+    /// Returns whether it can be used, as far as is known here.
+    pub(super) fn is_up(&self) -> bool {
+        self.connection.status().connected()
+    }
+
+    /// Returns the largest frame that may be sent.
+    pub(super) fn frame_max(&self) -> usize {
+        match self.connection.configuration().frame_max() {
+            0 => 131_072,
+            size => size as usize,
+        }
+    }
+}
+
+/// A way to the server, for any number of callers.
+pub(super) struct Link {
+    config: Arc<Config>,
+    notice: Notice,
+    /// Stands beside our name in the server's list of connections.
+    purpose: String,
+    open: tokio::sync::Mutex<Option<Arc<Open>>>,
+    state: Arc<LinkState>,
+    closed: AtomicBool,
+}
+
+/// What is told of a link.
+#[derive(Default)]
+struct LinkState {
+    /// Reason why it is away, while it is.
+    trouble: Mutex<Option<String>>,
+    /// The server takes nothing from us for now.
+    blocked: AtomicBool,
+}
+
+/// Failure of one attempt to connect.
+enum Unable {
+    /// Another attempt may do.
+    Away(String),
+    /// It would be refused again.
+    No(String),
+}
+
+impl Link {
+    pub(super) fn new(config: Arc<Config>, notice: Notice, purpose: String) -> Self {
+        let (open, state) = (tokio::sync::Mutex::default(), Arc::default());
+        Self { config, notice, purpose, open, state, closed: AtomicBool::new(false) }
+    }
+
+    /// Makes another way to the same server. What befalls both is told once.
+    pub(super) fn beside(&self, purpose: String) -> Self {
+        let (config, notice, state) = (self.config.clone(), self.notice.clone(), self.state.clone());
+        Self { config, notice, purpose, open: tokio::sync::Mutex::default(), state, closed: AtomicBool::new(false) }
+    }
+
+    pub(super) fn config(&self) -> &Arc<Config> {
+        &self.config
+    }
+
+    pub(super) fn notice(&self) -> &Notice {
+        &self.notice
+    }
+
+    pub(super) fn place(&self) -> String {
+        self.config.place()
+    }
+
+    /// Says why it is away, or takes nothing, if it does.
+    pub(super) fn trouble(&self) -> Option<String> {
+        let blocked = self.state.blocked.load(Ordering::Relaxed);
+        locked(&self.state.trouble).clone().or_else(|| blocked.then(|| "it takes nothing for want of memory or disk".to_owned()))
+    }
+
+    /// Returns a connection that is up, as far as is known; makes one if there is none.
+    ///
+    /// # Errors
+    /// Transient: it is away for longer than the patience. Refused: it does not want us.
+    pub(super) async fn open(&self, wait: Wait) -> Result<Arc<Open>, BrokerError> {
+        let until = Instant::now() + self.config.patience;
+        let fetch = async {
+            let mut slot = self.open.lock().await;
+            if let Some(open) = slot.as_ref().filter(|open| open.is_up()) {
+                return Ok(open.clone());
+            }
+            let first = slot.take().is_none();
+            let mut attempt = 0;
+            loop {
+                if self.closed.load(Ordering::Acquire) {
+                    return Err(transient(&self.place(), "the connection was closed"));
+                }
+                match self.connect().await {
+                    Ok(open) => {
+                        let open = Arc::new(open);
+                        *slot = Some(open.clone());
+                        self.back(&open.place);
+                        return Ok(open);
+                    }
+                    // What is wrong with a URL shows at once. What worked before may work again: a server
+                    // that comes back knows nobody for a while.
+                    Err(Unable::No(why)) if first && wait == Wait::Patience => return Err(refused(&self.place(), &why)),
+                    Err(Unable::No(why) | Unable::Away(why)) => self.lost(&why),
+                }
+                attempt += 1;
+                sleep(pause(attempt)).await;
+            }
+        };
+        match wait {
+            Wait::Forever => fetch.await,
+            Wait::Patience => timeout_at(until, fetch).await.unwrap_or_else(|_| {
+                let why = self.trouble().unwrap_or_else(|| "no answer".to_owned());
+                Err(transient(&self.place(), &format!("{why} (waited for {:.1} s)", self.config.patience.as_secs_f64())))
+            }),
+        }
+    }
+
+    /// Returns a channel of its own, and its connection.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) async fn channel(&self, wait: Wait) -> Result<(Arc<Open>, Channel), BrokerError> {
+        let mut attempt = 0;
+        loop {
+            let open = self.open(wait).await?;
+            match open.connection.create_channel().await {
+                Ok(channel) => return Ok((open, channel)),
+                // Too many channels, or the connection went just now.
+                Err(error) if wait == Wait::Patience && attempt >= 3 => return Err(transient(&open.place, &words(&error))),
+                Err(_) => sleep(pause(attempt)).await,
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Ends the connection; none is made any more.
+    pub(super) async fn close(&self) {
+        self.closed.store(true, Ordering::Release);
+        // Whoever connects meanwhile sees that it is closed.
+        if let Ok(mut slot) = timeout(Duration::from_secs(1), self.open.lock()).await
+            && let Some(open) = slot.take().filter(|open| open.is_up())
+        {
+            let _ = timeout(Duration::from_secs(2), open.connection.close(200, "".into())).await;
+        }
+    }
+
+    /// Tells that it is away, once.
+    fn lost(&self, why: &str) {
+        let mut trouble = locked(&self.state.trouble);
+        if trouble.is_none() {
+            let reason = format!("rabbitmq at {}: {why}", self.place());
+            (self.notice)(&Happened::Lost { reason }.into());
+        }
+        *trouble = Some(why.to_owned());
+    }
+
+    fn back(&self, place: &str) {
+        if locked(&self.state.trouble).take().is_some() {
+            (self.notice)(&Happened::Back { server: format!("rabbitmq at {place}") }.into());
+        }
+    }
+
+    /// Tries each server once.
+    async fn connect(&self) -> Result<Open, Unable> {
+        let mut last = Unable::Away("no server is named".to_owned());
+        for server in &self.config.servers {
+            match timeout(HANDSHAKE, self.connect_to(server)).await {
+                Ok(Ok(open)) => return Ok(open),
+                Ok(Err(unable)) => last = unable,
+                Err(_) => last = Unable::Away(format!("{server}: it accepts connections and says nothing")),
+            }
+        }
+        Err(last)
+    }
+
+    async fn connect_to(&self, server: &Server) -> Result<Open, Unable> {
+        let stream = WireStream::connect(server, self.config.tls.as_ref()).await.map_err(|error| match error.kind() {
+            io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
+                Unable::No(tls::objection(&error).unwrap_or_else(|| format!("TLS: {error}")))
+            }
+            _ => Unable::Away(format!("{server}: {error}")),
+        })?;
+        let version = stream.version();
+        // lapin asks for a socket once, since it may not connect by itself.
+        let stream = Mutex::new(Some(stream));
+        let uri = AMQPUri {
+            scheme: AMQPScheme::AMQP,
+            authority: AMQPAuthority {
+                userinfo: AMQPUserInfo { username: server.user.clone(), password: server.password.clone() },
+                host: server.host.clone(),
+                port: server.port,
+            },
+            vhost: server.vhost.clone(),
+            query: AMQPQueryString { heartbeat: Some(self.config.heartbeat), ..AMQPQueryString::default() },
+        };
+        let properties = ConnectionProperties::default()
+            .with_client_property("product".into(), "longshore".into())
+            .with_client_property("version".into(), env!("CARGO_PKG_VERSION").into())
+            .with_connection_name(format!("longshore {}", self.purpose).into());
+        let connect = async move |_: AMQPUri, _: Runtime<WireKit>| match locked(&stream).take() {
+            Some(stream) => Ok(stream.into_stream()),
+            None => Err(lapin::Error::from(io::Error::from(io::ErrorKind::NotConnected))),
+        };
+        let connection = Connection::connector(uri, WireKit::current().into(), connect, properties).await.map_err(|error| {
+            let what = words(&error);
+            match consequence(&error) {
+                Consequence::Refused => Unable::No(format!("{server}: {what}")),
+                // The server ends the connection without a word where it does not know the user.
+                _ => Unable::Away(format!("{server}: {what}")),
+            }
+        })?;
+        self.listen(&connection, server.to_string());
+        let version = locked(&version).clone();
+        Ok(Open { connection, place: server.to_string(), version })
+    }
+
+    /// Tells when the server takes nothing, and when it does again.
+    fn listen(&self, connection: &Connection, place: String) {
+        let (mut events, notice, state) = (connection.events_listener(), self.notice.clone(), self.state.clone());
+        state.blocked.store(false, Ordering::Relaxed);
+        tokio::spawn(async move {
+            while let Some(event) = events.next().await {
+                match event {
+                    Event::ConnectionBlocked(reason) => {
+                        state.blocked.store(true, Ordering::Relaxed);
+                        let reason = format!("rabbitmq at {place}: it takes nothing for now ({reason}); what is sent waits");
+                        notice(&Happened::Refused { reason }.into());
+                    }
+                    Event::ConnectionUnblocked => {
+                        state.blocked.store(false, Ordering::Relaxed);
+                        notice(&Happened::Able { server: format!("rabbitmq at {place}"), again: Ability::Take }.into());
+                    }
+                    Event::Error(_) => break,
+                    _ => {}
+                }
+            }
+        });
+    }
+}

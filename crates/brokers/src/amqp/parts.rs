@@ -1,0 +1,240 @@
+//! Messages between kombu's envelope and AMQP's properties, headers and body.
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString},
+};
+use longshore_celery::{Map, MessageParts, Value};
+
+use super::headers::UNREADABLE;
+
+/// The deepest nesting of an envelope that is taken apart. What is deeper travels as it is.
+const DEPTH: usize = 48;
+/// The header of a body that is a message as it is, because it is no envelope.
+const AS_IT_IS: &str = "x-longshore-raw";
+
+/// A message as AMQP carries it.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Parcel {
+    pub(super) properties: BasicProperties,
+    pub(super) body: Vec<u8>,
+}
+
+impl Parcel {
+    /// Makes it of an envelope, or of whatever else was sent.
+    ///
+    /// # Errors
+    /// AMQP cannot carry it; the reason, for people.
+    pub(super) fn of(raw: &[u8]) -> Result<Self, String> {
+        match MessageParts::from_envelope(raw, DEPTH) {
+            Ok(parts) => Self::of_parts(parts),
+            Err(_) => {
+                let mut headers = FieldTable::default();
+                headers.insert(AS_IT_IS.into(), AMQPValue::Boolean(true));
+                let properties = BasicProperties::default().with_headers(headers).with_delivery_mode(2);
+                Ok(Self { properties, body: raw.to_vec() })
+            }
+        }
+    }
+
+    fn of_parts(parts: MessageParts) -> Result<Self, String> {
+        let mut to = BasicProperties::default().with_headers(table(&parts.headers)?).with_delivery_mode(2);
+        if let Some(text) = &parts.content_type {
+            to = to.with_content_type(short("content-type", text)?);
+        }
+        if let Some(text) = &parts.content_encoding {
+            to = to.with_content_encoding(short("content-encoding", text)?);
+        }
+        if !parts.delivery_tag.is_empty() {
+            to = to.with_message_id(short("delivery_tag", &parts.delivery_tag)?);
+        }
+        for (name, value) in parts.properties.iter() {
+            // The user and the cluster are the server's to judge: those of another sender would be
+            // refused. What AMQP has no property for was never kombu's either.
+            to = match (name, value) {
+                ("correlation_id", Value::Text(text)) => to.with_correlation_id(short(name, text)?),
+                ("reply_to", Value::Text(text)) => to.with_reply_to(short(name, text)?),
+                ("type", Value::Text(text)) => to.with_type(short(name, text)?),
+                ("app_id", Value::Text(text)) => to.with_app_id(short(name, text)?),
+                ("expiration", Value::Text(text)) if is_expiration(text) => to.with_expiration(short(name, text)?),
+                ("priority", Value::Int(number)) => to.with_priority(u8::try_from((*number).clamp(0, 255)).unwrap_or(0)),
+                ("delivery_mode", Value::Int(1)) => to.with_delivery_mode(1),
+                ("timestamp", Value::Int(number)) => to.with_timestamp(u64::try_from(*number).unwrap_or(0)),
+                _ => to,
+            };
+        }
+        Ok(Self { properties: to, body: parts.body })
+    }
+
+    /// Returns the envelope, or what was sent in its place.
+    pub(super) fn into_raw(self, exchange: &str, routing_key: &str) -> Vec<u8> {
+        let Self { properties: from, body } = self;
+        let headers = from.headers().as_ref();
+        if headers.is_some_and(|headers| headers.contains_key(AS_IT_IS)) {
+            return body;
+        }
+        let text = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
+        let mut parts = MessageParts::default();
+        parts.body = body;
+        parts.content_type = text(from.content_type());
+        parts.content_encoding = text(from.content_encoding());
+        parts.headers = headers.map(map).unwrap_or_default();
+        let mut put = |name: &str, value: Option<Value>| {
+            if let Some(value) = value {
+                parts.properties.0.push((name.to_owned(), value));
+            }
+        };
+        put("correlation_id", text(from.correlation_id()).map(Value::Text));
+        put("reply_to", text(from.reply_to()).map(Value::Text));
+        put("delivery_mode", from.delivery_mode().map(|mode| Value::Int(mode.into())));
+        put("priority", from.priority().map(|priority| Value::Int(priority.into())));
+        put("expiration", text(from.expiration()).map(Value::Text));
+        put("timestamp", from.timestamp().map(|time| Value::Int(time.cast_signed())));
+        put("type", text(from.kind()).map(Value::Text));
+        put("app_id", text(from.app_id()).map(Value::Text));
+        let info = [("exchange", exchange), ("routing_key", routing_key)];
+        parts.delivery_info = info.into_iter().collect();
+        parts.delivery_tag = text(from.message_id()).or_else(|| text(from.correlation_id())).unwrap_or_default();
+        parts.to_envelope()
+    }
+
+    /// Returns the number of bytes that its properties take on the wire, at most.
+    pub(super) fn size_of_properties(&self) -> usize {
+        // Fourteen properties, and texts of 255 bytes at most in ten of them.
+        self.properties.headers().as_ref().map_or(0, size_of_table) + 12 + 2 + 14 * 8 + 10 * 256
+    }
+}
+
+/// Says whether a text is a time to live as the server reads it, in milliseconds.
+fn is_expiration(text: &str) -> bool {
+    text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u32>().is_ok()
+}
+
+fn short(name: &str, text: &str) -> Result<ShortString, String> {
+    ShortString::try_new(text).map_err(|_| format!("its {name} is {} bytes long; AMQP carries 255 at most", text.len()))
+}
+
+fn table(map: &Map) -> Result<FieldTable, String> {
+    let mut table = FieldTable::default();
+    for (name, value) in map.iter() {
+        let key = ShortString::try_new(name).map_err(|_| format!("the name of a header is {} bytes long; AMQP carries 255", name.len()))?;
+        table.insert(key, field(value)?);
+    }
+    Ok(table)
+}
+
+fn field(value: &Value) -> Result<AMQPValue, String> {
+    Ok(match value {
+        Value::Null => AMQPValue::Void,
+        Value::Bool(is) => AMQPValue::Boolean(*is),
+        Value::Int(number) => i32::try_from(*number).map_or(AMQPValue::LongLongInt(*number), AMQPValue::LongInt),
+        // No type of AMQP's holds it; as a text its digits stay.
+        Value::Big(digits) => AMQPValue::LongString(LongString::from(digits.as_bytes())),
+        Value::Float(number) => AMQPValue::Double(*number),
+        Value::Text(text) => AMQPValue::LongString(LongString::from(text.as_bytes())),
+        Value::Escaped(text) => AMQPValue::LongString(LongString::from(text.as_bytes())),
+        Value::List(list) => {
+            let mut array = FieldArray::default();
+            for value in list {
+                array.push(field(value)?);
+            }
+            AMQPValue::FieldArray(array)
+        }
+        Value::Map(map) => AMQPValue::FieldTable(table(map)?),
+    })
+}
+
+fn map(table: &FieldTable) -> Map {
+    let member = |(name, value): (&ShortString, &AMQPValue)| {
+        // Bytes that nobody could read stay whole.
+        let value = match value {
+            AMQPValue::LongString(bytes) if name.as_str() == UNREADABLE => Value::Text(STANDARD.encode(bytes.as_bytes())),
+            value => from_field(value),
+        };
+        (name.as_str().to_owned(), value)
+    };
+    Map(table.inner().iter().map(member).collect())
+}
+
+fn from_field(value: &AMQPValue) -> Value {
+    match value {
+        AMQPValue::Boolean(is) => Value::Bool(*is),
+        AMQPValue::ShortShortInt(number) => Value::Int((*number).into()),
+        AMQPValue::ShortShortUInt(number) => Value::Int((*number).into()),
+        AMQPValue::ShortInt(number) => Value::Int((*number).into()),
+        AMQPValue::ShortUInt(number) => Value::Int((*number).into()),
+        AMQPValue::LongInt(number) => Value::Int((*number).into()),
+        AMQPValue::LongUInt(number) => Value::Int((*number).into()),
+        AMQPValue::LongLongInt(number) => Value::Int(*number),
+        AMQPValue::Float(number) => Value::Float((*number).into()),
+        AMQPValue::Double(number) => Value::Float(*number),
+        AMQPValue::DecimalValue(number) => Value::Float(f64::from(number.value) / 10_f64.powi(number.scale.into())),
+        AMQPValue::ShortString(text) => Value::Text(text.as_str().to_owned()),
+        AMQPValue::LongString(bytes) => Value::Text(String::from_utf8_lossy(bytes.as_bytes()).into_owned()),
+        AMQPValue::ByteArray(bytes) => Value::Text(String::from_utf8_lossy(bytes.as_slice()).into_owned()),
+        AMQPValue::Timestamp(time) => Value::Int(time.cast_signed()),
+        AMQPValue::FieldArray(list) => Value::List(list.as_slice().iter().map(from_field).collect()),
+        AMQPValue::FieldTable(table) => Value::Map(map(table)),
+        _ => Value::Null,
+    }
+}
+
+fn size_of_table(table: &FieldTable) -> usize {
+    4 + table.inner().iter().map(|(name, value)| 1 + name.as_str().len() + size_of_value(value)).sum::<usize>()
+}
+
+fn size_of_value(value: &AMQPValue) -> usize {
+    1 + match value {
+        AMQPValue::LongString(bytes) => 4 + bytes.as_bytes().len(),
+        AMQPValue::ByteArray(bytes) => 4 + bytes.as_slice().len(),
+        AMQPValue::FieldArray(list) => 4 + list.as_slice().iter().map(size_of_value).sum::<usize>(),
+        AMQPValue::FieldTable(table) => size_of_table(table),
+        _ => 8,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SENT: &str = r#"{"body": "W1syLCAzXSwge30sIHt9XQ==", "content-encoding": "utf-8", "content-type": "application/json", "headers": {"argsrepr": "(2, 3)", "eta": null, "id": "i", "retries": 0, "stamps": {"a": [1, 2.5]}, "task": "labapp.add", "timelimit": [null, 7000000000]}, "properties": {"correlation_id": "i", "reply_to": "r", "delivery_mode": 2, "delivery_info": {"exchange": "", "routing_key": "celery"}, "priority": 5, "body_encoding": "base64", "delivery_tag": "t"}}"#;
+
+    #[test]
+    fn an_envelope_goes_through_amqp_and_comes_back_the_same() {
+        let parcel = Parcel::of(SENT.as_bytes()).unwrap();
+        assert_eq!(parcel.body, b"[[2, 3], {}, {}]");
+        assert_eq!(parcel.properties.priority(), &Some(5));
+        assert!(parcel.size_of_properties() > 100);
+        let back = parcel.into_raw("", "celery");
+        assert_eq!(String::from_utf8(back).unwrap(), SENT);
+    }
+
+    #[test]
+    fn what_is_no_envelope_comes_back_byte_for_byte() {
+        for raw in [&b"{}"[..], b"", b"\xff\x00", br#"{"task": "t", "id": "i"}"#] {
+            assert_eq!(Parcel::of(raw).unwrap().into_raw("", "q"), raw);
+        }
+    }
+
+    #[test]
+    fn what_amqp_cannot_carry_is_refused_in_words() {
+        let long = "x".repeat(256);
+        for (from, to, word) in [
+            ("\"id\": \"i\"", format!("\"{long}\": 1"), "name of a header"),
+            ("\"reply_to\": \"r\"", format!("\"reply_to\": \"{long}\""), "reply_to"),
+            ("\"delivery_tag\": \"t\"", format!("\"delivery_tag\": \"{long}\""), "delivery_tag"),
+        ] {
+            let error = Parcel::of(SENT.replace(from, &to).as_bytes()).unwrap_err();
+            assert!(error.contains(word) && error.contains("25"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_time_to_live_that_the_server_would_refuse_is_left_out() {
+        for (text, kept) in [("120000", true), ("0", true), ("-1", false), ("1.5", false), ("4294967296", false), ("", false)] {
+            let raw = SENT.replace("\"reply_to\": \"r\"", &format!("\"expiration\": \"{text}\""));
+            assert_eq!(Parcel::of(raw.as_bytes()).unwrap().properties.expiration().is_some(), kept, "{text}");
+        }
+    }
+}

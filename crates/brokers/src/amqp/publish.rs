@@ -1,0 +1,260 @@
+//! Sending, with the server's confirmation of each message.
+
+use std::sync::Arc;
+
+use futures_util::future::join_all;
+use lapin::{
+    Channel, Confirmation,
+    options::{BasicPublishOptions, ConfirmSelectOptions},
+};
+use tokio::time::sleep;
+
+use super::{
+    declare::{Declarer, Undeclared},
+    fail::{Consequence, consequence, is_precondition, refused, transient, words},
+    link::{Link, Open, Wait, pause},
+    parts::Parcel,
+};
+use crate::{error::BrokerError, message::Outgoing, names, news::Happened};
+
+/// The largest body that a server takes unless it is told otherwise (`max_message_size`).
+const LARGEST: usize = 128 << 20;
+
+/// A message and where it goes.
+#[derive(Clone)]
+pub(super) struct Routed {
+    pub(super) exchange: Arc<str>,
+    pub(super) key: Arc<str>,
+    /// The queue that must be there; none where an exchange finds them.
+    pub(super) queue: Option<Arc<str>>,
+    pub(super) parcel: Arc<Parcel>,
+}
+
+impl Routed {
+    /// Makes it of a message for a queue.
+    ///
+    /// # Errors
+    /// AMQP cannot carry it; the reason, for people.
+    pub(super) fn of(out: &Outgoing) -> Result<Self, String> {
+        let mut parcel = Parcel::of(&out.raw)?;
+        parcel.properties = parcel.properties.with_priority(out.priority);
+        Ok(Self::to(&out.queue, parcel))
+    }
+
+    pub(super) fn to(queue: &Arc<str>, parcel: Parcel) -> Self {
+        Self { exchange: "".into(), key: queue.clone(), queue: Some(queue.clone()), parcel: Arc::new(parcel) }
+    }
+}
+
+/// Outcome of sending one message.
+enum Sent {
+    Confirmed,
+    /// Nobody took it: its queue is not there.
+    Returned,
+    /// The server did not take it: a limit of its queue, or trouble of the server's own.
+    Nacked,
+    /// The channel was closed before the server said anything of it.
+    Channel(lapin::Error),
+    /// The connection was.
+    Away(lapin::Error),
+}
+
+/// A channel on which messages are confirmed.
+struct Outlet {
+    open: Arc<Open>,
+    channel: Channel,
+}
+
+/// Sends for any number of callers.
+pub(super) struct Publisher {
+    link: Arc<Link>,
+    declarer: Arc<Declarer>,
+    outlet: tokio::sync::Mutex<Option<Arc<Outlet>>>,
+}
+
+impl Publisher {
+    pub(super) fn new(link: Arc<Link>, declarer: Arc<Declarer>) -> Self {
+        Self { link, declarer, outlet: tokio::sync::Mutex::default() }
+    }
+
+    /// Sends messages, in order. Returns for each that can never be sent why; all others are
+    /// confirmed. With patience, nothing is sent where that shows of one of them beforehand.
+    ///
+    /// # Errors
+    /// With patience. Transient: unknown which were sent.
+    pub(super) async fn send(&self, batch: &[Routed], wait: Wait) -> Result<Vec<Option<String>>, BrokerError> {
+        let mut refusals: Vec<Option<String>> = batch.iter().map(|routed| self.impossible(routed)).collect();
+        let mut left: Vec<usize> = (0..batch.len()).filter(|at| refusals[*at].is_none()).collect();
+        let (mut attempt, mut told) = (0, false);
+        let mut all_or_none = wait == Wait::Patience;
+        if all_or_none && left.len() < batch.len() {
+            return Ok(refusals);
+        }
+        while !left.is_empty() {
+            let outlet = self.outlet(wait).await?;
+            left = self.declare(&outlet, batch, left, &mut refusals, wait).await?;
+            if all_or_none && refusals.iter().any(Option::is_some) {
+                return Ok(refusals);
+            }
+            all_or_none = false;
+            let sent = join_all(left.iter().map(|at| publish(&outlet.channel, &batch[*at]))).await;
+            let (mut again, mut alone, mut trouble) = (Vec::new(), Vec::new(), None);
+            for (at, sent) in left.into_iter().zip(sent) {
+                match sent {
+                    Sent::Confirmed => {}
+                    Sent::Returned => {
+                        batch[at].queue.iter().for_each(|queue| self.declarer.forget(queue));
+                        trouble = Some(format!("nobody takes what is sent to {}", batch[at].key));
+                        again.push(at);
+                    }
+                    Sent::Nacked => {
+                        trouble = Some(format!("it does not take what is sent to {} (a limit of the queue?)", batch[at].key));
+                        again.push(at);
+                    }
+                    Sent::Channel(error) if is_precondition(&error) => alone.push(at),
+                    Sent::Channel(error) | Sent::Away(error) if wait == Wait::Patience => {
+                        return Err(transient(&outlet.open.place, &words(&error)));
+                    }
+                    Sent::Channel(_) | Sent::Away(_) => again.push(at),
+                }
+            }
+            // Some message is to blame for the end of the channel. It shows which when each goes alone.
+            for at in alone {
+                match self.send_alone(&batch[at], wait).await? {
+                    Sent::Confirmed => {}
+                    Sent::Channel(error) if is_precondition(&error) => refusals[at] = Some(words(&error)),
+                    _ => again.push(at),
+                }
+            }
+            again.sort_unstable();
+            left = again;
+            if let Some(trouble) = trouble.filter(|_| !left.is_empty()) {
+                if wait == Wait::Patience && attempt >= 4 {
+                    return Err(transient(&outlet.open.place, &trouble));
+                }
+                if attempt >= 2 && !std::mem::replace(&mut told, true) {
+                    let reason = format!("rabbitmq at {}: {trouble}; asked again", outlet.open.place);
+                    (self.link.notice())(&Happened::Refused { reason }.into());
+                }
+            }
+            if !left.is_empty() {
+                sleep(pause(attempt)).await;
+            }
+            attempt += 1;
+        }
+        if told {
+            let server = format!("rabbitmq at {}", self.link.place());
+            (self.link.notice())(&Happened::Able { server, again: crate::Ability::Take }.into());
+        }
+        Ok(refusals)
+    }
+
+    /// Says of each message why it can never be sent, as far as that shows before it is.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(super) async fn check(&self, batch: &[Routed], wait: Wait) -> Result<Vec<Option<String>>, BrokerError> {
+        let mut refusals: Vec<Option<String>> = batch.iter().map(|routed| self.impossible(routed)).collect();
+        let left = (0..batch.len()).filter(|at| refusals[*at].is_none()).collect();
+        let outlet = self.outlet(wait).await?;
+        self.declare(&outlet, batch, left, &mut refusals, wait).await?;
+        Ok(refusals)
+    }
+
+    /// Says why a message can never be sent.
+    fn impossible(&self, routed: &Routed) -> Option<String> {
+        if let Some(why) = routed.queue.as_ref().and_then(|queue| names::refused_key("", queue)) {
+            return Some(why);
+        }
+        let size = routed.parcel.body.len();
+        (size > LARGEST).then(|| format!("its body has {size} bytes, and RabbitMQ takes {LARGEST} (`max_message_size`)"))
+    }
+
+    /// Finds the queues of what is to be sent. Returns what can be.
+    async fn declare(
+        &self,
+        outlet: &Outlet,
+        batch: &[Routed],
+        left: Vec<usize>,
+        refusals: &mut [Option<String>],
+        wait: Wait,
+    ) -> Result<Vec<usize>, BrokerError> {
+        let mut ready = Vec::with_capacity(left.len());
+        for at in left {
+            let routed = &batch[at];
+            let most = outlet.open.frame_max() - 8;
+            let size = routed.parcel.size_of_properties();
+            if size > most {
+                refusals[at] = Some(format!("its headers take {size} bytes, and a frame of this server's has room for {most}"));
+                continue;
+            }
+            match &routed.queue {
+                None => ready.push(at),
+                Some(queue) => match self.declarer.ensure(&outlet.open, queue).await {
+                    Ok(_) => ready.push(at),
+                    Err(Undeclared::No(why)) => refusals[at] = Some(why),
+                    Err(Undeclared::Away(why)) if wait == Wait::Patience => return Err(transient(&outlet.open.place, &why)),
+                    // The next round connects anew.
+                    Err(Undeclared::Away(_)) => ready.push(at),
+                },
+            }
+        }
+        Ok(ready)
+    }
+
+    async fn outlet(&self, wait: Wait) -> Result<Arc<Outlet>, BrokerError> {
+        let mut slot = self.outlet.lock().await;
+        if let Some(outlet) = slot.as_ref().filter(|outlet| outlet.open.is_up() && outlet.channel.status().connected()) {
+            return Ok(outlet.clone());
+        }
+        let outlet = Arc::new(self.new_outlet(wait).await?);
+        *slot = Some(outlet.clone());
+        Ok(outlet)
+    }
+
+    async fn new_outlet(&self, wait: Wait) -> Result<Outlet, BrokerError> {
+        let mut attempt = 0;
+        loop {
+            let (open, channel) = self.link.channel(wait).await?;
+            match channel.confirm_select(ConfirmSelectOptions::default()).await {
+                Ok(()) => return Ok(Outlet { open, channel }),
+                Err(error) if wait == Wait::Patience && attempt >= 3 => return Err(transient(&open.place, &words(&error))),
+                Err(_) => sleep(pause(attempt)).await,
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Sends one message on a channel of its own.
+    async fn send_alone(&self, routed: &Routed, wait: Wait) -> Result<Sent, BrokerError> {
+        let outlet = self.new_outlet(wait).await?;
+        let sent = publish(&outlet.channel, routed).await;
+        let _ = outlet.channel.close(200, "".into()).await;
+        Ok(sent)
+    }
+}
+
+/// Sends messages for queues that a caller named, all or none as far as that shows beforehand.
+pub(super) async fn publish_all(publisher: &Publisher, place: &str, batch: &[Outgoing]) -> Result<(), BrokerError> {
+    names::check_all("", batch)?;
+    let routed = batch.iter().map(Routed::of).collect::<Result<Vec<_>, _>>().map_err(|why| refused(place, &why))?;
+    let refusals = publisher.send(&routed, Wait::Patience).await?;
+    refusals.into_iter().flatten().next().map_or(Ok(()), |why| Err(refused(place, &why)))
+}
+
+async fn publish(channel: &Channel, routed: &Routed) -> Sent {
+    let Parcel { properties, body } = &*routed.parcel;
+    let options = BasicPublishOptions { mandatory: routed.queue.is_some(), immediate: false };
+    let confirm = channel.basic_publish((*routed.exchange).into(), (*routed.key).into(), options, body, properties.clone()).await;
+    let confirmed = match confirm {
+        Ok(confirm) => confirm.await,
+        Err(error) => Err(error),
+    };
+    match confirmed {
+        Ok(Confirmation::Ack(None) | Confirmation::NotRequested) => Sent::Confirmed,
+        Ok(Confirmation::Ack(Some(_))) => Sent::Returned,
+        Ok(Confirmation::Nack(_)) => Sent::Nacked,
+        Err(error) if consequence(&error) == Consequence::Connection => Sent::Away(error),
+        Err(error) => Sent::Channel(error),
+    }
+}
