@@ -2,6 +2,9 @@
 //! `cost async|suspend|blocking|cpu|collect TASKS ROUNDS none|tasks|labels`
 //! prints, for each round, nanoseconds and CPU nanoseconds a task.
 //!
+//! `WORKERS=500` in the environment sets how many tasks of the async lane run at once (else 50),
+//! `THREADS=1` the threads of the runtime (else 2).
+//!
 //! The last word is who looks on: nobody, a listener that hears of each task, or a label by which
 //! tasks are counted.
 
@@ -22,7 +25,8 @@ fn main() {
     let [work, tasks, rounds, ears] = words.as_slice() else { panic!("cost WORK TASKS ROUNDS EARS") };
     let number = |text: &str| text.parse::<u64>().expect("a number");
     let (tasks, rounds) = (number(tasks), number(rounds));
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(setting("THREADS", 2)).enable_all().build().expect("a runtime");
     for _ in 0..rounds {
         let (work, ears) = (work.clone(), ears.clone());
         let (began, used) = (Instant::now(), process_cpu_time());
@@ -34,12 +38,12 @@ fn main() {
 
 async fn run(work: String, tasks: u64, ears: String) {
     let job = match work.as_str() {
-        "async" => Job::new(|n| async move { black_box(Ok::<_, String>(n + 1)) }).workers(50),
+        "async" => Job::new(|n| async move { black_box(Ok::<_, String>(n + 1)) }).workers(setting("WORKERS", 50)),
         "suspend" => Job::new(|n| async move {
             tokio::task::yield_now().await;
             black_box(Ok::<_, String>(n + 1))
         })
-        .workers(50),
+        .workers(setting("WORKERS", 50)),
         "blocking" | "collect" => Job::blocking(|n| black_box(Ok::<_, String>(n + 1))).workers(2),
         "cpu" => Job::cpu(|n| black_box(Ok::<_, String>(n + 1))).workers(2),
         other => panic!("no such work: {other}"),
@@ -69,6 +73,10 @@ async fn run(work: String, tasks: u64, ears: String) {
     if let Some(heard) = heard {
         black_box(heard.join().expect("it counts"));
     }
+}
+
+fn setting(name: &str, or: usize) -> usize {
+    std::env::var(name).map_or(or, |text| text.parse().expect("a number"))
 }
 
 fn count<E>(mut events: Events<E>) -> usize {

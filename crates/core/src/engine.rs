@@ -27,6 +27,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use longshore_sys::place::push_made;
 use tokio::{runtime::Handle as Runtime, time::Sleep};
 
 pub use handle::{Handle, Running, Snapshot};
@@ -52,7 +53,7 @@ use crate::{
     sink::{Room, Sink},
     source::{Settlement, Source},
     stamp::{Span, Stamp},
-    task::{Attempt, EngineTask, FetchedTask, Finished, LaneKind, Options},
+    task::{Attempt, Delivery, EngineTask, FetchedTask, Finished, LaneKind, Options},
     watch::{Detail, Hub, LabelsOf},
 };
 use helm::{Crew, Helm};
@@ -331,12 +332,18 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         let Self { config, gate, passed, stats, telling, happened, .. } = self;
         let timeout = config.timeout.map(Span::from);
         let admitted_at = Stamp::from(now);
-        gate.pass_plain(|fetched, slot| {
-            let mut attempt = fetched.into_attempt();
-            (attempt.task.slot, attempt.admitted) = (slot, admitted_at);
-            prepare(&mut attempt, timeout, config.retry.retries, config);
-            admitted(&attempt, now, stats, telling.then_some(&mut *happened));
-            passed[attempt.task.lane as usize].push(attempt);
+        gate.pass_plain(|ready, slot| {
+            let Some(&Delivery { id, receipt, .. }) = ready.plain() else { return };
+            let lane = ready.lane;
+            stats.admitted(lane, slot, id, receipt, 1, admitted_at);
+            let batch = passed[lane as usize].batch();
+            push_made(batch, || ready.take(slot, admitted_at, timeout));
+            if let Some(attempt) = batch.last_mut() {
+                keep_payload(attempt, config.retry.retries, config);
+            }
+            if *telling {
+                happened.push(Event::Admitted { id, attempt: 1, lane, slot, at: now });
+            }
         });
     }
 
@@ -344,8 +351,13 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         let options = attempt.task.options();
         let retries = options.and_then(|options| options.retry.as_ref()).unwrap_or(&self.config.retry).retries;
         let timeout = options.and_then(|options| options.timeout).or(self.config.timeout).map(Span::from);
-        prepare(&mut attempt, timeout, retries, &self.config);
-        admitted(&attempt, now, &mut self.stats, self.telling.then_some(&mut self.happened));
+        attempt.timeout = timeout;
+        keep_payload(&mut attempt, retries, &self.config);
+        let EngineTask { id, receipt, attempt: number, lane, slot, .. } = attempt.task;
+        self.stats.admitted(lane, slot, id, receipt, number, attempt.admitted);
+        if self.telling {
+            self.happened.push(Event::Admitted { id, attempt: number, lane, slot, at: now });
+        }
         match attempt.task.options().and_then(|options| options.refused.clone()) {
             None => self.passed[attempt.task.lane as usize].push(attempt),
             Some(error) => {
@@ -454,7 +466,10 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         let mut next = 0;
         let mut enough = false;
         while next < finished.len() {
-            let one = &finished[next];
+            if self.adaptive.is_none() && self.config.enough.is_none() {
+                next += self.end_plain(&finished[next..]);
+            }
+            let Some(one) = finished.get(next) else { break };
             if let Some(adaptive) = &mut self.adaptive
                 && let Some(limit) =
                     adaptive.observe(one.started.into(), one.ended.into(), self.gate.running(), adaptive::signal(&one.outcome))
@@ -492,6 +507,21 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
         if enough {
             self.drain();
         }
+    }
+
+    /// Ends those at the front of a batch that need no decision, as they have a result and hold
+    /// nothing but slots of one lane. Returns how many.
+    #[inline]
+    fn end_plain(&mut self, finished: &[Finished<T, R>]) -> usize {
+        let Some(lane) = finished.first().map(|first| first.task.lane) else { return 0 };
+        let plain = |one: &Finished<T, R>| matches!(one.outcome, Outcome::Ok(_)) && one.task.is_plain() && one.task.lane == lane;
+        let count = finished.iter().position(|one| !plain(one)).unwrap_or(finished.len());
+        let ended = &finished[..count];
+        self.gate.end_plain(lane, ended.iter().map(|one| one.task.slot));
+        if self.telling {
+            self.happened.extend(ended.iter().map(|one| ended_event(one, Verdict::Ack)));
+        }
+        count
     }
 
     /// Decides what becomes of a task that did not end well.
@@ -533,30 +563,19 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             self.drain();
         }
         for (id, held) in self.mail.stalled.drain(..) {
-            let receipt = self.stats.stalled(id, held, self.now);
+            let receipt = self.stats.stalled(id, held, self.now, &self.gate);
             self.happened.push(Event::Stalled { id, receipt, held });
         }
     }
 }
 
-/// Gives an attempt its limit, and a copy of its payload where one will be needed.
+/// Gives an attempt a copy of its payload where one will be needed.
 #[inline]
-fn prepare<T>(attempt: &mut Attempt<T>, timeout: Option<Span>, retries: u32, config: &EngineConfig<T>) {
-    attempt.timeout = timeout;
+fn keep_payload<T>(attempt: &mut Attempt<T>, retries: u32, config: &EngineConfig<T>) {
     if let Some(copy) = config.copy
         && (config.keep_payloads || attempt.task.attempt <= retries)
     {
         attempt.task.payload = Some(copy(&attempt.payload));
-    }
-}
-
-/// Notes that a task passed the gate.
-#[inline(always)]
-fn admitted<T>(attempt: &Attempt<T>, now: Instant, stats: &mut Stats, happened: Option<&mut Vec<Event>>) {
-    stats.admitted(attempt);
-    let task = &attempt.task;
-    if let Some(happened) = happened {
-        happened.push(Event::Admitted { id: task.id, attempt: task.attempt, lane: task.lane, slot: task.slot, at: now });
     }
 }
 

@@ -10,6 +10,7 @@ mod lines;
 pub mod pace;
 mod ready;
 mod refusal;
+mod settings;
 #[cfg(all(test, not(longshore_loom)))]
 mod tests;
 
@@ -23,99 +24,14 @@ use std::{
 
 use concurrency::Slots;
 use pace::{Pace, Rate};
-use ready::ReadyLine;
+use ready::{ReadyBatch, ReadyLine};
 pub use refusal::{Reason, Refusal};
+pub use settings::{GateConfig, Limit};
 
 use crate::{
     stamp::Stamp,
     task::{Attempt, Delivery, EngineTask, FetchedTask, LaneKind},
 };
-
-/// A limit by value: at most so many tasks of one value at once, and a pace for each value.
-/// ```
-/// use longshore_core::{Job, Limit, Options};
-///
-/// // At most two at a time of each host; the other hosts go on.
-/// let per_host = Limit::named("host").concurrency(2);
-/// let report = Job::new(|url: &'static str| async move { Ok::<_, String>(url.len()) })
-///     .limits(vec![per_host])
-///     .options_of(|url| Options::default().limit(0, url.split('/').next().unwrap_or("")))
-///     .params(["a.example/1", "a.example/2", "a.example/3", "b.example/1"])
-///     .run();
-/// assert_eq!(report.ok(), 4);
-/// ```
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct Limit {
-    /// Its name, for people.
-    pub name: Arc<str>,
-    /// Most tasks of one value running at once.
-    pub concurrency: Option<usize>,
-    /// One leaky bucket for each value.
-    pub rate: Option<Rate>,
-}
-
-impl Limit {
-    /// Returns a limit with this name that limits nothing yet.
-    pub fn named(name: impl Into<Arc<str>>) -> Self {
-        Self { name: name.into(), concurrency: None, rate: None }
-    }
-
-    /// Sets [`concurrency`](Self::concurrency).
-    #[must_use]
-    pub fn concurrency(mut self, most: usize) -> Self {
-        self.concurrency = Some(most);
-        self
-    }
-
-    /// Sets [`rate`](Self::rate).
-    #[must_use]
-    pub fn rate(mut self, rate: Rate) -> Self {
-        self.rate = Some(rate);
-        self
-    }
-}
-
-/// Settings of the gate.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct GateConfig {
-    /// Most running over all lanes.
-    pub concurrency: Option<usize>,
-    /// The slots of each lane, by `lane as usize`.
-    pub lanes: [usize; 4],
-    /// The pace of all starts.
-    pub rate: Option<Rate>,
-    /// Limits by value.
-    pub limits: Vec<Limit>,
-    /// Most tasks in the line of one busy lane, key or value.
-    pub parking: usize,
-    /// Results that may wait for their handler beyond those whose worker waits with them.
-    pub results: usize,
-}
-
-impl GateConfig {
-    /// Returns a gate of these slots, by `lane as usize`, with nothing else to hold tasks up: 1 000
-    /// in a line, and room for twice as many results as there are slots.
-    pub fn new(lanes: [usize; 4]) -> Self {
-        let results = lanes.iter().sum::<usize>().saturating_mul(2);
-        Self { concurrency: None, lanes, rate: None, limits: Vec::new(), parking: 1_000, results }
-    }
-
-    /// Sets [`results`](Self::results).
-    #[must_use]
-    pub fn results(mut self, results: usize) -> Self {
-        self.results = results;
-        self
-    }
-
-    /// Sets [`parking`](Self::parking).
-    #[must_use]
-    pub fn parking(mut self, parking: usize) -> Self {
-        self.parking = parking;
-        self
-    }
-}
 
 /// Most parked tasks in all lines together, as a multiple of one line's limit.
 const LINES: usize = 10;
@@ -260,9 +176,9 @@ impl<T> Gate<T> {
 
     /// Lets tasks that want nothing special pass, as many as may: what [`next`](Gate::next) does,
     /// without asking all of its questions for each of them. Whatever it leaves is for `next`.
-    /// `passed` gets each of them with its slot.
+    /// For each of them `passed` gets its slot, and the batch whose first task it is to take out.
     #[inline]
-    pub(crate) fn pass_plain(&mut self, mut passed: impl FnMut(FetchedTask<T>, u32)) {
+    pub(crate) fn pass_plain(&mut self, mut passed: impl FnMut(&mut ReadyBatch<T>, u32)) {
         if self.paused || self.pace.is_some() || self.parked > 0 || !self.again.is_empty() || self.head.is_some() {
             return;
         }
@@ -271,18 +187,19 @@ impl<T> Gate<T> {
         if self.unreleased > 0 {
             room = room.min(workers.saturating_add(self.results).saturating_sub(self.running + self.unreleased));
         }
-        while room > 0
-            && let Some(lane) = self.ready.plain()
-        {
-            let slots = &mut self.slots[lane as usize];
-            if !slots.has_room() {
+        while let Some(batch) = self.ready.first_batch() {
+            let slots = &mut self.slots[batch.lane as usize];
+            let most = room.min(slots.free());
+            let mut taken = 0;
+            while taken < most && batch.plain().is_some() {
+                passed(batch, slots.take_one());
+                taken += 1;
+            }
+            if taken == 0 {
                 break;
             }
-            let Some(task) = self.ready.pop() else { break };
-            let slot = slots.take_one();
-            self.running += 1;
-            room -= 1;
-            passed(task, slot);
+            (self.running, room) = (self.running + taken, room - taken);
+            self.ready.took(taken);
         }
     }
 
@@ -341,6 +258,17 @@ impl<T> Gate<T> {
             for (rule, value) in &options.limits {
                 self.end_value(*rule, value);
             }
+        }
+    }
+
+    /// Attempts on a lane have ended that held nothing but these slots.
+    #[inline]
+    pub(crate) fn end_plain(&mut self, lane: LaneKind, slots: impl ExactSizeIterator<Item = u32>) {
+        self.running -= slots.len();
+        self.unreleased += slots.len();
+        self.slots[lane as usize].give_all(slots);
+        if !self.lane_lines[lane as usize].is_empty() {
+            self.free(Place::Lane(lane));
         }
     }
 

@@ -216,6 +216,12 @@ impl<T> EngineTask<T> {
         self.options.as_deref()
     }
 
+    /// Returns true if it holds nothing but its slot while it runs.
+    #[inline]
+    pub(crate) fn is_plain(&self) -> bool {
+        self.options.is_none() && !self.holds_key
+    }
+
     /// The same task again, for a part of its payload. Whoever makes one sees to it that only one
     /// of them ends.
     pub(crate) fn twin(&self) -> Self {

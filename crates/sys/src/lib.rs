@@ -11,6 +11,7 @@
 //! - [`guardian`]: the process that kills those groups when their parent has died.
 //! - [`files`]: how files that are written are opened, and the signal of one that is too large.
 //! - [`heap`]: what the allocator keeps.
+//! - [`place`]: adding to a vector without moving what is added.
 //! - [`isolated`]: a child that runs functions of its own program. [`board`]: what it shares with
 //!   its parent.
 //!
@@ -24,6 +25,7 @@ pub mod files;
 pub mod guardian;
 pub mod heap;
 pub mod isolated;
+pub mod place;
 pub mod poll;
 pub mod priority;
 #[cfg(target_os = "linux")]

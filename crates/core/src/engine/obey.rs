@@ -109,7 +109,7 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             retrying: self.backoff.len(),
             waiting,
             refusal: self.refusal.clone(),
-            running: self.stats.running(now),
+            running: self.stats.running(now, &self.gate),
             rate: self.gate.rate(),
             concurrency: self.config.gate.concurrency,
             lanes: LaneKind::ALL.map(|lane| self.gate.slots(lane).size()),

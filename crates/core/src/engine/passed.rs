@@ -21,12 +21,17 @@ impl<T> Passed<T> {
         Self { batches: vec![Vec::new()], last: 0, most }
     }
 
-    #[inline]
     pub(super) fn push(&mut self, attempt: Attempt<T>) {
+        self.batch().push(attempt);
+    }
+
+    /// Returns the batch to which the next attempt is to be added.
+    #[inline]
+    pub(super) fn batch(&mut self) -> &mut Vec<Attempt<T>> {
         if self.batches[self.last].len() >= self.most {
             self.next_batch();
         }
-        self.batches[self.last].push(attempt);
+        &mut self.batches[self.last]
     }
 
     #[cold]

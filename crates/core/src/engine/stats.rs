@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use crate::{
     decide::Verdict,
     engine::Broken,
-    gate::Reason,
+    gate::{Gate, Reason},
+    outcome::Word,
     stamp::Stamp,
-    task::{Attempt, Finished, LaneKind, Receipt},
+    task::{Finished, LaneKind, Receipt},
     watch::{Counts, Labelled, Labels, LabelsOf, Quantiles, Spread},
 };
 
@@ -16,9 +17,9 @@ pub(super) struct Stats {
     /// The loop's own counts of tasks: attempts that were followed by another one, and what was
     /// handed back. How tasks ended the reporter counts.
     pub(super) counts: Counts,
-    /// Tasks that run, by lane and by the gate's slot: task (they count from 1; 0 is none),
-    /// attempt, since when.
-    running: [Vec<Admitted>; 4],
+    /// Tasks that were admitted last, by lane and by the gate's slot. Which of them run, the gate
+    /// knows.
+    admitted: [Vec<Admitted>; 4],
     /// The slots' share of attempts that were followed by another one.
     again: SlotUses,
     waited: Vec<(Reason, Duration)>,
@@ -29,7 +30,7 @@ pub(super) struct Stats {
     pub(super) broken: Option<Broken>,
 }
 
-/// A task that runs.
+/// A task that passed the gate.
 #[derive(Clone, Copy)]
 struct Admitted {
     id: u64,
@@ -66,7 +67,7 @@ impl Stats {
         Self {
             began,
             counts: Counts::default(),
-            running: std::array::from_fn(|_| Vec::new()),
+            admitted: std::array::from_fn(|_| Vec::new()),
             again: SlotUses::default(),
             waited: Vec::new(),
             stalled: 0,
@@ -77,17 +78,13 @@ impl Stats {
     }
 
     #[inline]
-    pub(super) fn admitted<T>(&mut self, attempt: &Attempt<T>) {
-        let task = &attempt.task;
-        let admitted = Admitted { id: task.id, receipt: task.receipt, attempt: task.attempt, since: attempt.admitted };
-        *place(&mut self.running[task.lane as usize], task.slot, admitted) = admitted;
+    pub(super) fn admitted(&mut self, lane: LaneKind, slot: u32, id: u64, receipt: Receipt, attempt: u32, since: Stamp) {
+        let admitted = Admitted { id, receipt, attempt, since };
+        *place(&mut self.admitted[lane as usize], slot, admitted) = admitted;
     }
 
     #[inline]
     pub(super) fn ended<T, R>(&mut self, one: &Finished<T, R>, verdict: Verdict, draining: bool) {
-        if let Some(slot) = self.running[one.task.lane as usize].get_mut(one.task.slot as usize) {
-            slot.id = 0;
-        }
         if matches!(verdict, Verdict::Requeue { .. }) {
             // While the job drains nothing is tried again: it goes back.
             self.counts.retries += u64::from(!draining);
@@ -97,10 +94,10 @@ impl Stats {
 
     /// Notes that a task has held a loop of the async lane for so long. Returns its receipt, if it
     /// still runs.
-    pub(super) fn stalled(&mut self, id: u64, held: Duration, now: Instant) -> Option<Receipt> {
+    pub(super) fn stalled<T>(&mut self, id: u64, held: Duration, now: Instant, gate: &Gate<T>) -> Option<Receipt> {
         self.stalled += 1;
         self.stall = Some((id, now.checked_sub(held).unwrap_or(now)));
-        self.running[LaneKind::Async as usize].iter().find(|task| task.id == id).map(|task| task.receipt)
+        self.taken(LaneKind::Async, gate).find(|(_, task)| task.id == id).map(|(_, task)| task.receipt)
     }
 
     pub(super) fn latest_stall(&self, now: Instant) -> Option<StallSeen> {
@@ -116,14 +113,20 @@ impl Stats {
         }
     }
 
-    pub(super) fn running(&self, now: Instant) -> Vec<RunningTask> {
+    /// Returns the slots of a lane in which tasks run, and what runs there.
+    fn taken<T>(&self, lane: LaneKind, gate: &Gate<T>) -> impl Iterator<Item = (u32, &Admitted)> {
+        let taken = gate.slots(lane).taken();
+        (0..).zip(&self.admitted[lane as usize]).zip(taken).filter_map(|(place, taken)| taken.then_some(place))
+    }
+
+    pub(super) fn running<T>(&self, now: Instant, gate: &Gate<T>) -> Vec<RunningTask> {
         let now = Stamp::from(now);
         let mut running: Vec<_> = LaneKind::ALL
-            .iter()
+            .into_iter()
             .flat_map(|lane| {
-                self.running[*lane as usize].iter().enumerate().filter_map(move |(slot, running)| {
-                    let Admitted { id, receipt, attempt, since } = *running;
-                    (id > 0).then(|| RunningTask { id, receipt, attempt, lane: *lane, slot: slot as u32, age: now.since(since) })
+                self.taken(lane, gate).map(move |(slot, admitted)| {
+                    let Admitted { id, receipt, attempt, since } = *admitted;
+                    RunningTask { id, receipt, attempt, lane, slot, age: now.since(since) }
                 })
             })
             .collect();
@@ -203,15 +206,21 @@ impl Times {
 
     /// Adds finished tasks.
     pub(super) fn add<T, R>(&mut self, batch: &[Finished<T, R>]) {
+        let (mut ok, mut retried) = (0, 0);
         for one in batch {
-            self.counts.add(one.outcome.word(), 1);
-            self.counts.retried += u64::from(one.task.attempt > 1);
+            match one.outcome.word() {
+                Word::Ok => ok += 1,
+                other => self.counts.add(other, 1),
+            }
+            retried += u64::from(one.task.attempt > 1);
             self.slots.add(one);
             if let Some(cpu) = one.cpu {
                 self.on_cpu.0 += Duration::from(cpu);
                 self.on_cpu.1 += 1;
             }
         }
+        self.counts.add(Word::Ok, ok);
+        self.counts.retried += retried;
         self.run.add_all(batch.iter().map(|one| one.ended.nanos_since(one.started)));
         self.wait.add_all(batch.iter().map(|one| one.started.nanos_since(one.task.queued)));
     }

@@ -76,6 +76,24 @@ impl Slots {
         self.free.push(slot);
     }
 
+    /// Gives slots back.
+    #[inline]
+    pub(super) fn give_all(&mut self, slots: impl ExactSizeIterator<Item = u32>) {
+        let given = u32::try_from(slots.len()).unwrap_or(u32::MAX);
+        debug_assert!(self.running >= given, "a slot was given back twice");
+        self.running -= given;
+        self.free.extend(slots);
+    }
+
+    /// Returns, for each slot that was ever used, true if it is taken.
+    pub(crate) fn taken(&self) -> Vec<bool> {
+        let mut taken = vec![true; self.fresh as usize];
+        for slot in self.free.iter().chain(&self.beyond) {
+            taken[*slot as usize] = false;
+        }
+        taken
+    }
+
     /// Changes the number of slots. Tasks in slots beyond a smaller size run to their end.
     pub fn resize(&mut self, size: usize) {
         let size = clamp(size);
@@ -88,4 +106,27 @@ impl Slots {
 
 fn clamp(size: usize) -> u32 {
     u32::try_from(size).unwrap_or(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn taken_are_the_slots_that_were_not_given_back_whatever_became_of_the_size() {
+        let mut slots = Slots::new(4);
+        let all: Vec<u32> = (0..4).filter_map(|_| slots.take()).collect();
+        assert_eq!((all, slots.take()), (vec![0, 1, 2, 3], None));
+        slots.give_all([1, 3].into_iter());
+        assert_eq!((slots.running(), slots.taken()), (2, vec![true, false, true, false]));
+        // Slot 3 is beyond the size, and is put aside by whoever meets it.
+        slots.resize(3);
+        assert_eq!((slots.take(), slots.take()), (Some(1), None));
+        assert_eq!(slots.taken(), [true, true, true, false]);
+        slots.give(1);
+        slots.resize(5);
+        let again: Vec<u32> = (0..3).filter_map(|_| slots.take()).collect();
+        assert_eq!(again.len(), 3, "{again:?}");
+        assert_eq!(slots.taken(), [true; 5]);
+    }
 }

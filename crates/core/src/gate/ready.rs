@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 
 use crate::{
-    stamp::Stamp,
-    task::{Delivery, FetchedTask, LaneKind},
+    stamp::{Span, Stamp},
+    task::{Attempt, Delivery, EngineTask, FetchedTask, LaneKind},
 };
 
 pub(super) struct ReadyLine<T> {
@@ -15,10 +15,28 @@ pub(super) struct ReadyLine<T> {
     spare: VecDeque<Delivery<T>>,
 }
 
-struct ReadyBatch<T> {
+/// Tasks that were fetched together.
+pub(crate) struct ReadyBatch<T> {
     deliveries: VecDeque<Delivery<T>>,
-    lane: LaneKind,
+    pub(crate) lane: LaneKind,
     queued: Stamp,
+}
+
+impl<T> ReadyBatch<T> {
+    /// Returns the first task, if that wants nothing but what its job gives to all.
+    #[inline]
+    pub(crate) fn plain(&self) -> Option<&Delivery<T>> {
+        self.deliveries.front().filter(|first| first.options.is_none() && first.key.is_none())
+    }
+
+    /// Takes out the first task, which is there: as its first attempt, in this slot.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, slot: u32, admitted: Stamp, timeout: Option<Span>) -> Attempt<T> {
+        let (lane, queued) = (self.lane, self.queued);
+        let Some(Delivery { id, payload, receipt, options, key }) = self.deliveries.pop_front() else { unreachable!("it was looked at") };
+        let task = EngineTask { id, receipt, attempt: 1, lane, slot, queued, payload: None, options, key, holds_key: false };
+        Attempt { task, payload, admitted, timeout }
+    }
 }
 
 impl<T> ReadyLine<T> {
@@ -41,12 +59,20 @@ impl<T> ReadyLine<T> {
         self.tasks
     }
 
-    /// Returns the lane of the first task, if that wants nothing but what its job gives to all.
+    /// Returns the batch that came first. Whoever takes tasks out of it says so
+    /// ([`took`](Self::took)).
     #[inline]
-    pub(super) fn plain(&self) -> Option<LaneKind> {
-        let batch = self.batches.front()?;
-        let first = batch.deliveries.front()?;
-        (first.options.is_none() && first.key.is_none()).then_some(batch.lane)
+    pub(super) fn first_batch(&mut self) -> Option<&mut ReadyBatch<T>> {
+        self.batches.front_mut()
+    }
+
+    /// Notes that this many tasks were taken out of the first batch.
+    #[inline]
+    pub(super) fn took(&mut self, tasks: usize) {
+        self.tasks -= tasks;
+        if self.batches.front().is_some_and(|batch| batch.deliveries.is_empty()) {
+            self.end_batch();
+        }
     }
 
     /// Takes out the first task.
@@ -55,10 +81,7 @@ impl<T> ReadyLine<T> {
         let batch = self.batches.front_mut()?;
         let delivery = batch.deliveries.pop_front()?;
         let (lane, queued) = (batch.lane, batch.queued);
-        if batch.deliveries.is_empty() {
-            self.end_batch();
-        }
-        self.tasks -= 1;
+        self.took(1);
         let lane = delivery.options.as_ref().and_then(|options| options.lane).unwrap_or(lane);
         Some(FetchedTask { delivery, lane, queued })
     }

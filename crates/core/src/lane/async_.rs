@@ -9,6 +9,7 @@
 //! waking another thread costs more than a no-op task; the others are woken when work piles up or
 //! when a loop is held up by a handler that computes or blocks.
 
+mod attempt;
 pub(crate) mod pending;
 mod queue;
 #[cfg(test)]
@@ -16,7 +17,6 @@ mod tests;
 
 use std::{
     future::Future,
-    panic::{AssertUnwindSafe, catch_unwind},
     pin::Pin,
     sync::{
         Arc,
@@ -31,13 +31,14 @@ use tokio::{runtime::Handle, time::Sleep};
 use crate::{
     cancel::CancelToken,
     clock::{Clock, Stopwatch},
-    lane::{AsyncHandler, Context, FutureBox, Lane, Outbox, Stop, panic_text, watchdog},
+    lane::{AsyncHandler, Context, FutureBox, Lane, Outbox, Stop, watchdog},
     outcome::Outcome,
-    stamp::{Span, Stamp},
+    stamp::Stamp,
     sync::{AtomicWaker, Mutex},
-    task::{Attempt, EngineTask, Finished, LaneKind},
+    task::{Attempt, Finished, LaneKind},
     trace::{AttemptName, AttemptSpan},
 };
+use attempt::{End, Fresh, RunningAttempt, SpareBoxes, clear, poll_attempt};
 use pending::Pending;
 use queue::Chunks;
 
@@ -57,9 +58,6 @@ pub(crate) const IN_PASSING: u64 = u64::MAX;
 /// system calls, as much as ten no-ops.)
 const SAMPLE: u64 = 256;
 const RARELY: u64 = 4096;
-/// Bytes of boxes that a loop keeps for later attempts, and the most boxes.
-const SPARE_BYTES: usize = 1 << 20;
-const SPARE: usize = 1024;
 
 /// The async lane.
 pub struct AsyncLane<T, R> {
@@ -130,7 +128,7 @@ impl<T: Send + 'static, R: Send + 'static> AsyncLane<T, R> {
                 index,
                 state: shared.loops[index].state.clone(),
                 shared: shared.clone(),
-                boxes: SpareBoxes { handler: handler.clone(), spare: Vec::new(), most: SPARE },
+                boxes: SpareBoxes::new(handler.clone()),
                 watch: Stopwatch::new(clock),
                 fresh: Vec::new(),
                 pending: Pending::new(),
@@ -260,127 +258,6 @@ impl<T, R> Drop for AsyncLane<T, R> {
     }
 }
 
-/// Reason why an attempt is ended from outside.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum End {
-    TimedOut,
-    Cancelled,
-}
-
-/// Boxes for the handler's futures that are used again.
-struct SpareBoxes<T, R> {
-    handler: AsyncHandler<T, R>,
-    spare: Vec<FutureBox<T, R>>,
-    most: usize,
-}
-
-impl<T: Send + 'static, R: Send + 'static> SpareBoxes<T, R> {
-    #[inline]
-    fn take(&mut self) -> FutureBox<T, R> {
-        self.spare.pop().unwrap_or_else(|| self.make())
-    }
-
-    #[cold]
-    fn make(&mut self) -> FutureBox<T, R> {
-        let place = self.handler.place();
-        self.most = (SPARE_BYTES / size_of_val(&*place).max(1)).clamp(1, SPARE);
-        place
-    }
-
-    /// Takes back a box that is empty.
-    #[inline]
-    fn give(&mut self, place: FutureBox<T, R>) {
-        if self.spare.len() < self.most {
-            self.spare.push(place);
-        }
-    }
-}
-
-/// One attempt that is pending.
-struct RunningAttempt<T, R> {
-    /// Empty as soon as the attempt has ended.
-    place: FutureBox<T, R>,
-    task: EngineTask<T>,
-    limit: Option<Span>,
-    started: Stamp,
-    /// It is to be ended at its next poll.
-    end: Option<End>,
-    /// On-CPU time so far, for the few attempts where it is measured.
-    cpu: Option<Duration>,
-    span: AttemptSpan,
-}
-
-impl<T, R> RunningAttempt<T, R> {
-    fn poll(&mut self, cx: &mut TaskContext<'_>) -> Option<Outcome<R>> {
-        if let Some(end) = self.end {
-            let outcome = match end {
-                End::TimedOut => Outcome::TimedOut { limit: self.limit.map(Duration::from).unwrap_or_default() },
-                End::Cancelled => Outcome::Cancelled,
-            };
-            return Some(match clear(&mut self.place) {
-                Ok(()) => outcome,
-                Err(panic) => Outcome::Panicked(panic),
-            });
-        }
-        let mut ended = None;
-        let Self { place, cpu, span, .. } = self;
-        poll_attempt(place, cpu, |place| span.within(|| place.as_mut().poll(cx)), |_, outcome| ended = Some(outcome));
-        ended
-    }
-
-    #[inline]
-    fn finish(self, outcome: Outcome<R>, ended: Stamp) -> (Finished<T, R>, FutureBox<T, R>) {
-        let Self { place, task, started, cpu, .. } = self;
-        (Finished { slot: task.slot, task, outcome, started, ended, cpu: cpu.map(Span::from) }, place)
-    }
-
-    fn deadline(&self) -> Option<Stamp> {
-        self.limit.map(|limit| self.started + Duration::from(limit)).filter(|_| self.end.is_none())
-    }
-}
-
-/// Drops what is in a box. A panic of its destructor comes back as text.
-fn clear<T, R>(place: &mut FutureBox<T, R>) -> Result<(), String> {
-    catch_unwind(AssertUnwindSafe(|| place.as_mut().clear())).map_err(|panic| panic_text(&*panic))
-}
-
-/// Polls an attempt; a panic is an outcome. `over` gets the outcome of one that is over, which
-/// leaves its box empty.
-#[inline]
-fn poll_attempt<T, R>(
-    place: &mut FutureBox<T, R>,
-    cpu: &mut Option<Duration>,
-    poll: impl FnOnce(&mut FutureBox<T, R>) -> Poll<Outcome<R>>,
-    mut over: impl FnMut(&Option<Duration>, Outcome<R>),
-) {
-    let before = cpu.map(|_| longshore_sys::clock::thread_cpu_time());
-    let count = |cpu: &mut Option<Duration>| {
-        if let (Some(cpu), Some(before)) = (cpu, before) {
-            *cpu += longshore_sys::clock::thread_cpu_time().saturating_sub(before);
-        }
-    };
-    let polled = catch_unwind(AssertUnwindSafe(|| {
-        // The outcome stays where the future wrote it until its kind is known: what was just
-        // written in pieces, a processor cannot read in one without waiting.
-        match poll(place) {
-            Poll::Pending => count(cpu),
-            Poll::Ready(Outcome::Ok(result)) => {
-                count(cpu);
-                over(cpu, Outcome::Ok(result));
-            }
-            Poll::Ready(other) => {
-                count(cpu);
-                over(cpu, other);
-            }
-        }
-    }));
-    if let Err(panic) = polled {
-        let _ = clear(place);
-        count(cpu);
-        over(cpu, Outcome::Panicked(panic_text(&*panic)));
-    }
-}
-
 /// One loop of the lane.
 struct Loop<T, R> {
     index: usize,
@@ -467,19 +344,12 @@ impl<T: Send + 'static, R: Send + 'static> Loop<T, R> {
             let span = AttemptSpan::of(&AttemptName { id, attempt, lane, slot });
             let context = || Context { id, attempt, lane, slot, timeout: timeout.map(Duration::from), cancel: CancelToken::new() };
             let mut cpu = id.is_multiple_of(if id < RARELY { SAMPLE } else { RARELY }).then_some(Duration::ZERO);
-            let mut waiting = Some(task);
-            let over = |cpu: &Option<Duration>, outcome| {
-                // The time is asked for once an attempt: its end is the start of the next.
-                *now = self.watch.now();
-                if let Some(task) = waiting.take() {
-                    self.done.push(Finished { slot, task, outcome, started, ended: *now, cpu: cpu.map(Span::from) });
-                }
-            };
+            let mut fresh = Fresh { waiting: Some(task), started, now: &mut *now, watch: &mut self.watch, done: &mut self.done };
             let mut cx = TaskContext::from_waker(self.pending.waker(vacant));
             let begin = |place: &mut FutureBox<T, R>| span.within(|| place.as_mut().begin(&context, payload, &mut cx));
-            poll_attempt(&mut place, &mut cpu, begin, over);
+            poll_attempt(&mut place, &mut cpu, begin, &mut fresh);
             // One that has ended at its first poll never takes the place.
-            if let Some(task) = waiting {
+            if let Some(task) = fresh.waiting {
                 let place = std::mem::replace(&mut place, self.boxes.take());
                 let running = RunningAttempt { place, task, limit: timeout, started, end: None, cpu, span };
                 if let Some(deadline) = running.deadline() {
