@@ -30,7 +30,7 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// assert_eq!(nightly.timing.to_string(), "30 2 * * * Europe/Berlin");
 /// # Ok::<(), String>(())
 /// ```
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct ScheduleSpec {
     /// The times themselves.

@@ -17,6 +17,7 @@ use crate::{
     environment::Environment,
     error::ClientError,
     route::Route,
+    schedule::Schedule,
     settings::Settings,
     signature::Signature,
     task::{Acks, Task, registry::TaskRegistry},
@@ -58,6 +59,7 @@ impl App {
             acks: Acks::default(),
             settings: Settings::default(),
             environment: Environment::SYSTEM,
+            schedules: Vec::new(),
         };
         let app = Self { registry: Arc::new(registry), told: Some(told), client: Arc::default() };
         built_in::tasks().into_iter().fold(app, Self::task)
@@ -193,6 +195,26 @@ impl App {
         let before = self.registry_mut().tasks.insert(name.clone(), Arc::new(task));
         assert!(before.is_none(), "two tasks are named {name}: give one of them another `name`");
         self
+    }
+
+    /// Has a task sent at its times, by the [scheduler](crate::Scheduler) of a worker
+    /// ([`WorkerOptions::beat`](crate::WorkerOptions::beat)) or one of its own. The store keeps the
+    /// schedule from then on, with when it was last due; `longshore schedule` lists, pauses and
+    /// removes it.
+    ///
+    /// # Panics
+    /// There is a schedule of this name.
+    #[must_use]
+    pub fn schedule(mut self, schedule: Schedule) -> Self {
+        let schedules = &mut self.registry_mut().schedules;
+        assert!(schedules.iter().all(|other| other.name != schedule.name), "two schedules are named {}", schedule.name);
+        schedules.push(schedule);
+        self
+    }
+
+    /// Returns its [schedules](Self::schedule).
+    pub fn schedules(&self) -> &[Schedule] {
+        &self.registry.schedules
     }
 
     /// Adds a command to remote control: `longshore control NAME key=value`, `celery control NAME`

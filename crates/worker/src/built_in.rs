@@ -157,6 +157,7 @@ mod tests {
             acks: crate::task::Acks::Late,
             settings: Settings::default(),
             environment: Environment::SYSTEM,
+            schedules: Vec::new(),
         };
         TaskContext::new(ContextParts {
             message: Arc::new(Message::default()),

@@ -235,7 +235,7 @@ impl Client {
     }
 
     /// Makes of a planned message what the broker takes.
-    fn outgoing(&self, send: canvas::PlannedSend) -> Outgoing {
+    pub(crate) fn outgoing(&self, send: canvas::PlannedSend) -> Outgoing {
         outgoing::of(&self.inner.connections.settings, send.message, &send.routing)
     }
 

@@ -6,17 +6,19 @@
 //!   `name.rs`: the name of a function's task; `returned.rs`: what it returns
 //! - `route.rs`, `settings.rs`, `environment.rs`: where calls go; what clients and workers agree
 //!   on; time, chance and threads as inputs
-//! - `signature.rs`: a task with its arguments and options, yet to be sent
+//! - `signature.rs`: a task with its arguments and options, yet to be sent; `schedule.rs`: one that
+//!   is sent at its times
 //! - `connections.rs`: what a client shares with its answers; `answer.rs`: waits for results;
 //!   `client.rs`, `outgoing.rs`: send tasks; `remote.rs`: asks running workers
 //! - `task.rs`: a registered task; `task/context.rs`: what its handler may know and do
 //! - `built_in.rs`: the tasks that are always there; `app.rs`: tasks and settings together
-//! - `isolated.rs`: tasks in child processes
+//! - `isolated.rs`: tasks in child processes; `beat.rs`: sends what is due
 //! - `worker.rs`: the worker
 
 mod answer;
 mod app;
 mod args;
+mod beat;
 mod built_in;
 mod client;
 mod connections;
@@ -29,6 +31,7 @@ mod outgoing;
 pub mod remote;
 mod returned;
 mod route;
+mod schedule;
 mod settings;
 mod signature;
 mod task;
@@ -38,13 +41,16 @@ mod worker;
 pub use answer::{Answer, AsCompletedAnswers};
 pub use app::App;
 pub use args::{Arguments, Call, Parameter, ParameterKind};
+pub use beat::{Scheduler, SchedulerEvent, SchedulerNotice, SchedulerOptions};
 pub use client::{Client, Refused, SendAll, Sent};
 pub use environment::Environment;
 pub use error::{ClientError, RemoteError};
 pub use failure::Failure;
 pub use isolated::{IsolatedAnswer, IsolatedCall, IsolatedFailure, init_app, init_app_with, isolated_entry};
 pub use longshore_macros::task;
+pub use longshore_schedule::{MissedPolicy, NextDue, ScheduleSpec, Timing};
 pub use route::Route;
+pub use schedule::{MOST_MISSED, Schedule, ScheduleOrigin};
 pub use settings::Settings;
 pub use signature::{Signature, chain, chord, group};
 pub use task::{

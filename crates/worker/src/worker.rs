@@ -38,7 +38,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use longshore_brokers::{BrokerError, Connected, OpenOptions, QueueOrder, connect_with};
+use longshore_brokers::{BrokerError, Connected, News, OpenOptions, QueueOrder, connect_with};
 use longshore_core::{
     CancelToken, ChildLimits, LaneKind,
     engine::{self, Engine, EngineConfig, Handle, Lanes, Running},
@@ -64,7 +64,12 @@ use self::{
     view::{ConnectionStates, WorkerFace},
     work::{AttemptResult, TaskTicket},
 };
-use crate::{app::App, client::Client, environment::Environment};
+use crate::{
+    app::App,
+    beat::{Scheduler, SchedulerOptions},
+    client::Client,
+    environment::Environment,
+};
 
 /// Options of a worker. The defaults serve the app's default queue on all lanes.
 #[derive(Clone)]
@@ -102,6 +107,9 @@ pub struct WorkerOptions {
     pub events: bool,
     /// True where it answers remote control and sends its heartbeat.
     pub remote_control: bool,
+    /// True where it sends what is due, too: with the [schedules](App::schedule) of its app and all
+    /// that the store keeps (`-B`).
+    pub beat: bool,
     /// Hub on which it tells, from its start on, what happens to its connections, its lanes and
     /// each task.
     pub hub: Hub<WorkerEvent>,
@@ -128,6 +136,7 @@ impl WorkerOptions {
             grace: Duration::from_secs(30),
             events: false,
             remote_control: true,
+            beat: false,
             hub: Hub::new(),
         }
     }
@@ -145,6 +154,7 @@ pub struct Worker {
     beat: Option<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
     scaling: Option<JoinHandle<()>>,
+    scheduler: Option<JoinHandle<()>>,
 }
 
 /// Result of a worker, told at its end.
@@ -213,7 +223,8 @@ impl Worker {
         open.order = options.order.clone();
         let consumer = connected.broker.open(open).await?;
         let client = Client::over(&app, connected.clone());
-        let node = Arc::from(options.node.as_str());
+        let scheduler = options.beat.then(|| scheduler(&app, client.clone(), &options)).transpose()?;
+        let (told, node) = (app.told.clone(), Arc::from(options.node.as_str()));
         let shared = Arc::new(Shared::new(Arc::new(app), node, client, connected, consumer, links));
         // Before the first claim: what was called off while nobody listened must not start.
         if let Ok(store) = shared.connected.shared() {
@@ -269,7 +280,15 @@ impl Worker {
             control = Some(runtime.spawn(own.serve()));
             beat = Some(sender);
         }
-        Ok(Self { shared, intake, face, engine, running, grace: options.grace, over, beat, control, scaling })
+        let scheduler = scheduler.map(|scheduler| {
+            let ended = scheduler.run(shared.stopping.clone());
+            runtime.spawn(async move {
+                if let (Err(error), Some(told)) = (ended.await, told) {
+                    told(&News::remark(format!("the scheduler has ended: {}", error.message)));
+                }
+            })
+        });
+        Ok(Self { shared, intake, face, engine, running, grace: options.grace, over, beat, control, scaling, scheduler })
     }
 
     /// A handle that stops it, from anywhere.
@@ -332,7 +351,7 @@ impl Worker {
     /// Not cancel safe: a worker that nobody waits for still ends when it is told to, but what is
     /// left in it comes back to its queues only when its lease is over.
     pub async fn join(self) -> WorkerSummary {
-        let Self { shared, intake, running, over, beat, control, scaling, .. } = self;
+        let Self { shared, intake, running, over, beat, control, scaling, scheduler, .. } = self;
         let given_up = async {
             shared.dropped.cancelled().await;
             tokio::time::sleep(LAST).await;
@@ -344,6 +363,13 @@ impl Worker {
         };
         // The engine has ended or is given up: nothing new is asked of it.
         [control, scaling].into_iter().flatten().for_each(|serving| serving.abort());
+        if let Some(mut scheduler) = scheduler {
+            // It ends when the worker begins to stop; here it may have ended by itself.
+            shared.stopping.cancel();
+            if tokio::time::timeout(LAST, &mut scheduler).await.is_err() {
+                scheduler.abort();
+            }
+        }
         let last_word = async {
             if let Some(beat) = beat {
                 let _ = over.send(true);
@@ -372,6 +398,19 @@ impl Worker {
         shared.hub.close();
         summary
     }
+}
+
+/// Returns the scheduler of a worker, whose events are those of the worker.
+fn scheduler(app: &App, client: Client, options: &WorkerOptions) -> Result<Scheduler, BrokerError> {
+    let (hub, told) = (options.hub.clone(), app.told.clone());
+    let mut own = SchedulerOptions::new(options.node.as_str());
+    own.told = Arc::new(move |event| {
+        if let Some(told) = told.as_ref().filter(|_| event.is_notable()) {
+            told(&News::remark(event.to_string()));
+        }
+        hub.post([WorkerEvent::Schedule(event.clone())]);
+    });
+    Scheduler::over(app, client, own)
 }
 
 /// Returns the slots that each lane begins with, and the most children that there may ever be: how

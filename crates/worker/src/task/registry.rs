@@ -5,7 +5,7 @@ use std::{collections::HashMap, sync::Arc};
 use longshore_celery::canvas::ErrbackStyle;
 
 use super::{Acks, Task, TaskPolicy};
-use crate::{environment::Environment, settings::Settings};
+use crate::{environment::Environment, schedule::Schedule, settings::Settings};
 
 /// The tasks of an app by their names, with the settings that hold for them. Every attempt knows
 /// it: that is how `celery.map` finds the task that it maps.
@@ -18,6 +18,8 @@ pub struct TaskRegistry {
     pub(crate) acks: Acks,
     pub(crate) settings: Settings,
     pub(crate) environment: Environment,
+    /// Tasks that are sent at their times.
+    pub(crate) schedules: Vec<Schedule>,
 }
 
 impl TaskRegistry {

@@ -11,6 +11,8 @@ use longshore_core::{
     watch::{Connection, Detail, Tell},
 };
 
+use crate::beat::SchedulerEvent;
+
 /// Something that happened to a task.
 #[derive(Clone, Debug)]
 pub struct TaskNotice {
@@ -110,13 +112,16 @@ pub enum WorkerEvent {
     },
     /// The worker begins this phase.
     Phase(Phase),
+    /// Something happened to its [scheduler](crate::WorkerOptions::beat).
+    Schedule(SchedulerEvent),
 }
 
 impl Tell for WorkerEvent {
     fn detail(&self) -> Detail {
         match self {
             WorkerEvent::Task(_) => Detail::Tasks,
-            WorkerEvent::Connection(_) | WorkerEvent::Stalled { .. } | WorkerEvent::Phase(_) => Detail::Changes,
+            WorkerEvent::Schedule(event) if !event.is_notable() => Detail::Tasks,
+            WorkerEvent::Connection(_) | WorkerEvent::Stalled { .. } | WorkerEvent::Phase(_) | WorkerEvent::Schedule(_) => Detail::Changes,
         }
     }
 }

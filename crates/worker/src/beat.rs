@@ -1,0 +1,328 @@
+//! A scheduler: sends tasks when they are due.
+//!
+//! Of several on one store one leads; the others ask now and then whether it still does. The one
+//! that leads renews its lead, reads the schedules again when they have changed, and sleeps until
+//! the next due time.
+//!
+//! Layout: `beat/event.rs`: what is told; `beat/table.rs`: what is due next
+
+mod event;
+mod table;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use longshore_brokers::{BrokerError, Fired, Firing, Key, Leading, SchedulerName, Schedules};
+use longshore_core::{CancelToken, ErrorKind};
+use longshore_schedule::NextDue;
+
+pub use self::event::{SchedulerEvent, SchedulerNotice};
+use self::table::Table;
+use crate::{
+    app::App,
+    client::Client,
+    error::ClientError,
+    schedule::{Schedule, ScheduleOrigin},
+};
+
+/// Difference between the clock and the time that has passed that is told.
+const MOVED: Duration = Duration::from_secs(2);
+/// Longest wait before a store that is away is asked again.
+const LONGEST: Duration = Duration::from_secs(5);
+/// Time that giving the lead back may take.
+const LAST: Duration = Duration::from_secs(2);
+
+/// Options of a scheduler.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct SchedulerOptions {
+    /// Its name, for people; `name@host`.
+    pub node: String,
+    /// Time for which it keeps the lead without a sign of life: another one takes over after it.
+    pub term: Duration,
+    /// Listener that is told what happens.
+    pub told: SchedulerNotice,
+}
+
+impl SchedulerOptions {
+    /// The defaults of a scheduler with this name: a term of 6 s, and nobody is told.
+    pub fn new(node: impl Into<String>) -> Self {
+        Self { node: node.into(), term: Duration::from_secs(6), told: Arc::new(|_| {}) }
+    }
+}
+
+/// A scheduler: sends tasks when they are due. Any number may share a store; one of them leads.
+pub struct Scheduler {
+    client: Client,
+    store: Arc<dyn Schedules>,
+    /// True where the store of the schedules is the broker.
+    one_store: bool,
+    name: SchedulerName,
+    options: SchedulerOptions,
+    /// Schedules of this program that the store is to keep.
+    own: Vec<Schedule>,
+    state: LeadState,
+}
+
+/// What a scheduler knows of the lead. Times are of the clock of leases, in nanoseconds.
+#[derive(Default)]
+struct LeadState {
+    leads: bool,
+    /// The one that leads in its place.
+    leader: Option<String>,
+    /// When the lead was asked for that it has.
+    confirmed: Option<u64>,
+    /// When it asks again.
+    renew: u64,
+    /// Version of the schedules that the table has.
+    version: Option<u64>,
+    table: Table,
+    /// Both clocks at the last look.
+    clocks: Option<(SystemTime, u64)>,
+    /// Time that it waits for a store that is away.
+    away: Option<Duration>,
+    /// True once the store has answered.
+    answered: bool,
+}
+
+impl Scheduler {
+    /// Makes a scheduler over the connections of a client, with the [schedules](App::schedule) of
+    /// its app.
+    ///
+    /// # Errors
+    /// Refused: neither the broker nor the result backend keeps schedules.
+    pub fn over(app: &App, client: Client, options: SchedulerOptions) -> Result<Self, BrokerError> {
+        let store = Arc::clone(client.connected().schedules()?);
+        let one_store = client.broker().is_store_of(store.store());
+        let name = SchedulerName { token: (client.environment().id)(), node: options.node.clone() };
+        Ok(Self { own: app.registry().schedules.clone(), client, store, one_store, name, options, state: LeadState::default() })
+    }
+
+    /// Sends what is due until it is told to stop; then gives the lead back. A store that is away
+    /// is waited for.
+    ///
+    /// # Errors
+    /// The store refuses us from the first, or is gone for good.
+    ///
+    /// # Cancel safety
+    /// As after a kill: what was sent is noted or, where broker and store are two, may be sent once
+    /// more; another scheduler takes over when the term is over.
+    pub async fn run(mut self, stop: CancelToken) -> Result<(), BrokerError> {
+        let ended = loop {
+            let wait = match self.turn(&stop).await {
+                Ok(wait) => {
+                    self.state.answered = true;
+                    if self.state.away.take().is_some() {
+                        self.tell(&SchedulerEvent::Back);
+                    }
+                    wait
+                }
+                Err(error) if error.kind == ErrorKind::Fatal || (error.kind == ErrorKind::Refused && !self.state.answered) => {
+                    break Err(error);
+                }
+                Err(error) => self.wait_for(error),
+            };
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break Ok(()),
+                () = tokio::time::sleep(wait) => {}
+            }
+        };
+        if self.state.leads {
+            // Another one need not wait for the end of the term.
+            let _ = tokio::time::timeout(LAST, self.store.resign(&self.name)).await;
+        }
+        ended
+    }
+
+    fn tell(&self, event: &SchedulerEvent) {
+        (self.options.told)(event);
+    }
+
+    /// Returns how long to wait for a store that is away.
+    fn wait_for(&mut self, error: BrokerError) -> Duration {
+        if self.state.away.is_none() {
+            self.tell(&SchedulerEvent::Away { reason: error.message });
+        }
+        let wait = self.state.away.map_or(Duration::from_millis(200), |wait| (wait * 2).min(LONGEST));
+        self.state.away = Some(wait);
+        wait
+    }
+
+    /// Keeps or takes the lead and sends what is due. Returns how long there is nothing to do.
+    async fn turn(&mut self, stop: &CancelToken) -> Result<Duration, BrokerError> {
+        let environment = self.client.environment();
+        self.mind_the_clock();
+        self.keep_own().await?;
+        if environment.lease() >= self.state.renew {
+            self.renew().await?;
+        }
+        while self.state.leads
+            && !stop.is_cancelled()
+            && let Some((place, next)) = self.state.table.due(environment.wall())
+        {
+            if environment.lease() >= self.state.renew {
+                return Ok(Duration::ZERO);
+            }
+            match self.fire(place, next).await? {
+                Fired::Done | Fired::Already => self.state.table.done(place, next.due, environment.wall()),
+                Fired::Changed | Fired::NotLeading => {
+                    // Whatever has changed is read again.
+                    (self.state.confirmed, self.state.renew) = (None, 0);
+                    return Ok(Duration::ZERO);
+                }
+            }
+        }
+        let renew = Duration::from_nanos(self.state.renew.saturating_sub(environment.lease()));
+        let due = self.state.table.next_at().filter(|_| self.state.leads);
+        Ok(due.map_or(renew, |at| at.duration_since(environment.wall()).unwrap_or_default().min(renew)))
+    }
+
+    /// Tells of a clock that was set. The table has due times behind what was sent, wherever the
+    /// clock is.
+    fn mind_the_clock(&mut self) {
+        let environment = self.client.environment();
+        let (wall, passed) = (environment.wall(), environment.lease());
+        if let Some((before, began)) = self.state.clocks.replace((wall, passed)) {
+            let passed = Duration::from_nanos(passed.saturating_sub(began));
+            let should = before + passed;
+            let moved = match wall.duration_since(should) {
+                Ok(forward) => (forward, 1),
+                Err(back) => (back.duration(), -1),
+            };
+            // A machine that slept shows nothing here: the clock of leases counts that time, too.
+            if moved.0 > MOVED {
+                let seconds = moved.1 * i64::try_from(moved.0.as_secs()).unwrap_or(i64::MAX);
+                self.tell(&SchedulerEvent::ClockMoved { seconds });
+            }
+        }
+    }
+
+    /// Has the store keep the schedules of this program.
+    async fn keep_own(&mut self) -> Result<(), BrokerError> {
+        if self.own.is_empty() {
+            return Ok(());
+        }
+        for schedule in &self.own {
+            if self.store.put(&schedule.name, &schedule.encode(), self.client.environment().wall()).await? {
+                self.tell(&SchedulerEvent::Kept { name: schedule.name.clone() });
+            }
+        }
+        if self.own.iter().any(|own| own.origin == ScheduleOrigin::Configuration) {
+            for row in self.store.schedules().await?.rows {
+                let is_known = self.own.iter().any(|own| own.name == row.name);
+                let was = Schedule::decode(&row.name, &row.spec).is_ok_and(|kept| kept.origin == ScheduleOrigin::Configuration);
+                if was && !is_known {
+                    self.tell(&SchedulerEvent::Left { name: row.name });
+                }
+            }
+        }
+        self.own.clear();
+        Ok(())
+    }
+
+    /// Takes the lead or keeps it, and reads the schedules if they have changed.
+    async fn renew(&mut self) -> Result<(), BrokerError> {
+        let (asked, term) = (self.client.environment().lease(), self.options.term);
+        let term_nanos = u64::try_from(term.as_nanos()).unwrap_or(u64::MAX);
+        match self.store.lead(&self.name, term).await? {
+            Leading::Ours { version } => {
+                // Somebody else may have led since: then its due times are to be read.
+                let kept = self.state.leads && self.state.confirmed.is_some_and(|before| asked.saturating_sub(before) < term_nanos);
+                if !kept || self.state.version != Some(version) {
+                    let (table, unread) = Table::read(self.store.schedules().await?.rows, self.client.environment().wall());
+                    for (name, reason) in unread {
+                        self.tell(&SchedulerEvent::Unreadable { name, reason });
+                    }
+                    (self.state.table, self.state.version) = (table, Some(version));
+                }
+                if !self.state.leads {
+                    self.tell(&SchedulerEvent::Leads { schedules: self.state.table.len() });
+                }
+                (self.state.leads, self.state.leader, self.state.confirmed) = (true, None, Some(asked));
+            }
+            Leading::Theirs { node } => {
+                if self.state.leader.as_ref() != Some(&node) {
+                    self.tell(&SchedulerEvent::Waits { leader: node.clone() });
+                }
+                (self.state.leads, self.state.leader, self.state.confirmed) = (false, Some(node), None);
+            }
+        }
+        self.state.renew = asked + term_nanos / 3;
+        Ok(())
+    }
+
+    /// Sends the task of a due time, and notes it.
+    async fn fire(&self, place: usize, next: NextDue) -> Result<Fired, BrokerError> {
+        let entry = self.state.table.entry(place);
+        let (schedule, name) = (&entry.schedule, entry.schedule.name.clone());
+        let id = schedule.task_id(entry.since, next.due);
+        let not_sent = |reason: String| self.tell(&SchedulerEvent::NotSent { name: name.clone(), reason });
+        let mut firing = Firing {
+            scheduler: self.name.clone(),
+            name: name.clone(),
+            since: entry.since,
+            due: next.due,
+            at: self.client.environment().wall(),
+            message: None,
+        };
+        let mut sent = true;
+        match self.client.message_of(&schedule.call_of(id.clone())) {
+            Ok(message) => firing.message = Some(message),
+            Err(error) => (sent, _) = (false, not_sent(error.to_string())),
+        }
+        if !self.one_store
+            && let Some(message) = firing.message.take()
+        {
+            match self.publish(&id, message).await {
+                Ok(true) => {}
+                Ok(false) => return Ok(Fired::NotLeading),
+                Err(error) if error.kind == ErrorKind::Refused => (sent, _) = (false, not_sent(error.message)),
+                Err(error) => return Err(error),
+            }
+        }
+        let fired = match self.store.fire(&firing).await {
+            // The message is refused, or all is: then so is this.
+            Err(error) if error.kind == ErrorKind::Refused && firing.message.take().is_some() => {
+                let fired = self.store.fire(&firing).await?;
+                (sent, _) = (false, not_sent(error.message));
+                fired
+            }
+            fired => fired?,
+        };
+        if fired == Fired::Done && next.skips {
+            self.tell(&SchedulerEvent::Skipped { name: name.clone(), due: next.due });
+        }
+        if fired == Fired::Done && sent {
+            self.tell(&SchedulerEvent::Sent { name, task: schedule.call.task.clone(), id, due: next.due });
+        }
+        Ok(fired)
+    }
+
+    /// Publishes to a broker that is not the store of the schedules, unless its result is known.
+    /// Returns whether this scheduler leads: it asks as late as it can, since the broker does not.
+    async fn publish(&self, id: &str, message: longshore_brokers::Outgoing) -> Result<bool, BrokerError> {
+        let known = self.client.results().get(&[Key::Task(id.to_owned())]).await?;
+        match self.store.lead(&self.name, self.options.term).await? {
+            Leading::Ours { version } if Some(version) == self.state.version => {}
+            _ => return Ok(false),
+        }
+        if known.first().is_none_or(Option::is_none) {
+            self.client.broker().publish_once(id, &[message]).await?;
+        }
+        Ok(true)
+    }
+}
+
+impl Client {
+    /// Makes the one message of a task that is not sent by this client itself.
+    pub(crate) fn message_of(&self, call: &longshore_celery::WireSignature) -> Result<longshore_brokers::Outgoing, ClientError> {
+        let mut plan = self.plan(call, None)?;
+        match plan.sends.pop() {
+            Some(send) if plan.sends.is_empty() => Ok(self.outgoing(send)),
+            _ => Err(ClientError::Signature(format!("{}: it is not one task", call.task))),
+        }
+    }
+}
