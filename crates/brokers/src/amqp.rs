@@ -9,7 +9,8 @@
 //!   looked at before lapin sees it; `fail.rs`: what lapin's errors mean
 //! - `link.rs`: a connection that is replaced when it is lost
 //! - `parts.rs`: between an envelope and AMQP's properties, headers and body
-//! - `declare.rs`, `publish.rs`: queues, and what is sent to them
+//! - `declare.rs`, `publish.rs`: queues, and what is sent to them; `delay.rs`: what is held back by
+//!   the server until it is due
 //! - `feed.rs`: the channels that give, `window.rs`: how much they send ahead; `held.rs`: what was
 //!   delivered and has not ended; `consumer.rs` joins them
 //! - `dead.rs`: dead letters
@@ -17,6 +18,7 @@
 mod consumer;
 mod dead;
 mod declare;
+mod delay;
 mod fail;
 mod feed;
 mod headers;

@@ -32,6 +32,12 @@ pub use result::{Exception, Extended, FailedRequest, GroupResult, ResultTree, St
 pub use signature::{Subtask, WireSignature};
 pub use value::{Map, Value, ValueError};
 
+/// Reads a time as Celery writes it, or as Python's users do (with `Z`, or without an offset, which
+/// is UTC). `None` for what is no time.
+pub fn parse_iso(iso: &str) -> Option<std::time::SystemTime> {
+    message::times::parse(iso)
+}
+
 /// A time as Celery writes it: `2026-11-21T00:02:13.362734+00:00`.
 pub fn iso(time: std::time::SystemTime) -> String {
     message::times::format(time)

@@ -7,7 +7,7 @@ use std::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use futures_util::future::{BoxFuture, join_all};
@@ -15,7 +15,6 @@ use lapin::{
     Channel,
     message::Delivery,
     options::{BasicAckOptions, BasicNackOptions},
-    types::FieldTable,
 };
 use longshore_celery::crashes_of;
 use longshore_core::{Receipt, source::Fetched};
@@ -27,7 +26,7 @@ use tokio::{
 use super::{
     dead,
     declare::{Declarer, Giving},
-    feed,
+    delay, feed,
     held::{Again, Held, Lent, Tag, acknowledgements},
     link::{Link, Wait, locked},
     parts::Parcel,
@@ -42,11 +41,9 @@ use crate::{
     rotation::Rotation,
 };
 
-/// Longest time for which an end waits for its message to come again, after its channel was lost and
-/// another one is there.
-const COMES_AGAIN: Duration = Duration::from_millis(500);
-/// Longest time for which it waits for another channel.
-const CHANNEL: Duration = Duration::from_secs(10);
+/// Longest time for which an end waits for its message to come again, counted from when another
+/// channel was there.
+const COMES_AGAIN: Duration = Duration::from_secs(3);
 
 /// A message that the server has sent, and nobody has claimed.
 pub(super) struct Arrived {
@@ -81,6 +78,8 @@ pub(super) struct State {
     pub(super) waits: bool,
     /// Channels that give, while somebody claims what they send: the others rest until a claim waits.
     pub(super) gives: [bool; 2],
+    /// Moment at which the latest channel began; `None` while there is none.
+    begun: Option<Instant>,
     last_session: u64,
 }
 
@@ -105,6 +104,7 @@ impl State {
     pub(super) fn begin(&mut self, giving: Giving, channel: Channel, window: u16) -> u64 {
         self.last_session += 1;
         let id = self.last_session;
+        self.begun = Some(Instant::now());
         self.sessions[giving as usize] = Some(Session { id, channel, outstanding: BTreeSet::new(), window, counts_from: 0, last: 0 });
         id
     }
@@ -162,8 +162,9 @@ impl Shared {
     }
 
     /// Takes in what has come for a queue.
-    pub(super) fn arrive(&self, queue: &Arc<str>, session: u64, deliveries: Vec<Delivery>) {
-        let mut over = Vec::new();
+    pub(super) fn arrive(self: &Arc<Self>, queue: &Arc<str>, session: u64, deliveries: Vec<Delivery>) {
+        let (mut over, mut off) = (Vec::new(), Vec::new());
+        let now = SystemTime::now();
         {
             let mut state = self.state();
             let state = &mut *state;
@@ -177,6 +178,9 @@ impl Shared {
                 match again {
                     Again::Ours => {}
                     Again::Over => over.push(tag),
+                    // Nobody else could do anything with it meanwhile, and the server waits for nobody for
+                    // ever.
+                    Again::New if delay::due_of(&parcel).is_some_and(|due| due > now + delay::LONG) => off.push((tag, parcel)),
                     Again::New => {
                         let arrived = Arrived { tag, redelivered: delivery.redelivered, parcel, at: Instant::now() };
                         state.ready.entry(queue.clone()).or_default().push_back(arrived);
@@ -187,6 +191,36 @@ impl Shared {
         if !over.is_empty() {
             self.send_acknowledgements(over);
         }
+        if !off.is_empty() {
+            let (shared, queue) = (self.clone(), queue.clone());
+            tokio::spawn(async move { shared.put_off(&queue, off).await });
+        }
+        self.arrived.notify_waiters();
+    }
+
+    /// Sends messages that are not due for long to where the server holds them back. Where it cannot,
+    /// they are lent as they are.
+    async fn put_off(&self, queue: &Arc<str>, off: Vec<(Tag, Arc<Parcel>)>) {
+        let routed = |(_, parcel): &(Tag, Arc<Parcel>)| {
+            let due = delay::due_of(parcel);
+            Routed { due, ..Routed::to(queue, copy(parcel)) }
+        };
+        let sends: Vec<Routed> = off.iter().map(routed).collect();
+        let refusals = match self.publisher.put_off(&sends).await {
+            Ok(refusals) => refusals,
+            Err(_) => return,
+        };
+        let (mut acks, mut state) = (Vec::new(), self.state());
+        for ((tag, parcel), is_off) in off.into_iter().zip(refusals) {
+            if is_off {
+                acks.push(tag);
+            } else if state.session_of(tag).is_some() {
+                let arrived = Arrived { tag, redelivered: false, parcel, at: Instant::now() };
+                state.ready.entry(queue.clone()).or_default().push_back(arrived);
+            }
+        }
+        drop(state);
+        self.send_acknowledgements(acks);
         self.arrived.notify_waiters();
     }
 
@@ -197,6 +231,9 @@ impl Shared {
         let Some(session) = state.sessions[giving as usize].take() else { return 0 };
         state.ready.values_mut().for_each(|line| line.retain(|arrived| arrived.tag.session != session.id));
         let count = state.held.lose(session.id);
+        if state.sessions.iter().all(Option::is_none) {
+            state.begun = None;
+        }
         if count > 0 {
             self.lease.lose();
         }
@@ -276,44 +313,40 @@ impl Shared {
         sent
     }
 
-    /// Returns what is lent, with the tag under which it is ours now. Where its channel was lost a
-    /// moment ago, it may come again.
-    async fn ours(&self, number: u64, until: &mut Option<Instant>) -> Option<Lent> {
+    /// Returns what is lent, with the tag under which it is ours now. Where its channel was lost, it
+    /// may come again: a server that is away is waited for.
+    async fn ours(&self, number: u64) -> Option<Lent> {
         loop {
             let arrived = self.arrived.notified();
             tokio::pin!(arrived);
             arrived.as_mut().enable();
-            let is_up = {
+            let begun = {
                 let state = self.state();
                 let lent = state.held.get(number)?;
                 if lent.tag.is_some() {
                     return Some(lent.clone());
                 }
-                state.sessions.iter().any(Option::is_some)
+                state.begun
             };
-            let patience = if is_up { COMES_AGAIN } else { CHANNEL };
-            let end = *until.get_or_insert_with(|| Instant::now() + patience);
-            if timeout_at(end, arrived).await.is_err() || self.is_closed() {
+            match begun {
+                Some(begun) => timeout_at(begun + COMES_AGAIN, arrived).await.ok()?,
+                None => arrived.await,
+            }
+            if self.is_closed() {
                 return None;
             }
-            if is_up {
-                continue;
-            }
-            // A channel is there now; what comes again comes at once.
-            *until = Some(end.min(Instant::now() + COMES_AGAIN));
         }
     }
 
     async fn finish_all(&self, batch: &[Finish]) -> Result<Vec<Ended>, BrokerError> {
         let mut plans = Vec::with_capacity(batch.len());
-        let mut until = None;
         let mut ending = HashSet::new();
         for finish in batch {
             if finish.end != End::Keep && !ending.insert(finish.receipt) {
                 plans.push(Plan::Over(Ended::Refused));
                 continue;
             }
-            plans.push(match self.ours(finish.receipt.0, &mut until).await {
+            plans.push(match self.ours(finish.receipt.0).await {
                 Some(lent) => Plan::of(finish, &lent),
                 None => {
                     self.state().held.remove(finish.receipt.0, false);
@@ -417,20 +450,9 @@ impl Plan {
 
 /// Returns the same message as one that was never delivered, with a name of its own.
 fn copy(parcel: &Parcel) -> Parcel {
-    let mut copy = parcel.clone();
-    let mut headers = copy.properties.headers().clone().unwrap_or_default();
-    headers = without(headers, "x-delivery-count");
-    copy.properties = copy.properties.with_headers(headers).with_message_id(uuid::Uuid::new_v4().to_string().into());
+    let mut copy = parcel.fresh();
+    copy.properties = copy.properties.with_message_id(uuid::Uuid::new_v4().to_string().into());
     copy
-}
-
-/// Returns headers without one of them.
-pub(super) fn without(headers: FieldTable, name: &str) -> FieldTable {
-    if !headers.contains_key(name) {
-        return headers;
-    }
-    let kept = headers.inner().iter().filter(|(key, _)| key.as_str() != name);
-    FieldTable::from(kept.map(|(key, value)| (key.clone(), value.clone())).collect::<std::collections::BTreeMap<_, _>>())
 }
 
 fn claimed(number: u64, queue: Arc<str>, parcel: &Parcel, redelivered: bool) -> Claimed {
@@ -515,8 +537,17 @@ impl Consumer for AmqpConsumer {
 
     fn load<'a>(&'a self, receipts: &'a [Receipt]) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, BrokerError>> {
         let lent: Vec<Option<Lent>> = {
-            let state = self.shared.state();
-            receipts.iter().map(|receipt| state.held.get(receipt.0).filter(|lent| lent.tag.is_some()).cloned()).collect()
+            let mut state = self.shared.state();
+            let mut one = |receipt: &Receipt| {
+                let lent = state.held.get(receipt.0)?.clone();
+                if lent.tag.is_some() {
+                    return Some(lent);
+                }
+                // Who is told so forgets it. When it comes again, it is a new one.
+                state.held.remove(receipt.0, false);
+                None
+            };
+            receipts.iter().map(&mut one).collect()
         };
         let raw = |lent: Lent| Parcel::clone(&lent.parcel).into_raw("", &lent.queue);
         Box::pin(std::future::ready(Ok(lent.into_iter().map(|lent| lent.map(raw)).collect())))

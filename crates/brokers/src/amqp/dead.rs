@@ -2,6 +2,7 @@
 //! tools do it.
 
 use std::{
+    collections::BTreeMap,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -14,7 +15,6 @@ use lapin::{
 };
 
 use super::{
-    consumer::without,
     fail::{is_not_found, transient, words},
     link::{Link, Open, Wait},
     parts::Parcel,
@@ -46,8 +46,8 @@ fn queues_of(queue: &str) -> [Arc<str>; 2] {
 /// Makes the letter that a message becomes.
 pub(super) fn letter(queue: &str, parcel: &Parcel, reason: &str, junk: bool) -> Routed {
     let [dead, heap] = queues_of(queue);
-    let mut letter = parcel.clone();
-    let mut headers = without(letter.properties.headers().clone().unwrap_or_default(), "x-delivery-count");
+    let mut letter = parcel.fresh();
+    let mut headers = letter.properties.headers().clone().unwrap_or_default();
     let died = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
     headers.insert(REASON.into(), AMQPValue::LongString(reason.into()));
     headers.insert(DIED.into(), AMQPValue::LongLongInt(i64::try_from(died).unwrap_or(i64::MAX)));
@@ -132,7 +132,8 @@ fn letter_of(queue: &str, message: BasicGetMessage) -> (DeadLetter, Parcel) {
         _ => 0,
     };
     let (key, reason) = (text(KEY), text(REASON));
-    let headers = [REASON, DIED, KEY, "x-delivery-count"].into_iter().fold(headers, without);
+    let kept = headers.inner().iter().filter(|(name, _)| ![REASON, DIED, KEY].contains(&name.as_str()));
+    let headers = FieldTable::from(kept.map(|(name, value)| (name.clone(), value.clone())).collect::<BTreeMap<_, _>>());
     let parcel = Parcel { properties: delivery.properties.with_headers(headers), body: delivery.data };
     let raw = parcel.clone().into_raw("", queue);
     let at = SystemTime::UNIX_EPOCH + Duration::from_micros(died);

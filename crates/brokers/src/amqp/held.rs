@@ -21,8 +21,8 @@ pub(super) struct Tag {
 /// Number of messages whose acknowledgement may not have arrived, that are remembered.
 const OVER: usize = 8192;
 
-/// The server's own header, which is another one whenever a message comes again.
-const COUNT: &str = "x-delivery-count";
+/// Beginning of the server's own headers, which are others whenever a message comes again.
+const SERVERS: &str = "x-d";
 
 /// A message that was delivered.
 #[derive(Clone)]
@@ -78,7 +78,7 @@ impl Held {
         (queue, id, name, &parcel.body).hash(&mut hasher);
         // Attempts of a task differ in their headers alone.
         if let Some(headers) = parcel.properties.headers() {
-            headers.inner().iter().filter(|(name, _)| name.as_str() != COUNT).for_each(|(name, value)| {
+            headers.inner().iter().filter(|(name, _)| !name.as_str().starts_with(SERVERS)).for_each(|(name, value)| {
                 name.as_str().hash(&mut hasher);
                 hash(value, &mut hasher);
             });

@@ -1,5 +1,7 @@
 //! Messages between kombu's envelope and AMQP's properties, headers and body.
 
+use std::collections::BTreeMap;
+
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use lapin::{
     BasicProperties,
@@ -11,6 +13,18 @@ use super::headers::UNREADABLE;
 
 /// The deepest nesting of an envelope that is taken apart. What is deeper travels as it is.
 const DEPTH: usize = 48;
+/// Headers of the server's own. Sent again, they would make it drop what comes round to a queue a
+/// second time.
+const SERVERS: [&str; 8] = [
+    "x-death",
+    "x-first-death-exchange",
+    "x-first-death-queue",
+    "x-first-death-reason",
+    "x-last-death-exchange",
+    "x-last-death-queue",
+    "x-last-death-reason",
+    "x-delivery-count",
+];
 /// The header of a body that is a message as it is, because it is no envelope.
 const AS_IT_IS: &str = "x-longshore-raw";
 
@@ -80,6 +94,7 @@ impl Parcel {
         parts.content_type = text(from.content_type());
         parts.content_encoding = text(from.content_encoding());
         parts.headers = headers.map(map).unwrap_or_default();
+        parts.headers.0.retain(|(name, _)| !SERVERS.contains(&name.as_str()));
         let mut put = |name: &str, value: Option<Value>| {
             if let Some(value) = value {
                 parts.properties.0.push((name.to_owned(), value));
@@ -97,6 +112,14 @@ impl Parcel {
         parts.delivery_info = info.into_iter().collect();
         parts.delivery_tag = text(from.message_id()).or_else(|| text(from.correlation_id())).unwrap_or_default();
         parts.to_envelope()
+    }
+
+    /// Returns it as one that was never delivered.
+    pub(super) fn fresh(&self) -> Self {
+        let headers = self.properties.headers().clone().unwrap_or_default();
+        let kept = headers.inner().iter().filter(|(name, _)| !SERVERS.contains(&name.as_str()));
+        let kept: BTreeMap<_, _> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
+        Self { properties: self.properties.clone().with_headers(FieldTable::from(kept)), body: self.body.clone() }
     }
 
     /// Returns the number of bytes that its properties take on the wire, at most.
@@ -117,7 +140,7 @@ fn short(name: &str, text: &str) -> Result<ShortString, String> {
 
 fn table(map: &Map) -> Result<FieldTable, String> {
     let mut table = FieldTable::default();
-    for (name, value) in map.iter() {
+    for (name, value) in map.iter().filter(|(name, _)| !SERVERS.contains(name)) {
         let key = ShortString::try_new(name).map_err(|_| format!("the name of a header is {} bytes long; AMQP carries 255", name.len()))?;
         table.insert(key, field(value)?);
     }

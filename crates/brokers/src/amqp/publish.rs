@@ -1,6 +1,6 @@
 //! Sending, with the server's confirmation of each message.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::SystemTime};
 
 use futures_util::future::join_all;
 use lapin::{
@@ -10,8 +10,9 @@ use lapin::{
 use tokio::time::sleep;
 
 use super::{
-    declare::{Declarer, Undeclared},
-    fail::{Consequence, consequence, is_precondition, refused, transient, words},
+    declare::{Declarer, Giving, Undeclared},
+    delay::{self, Delays, LONG, seconds_until},
+    fail::{Consequence, consequence, is_not_found, is_precondition, refused, transient, words},
     link::{Link, Open, Wait, pause},
     parts::Parcel,
 };
@@ -27,6 +28,10 @@ pub(super) struct Routed {
     pub(super) key: Arc<str>,
     /// The queue that must be there; none where an exchange finds them.
     pub(super) queue: Option<Arc<str>>,
+    /// Not to be there before this time.
+    pub(super) due: Option<SystemTime>,
+    /// It comes back where nobody takes it.
+    pub(super) mandatory: bool,
     pub(super) parcel: Arc<Parcel>,
 }
 
@@ -38,11 +43,11 @@ impl Routed {
     pub(super) fn of(out: &Outgoing) -> Result<Self, String> {
         let mut parcel = Parcel::of(&out.raw)?;
         parcel.properties = parcel.properties.with_priority(out.priority);
-        Ok(Self::to(&out.queue, parcel))
+        Ok(Self { due: out.due, ..Self::to(&out.queue, parcel) })
     }
 
     pub(super) fn to(queue: &Arc<str>, parcel: Parcel) -> Self {
-        Self { exchange: "".into(), key: queue.clone(), queue: Some(queue.clone()), parcel: Arc::new(parcel) }
+        Self { exchange: "".into(), key: queue.clone(), queue: Some(queue.clone()), due: None, mandatory: true, parcel: Arc::new(parcel) }
     }
 }
 
@@ -69,12 +74,14 @@ struct Outlet {
 pub(super) struct Publisher {
     link: Arc<Link>,
     declarer: Arc<Declarer>,
+    delays: Delays,
     outlet: tokio::sync::Mutex<Option<Arc<Outlet>>>,
 }
 
 impl Publisher {
     pub(super) fn new(link: Arc<Link>, declarer: Arc<Declarer>) -> Self {
-        Self { link, declarer, outlet: tokio::sync::Mutex::default() }
+        let delays = Delays::new(link.notice().clone());
+        Self { link, declarer, delays, outlet: tokio::sync::Mutex::default() }
     }
 
     /// Sends messages, in order. Returns for each that can never be sent why; all others are
@@ -92,18 +99,19 @@ impl Publisher {
         }
         while !left.is_empty() {
             let outlet = self.outlet(wait).await?;
-            left = self.declare(&outlet, batch, left, &mut refusals, wait).await?;
+            let ready = self.declare(&outlet, batch, left, &mut refusals, wait).await?;
             if all_or_none && refusals.iter().any(Option::is_some) {
                 return Ok(refusals);
             }
             all_or_none = false;
-            let sent = join_all(left.iter().map(|at| publish(&outlet.channel, &batch[*at]))).await;
+            let sent = join_all(ready.iter().map(|(_, routed)| publish(&outlet.channel, routed))).await;
             let (mut again, mut alone, mut trouble) = (Vec::new(), Vec::new(), None);
-            for (at, sent) in left.into_iter().zip(sent) {
+            for ((at, _), sent) in ready.into_iter().zip(sent) {
                 match sent {
                     Sent::Confirmed => {}
                     Sent::Returned => {
                         batch[at].queue.iter().for_each(|queue| self.declarer.forget(queue));
+                        self.delays.forget().await;
                         trouble = Some(format!("nobody takes what is sent to {}", batch[at].key));
                         again.push(at);
                     }
@@ -112,6 +120,10 @@ impl Publisher {
                         again.push(at);
                     }
                     Sent::Channel(error) if is_precondition(&error) => alone.push(at),
+                    Sent::Channel(error) if is_not_found(&error) => {
+                        self.delays.forget().await;
+                        again.push(at);
+                    }
                     Sent::Channel(error) | Sent::Away(error) if wait == Wait::Patience => {
                         return Err(transient(&outlet.open.place, &words(&error)));
                     }
@@ -161,6 +173,26 @@ impl Publisher {
         Ok(refusals)
     }
 
+    /// Sends messages that are not due yet to where the server holds them back. Returns for each
+    /// whether it was: where the server cannot, it is not sent at all.
+    pub(super) async fn put_off(&self, batch: &[Routed]) -> Result<Vec<bool>, BrokerError> {
+        let outlet = self.outlet(Wait::Forever).await?;
+        let (mut delayed, mut places) = (Vec::new(), Vec::new());
+        for (at, routed) in batch.iter().enumerate() {
+            let Some(queue) = &routed.queue else { continue };
+            let way = self.delayed(&outlet, routed, queue, Giving::Fixed).await;
+            if way.queue.is_none() {
+                delayed.push(way);
+                places.push(at);
+            }
+        }
+        let mut off = vec![false; batch.len()];
+        for (at, refused) in places.into_iter().zip(self.send(&delayed, Wait::Forever).await?) {
+            off[at] = refused.is_none();
+        }
+        Ok(off)
+    }
+
     /// Says why a message can never be sent.
     fn impossible(&self, routed: &Routed) -> Option<String> {
         if let Some(why) = routed.queue.as_ref().and_then(|queue| names::refused_key("", queue)) {
@@ -170,7 +202,7 @@ impl Publisher {
         (size > LARGEST).then(|| format!("its body has {size} bytes, and RabbitMQ takes {LARGEST} (`max_message_size`)"))
     }
 
-    /// Finds the queues of what is to be sent. Returns what can be.
+    /// Finds the queues of what is to be sent, and its way there. Returns what can be sent.
     async fn declare(
         &self,
         outlet: &Outlet,
@@ -178,7 +210,7 @@ impl Publisher {
         left: Vec<usize>,
         refusals: &mut [Option<String>],
         wait: Wait,
-    ) -> Result<Vec<usize>, BrokerError> {
+    ) -> Result<Vec<(usize, Routed)>, BrokerError> {
         let mut ready = Vec::with_capacity(left.len());
         for at in left {
             let routed = &batch[at];
@@ -189,17 +221,29 @@ impl Publisher {
                 continue;
             }
             match &routed.queue {
-                None => ready.push(at),
+                None => ready.push((at, routed.clone())),
                 Some(queue) => match self.declarer.ensure(&outlet.open, queue).await {
-                    Ok(_) => ready.push(at),
+                    Ok(giving) => ready.push((at, self.delayed(outlet, routed, queue, giving).await)),
                     Err(Undeclared::No(why)) => refusals[at] = Some(why),
                     Err(Undeclared::Away(why)) if wait == Wait::Patience => return Err(transient(&outlet.open.place, &why)),
                     // The next round connects anew.
-                    Err(Undeclared::Away(_)) => ready.push(at),
+                    Err(Undeclared::Away(_)) => ready.push((at, routed.clone())),
                 },
             }
         }
         Ok(ready)
+    }
+
+    /// Returns a message on its way: by the queues that hold it back, where it is not due for long.
+    /// One that nobody holds back is lent early.
+    async fn delayed(&self, outlet: &Outlet, routed: &Routed, queue: &Arc<str>, giving: Giving) -> Routed {
+        let seconds = routed.due.map_or(0, |due| seconds_until(due, SystemTime::now()));
+        // What a worker holds takes a place of a window that does not grow.
+        let least = if giving == Giving::Classic { LONG.as_secs() } else { 1 };
+        if seconds < least || !self.delays.reach(&outlet.open, queue).await.unwrap_or(false) {
+            return routed.clone();
+        }
+        delay::routed(queue, routed.parcel.clone(), seconds)
     }
 
     async fn outlet(&self, wait: Wait) -> Result<Arc<Outlet>, BrokerError> {
@@ -244,7 +288,7 @@ pub(super) async fn publish_all(publisher: &Publisher, place: &str, batch: &[Out
 
 async fn publish(channel: &Channel, routed: &Routed) -> Sent {
     let Parcel { properties, body } = &*routed.parcel;
-    let options = BasicPublishOptions { mandatory: routed.queue.is_some(), immediate: false };
+    let options = BasicPublishOptions { mandatory: routed.mandatory, immediate: false };
     let confirm = channel.basic_publish((*routed.exchange).into(), (*routed.key).into(), options, body, properties.clone()).await;
     let confirmed = match confirm {
         Ok(confirm) => confirm.await,
