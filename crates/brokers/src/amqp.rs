@@ -14,7 +14,10 @@
 //! - `feed.rs`: the channels that give, `window.rs`: how much they send ahead; `held.rs`: what was
 //!   delivered and has not ended; `consumer.rs` joins them
 //! - `dead.rs`: dead letters
+//! - `tap.rs`: a queue of our own; `bus.rs`: remote control and events; `rpc.rs`: results as
+//!   messages to whoever asked
 
+mod bus;
 mod consumer;
 mod dead;
 mod declare;
@@ -26,17 +29,15 @@ mod held;
 mod link;
 mod parts;
 mod publish;
+mod rpc;
+mod tap;
 #[cfg(test)]
 mod tests;
 mod url;
 mod window;
 mod wire;
 
-use std::{
-    collections::BTreeMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use futures_util::future::BoxFuture;
 use lapin::{
@@ -45,11 +46,13 @@ use lapin::{
 };
 
 use self::{
+    bus::AmqpBus,
     consumer::AmqpConsumer,
     declare::Declarer,
     fail::{is_not_found, refused, transient, words},
     link::{Link, Wait},
     publish::Publisher,
+    rpc::RpcResults,
     url::Config,
 };
 use crate::{
@@ -92,13 +95,23 @@ pub fn broker_with(url: &str, notice: Notice) -> Result<Arc<dyn Broker>, BrokerE
 
 pub(crate) fn connect(url: &str, notice: Notice) -> Result<Halves, BrokerError> {
     let broker = Arc::new(AmqpBroker::new(url, notice)?);
-    Ok(Halves { broker: Some(broker.clone()), letters: Some(broker), ..Halves::default() })
+    let (bus, results) = (broker.bus.clone(), broker.rpc.clone());
+    Ok(Halves { broker: Some(broker.clone()), letters: Some(broker), bus: Some(bus), results: Some(results), ..Halves::default() })
+}
+
+/// Refuses results that are to be sent over the connections of a broker that cannot.
+pub(crate) fn rpc_alone(_: &str, _: Notice) -> Result<Halves, BrokerError> {
+    let message = "rpc://: results are sent through RabbitMQ, which is not the broker here; name a broker amqp://HOST, or a result backend \
+                   that keeps them (SQLite, Redis)";
+    Err(BrokerError { kind: longshore_core::ErrorKind::Refused, message: message.to_owned() })
 }
 
 struct AmqpBroker {
     link: Arc<Link>,
     declarer: Arc<Declarer>,
     publisher: Arc<Publisher>,
+    bus: Arc<AmqpBus>,
+    rpc: Arc<RpcResults>,
 }
 
 impl AmqpBroker {
@@ -111,7 +124,9 @@ impl AmqpBroker {
         let link = Arc::new(Link::new(config.clone(), notice.clone(), "sends".to_owned()));
         let declarer = Arc::new(Declarer::new(config, notice));
         let publisher = Arc::new(Publisher::new(link.clone(), declarer.clone()));
-        Ok(Self { link, declarer, publisher })
+        let bus = Arc::new(AmqpBus::new(Publisher::new(link.clone(), declarer.clone()), link.clone()));
+        let rpc = Arc::new(RpcResults::new(publisher.clone(), link.clone()));
+        Ok(Self { link, declarer, publisher, bus, rpc })
     }
 
     /// Returns how many messages wait in a queue; `None` if there is none.
@@ -162,14 +177,12 @@ impl Broker for AmqpBroker {
     }
 
     fn ping(&self) -> BoxFuture<'_, Result<(String, Duration), BrokerError>> {
-        Box::pin(async move {
-            let open = self.link.open(Wait::Patience).await?;
-            let begun = Instant::now();
-            let channel = open.connection.create_channel().await.map_err(|error| transient(&open.place, &words(&error)))?;
-            let took = begun.elapsed();
-            let _ = channel.close(200, "".into()).await;
-            Ok((open.version.to_lowercase(), took))
-        })
+        Box::pin(self.link.ping())
+    }
+
+    fn is_store_of(&self, results_url: &str) -> bool {
+        // Results that are sent go where messages go; without another backend they do.
+        results_url.starts_with("rpc:") || Config::parse(results_url).is_ok_and(|other| other.is_same(self.link.config()))
     }
 
     fn refused_queue(&self, name: &str) -> Option<String> {
@@ -223,7 +236,11 @@ impl Broker for AmqpBroker {
     }
 
     fn close(&self) -> BoxFuture<'_, ()> {
-        Box::pin(self.link.close())
+        Box::pin(async move {
+            self.rpc.close().await;
+            self.bus.close().await;
+            self.link.close().await;
+        })
     }
 }
 

@@ -5,6 +5,7 @@
 //! | `memory://NAME` | this process's memory, one for each name |
 //! | `sqlite:PATH`, `sqlite:///PATH`, or a path that ends in `.db`, `.sqlite` or `.sqlite3` | a file |
 //! | `amqp://`, `pyamqp://`, `amqps://` (TLS) | a RabbitMQ server, for tasks |
+//! | `rpc://` | results that the RabbitMQ server of the tasks carries to whoever asked |
 //! | `redis://`, `rediss://` (TLS), `unix://` and `redis+socket://` (a Unix socket), `sentinel://` | a Redis or Valkey server |
 
 use std::{path::PathBuf, sync::Arc};
@@ -47,6 +48,11 @@ const AMQP: Option<Constructor> = Some(crate::amqp::connect);
 #[cfg(not(feature = "amqp"))]
 const AMQP: Option<Constructor> = None;
 
+#[cfg(feature = "amqp")]
+const RPC: Option<Constructor> = Some(crate::amqp::rpc_alone);
+#[cfg(not(feature = "amqp"))]
+const RPC: Option<Constructor> = None;
+
 const SCHEMES: &[Scheme] = &[
     Scheme { name: "sqlite", example: "sqlite:PATH", feature: "sqlite", connect: SQLITE },
     Scheme { name: "redis", example: "redis://HOST:PORT/DB", feature: "redis", connect: REDIS },
@@ -57,6 +63,7 @@ const SCHEMES: &[Scheme] = &[
     Scheme { name: "amqp", example: "amqp://HOST:PORT/VHOST", feature: "amqp", connect: AMQP },
     Scheme { name: "amqps", example: "amqps://HOST:PORT/VHOST", feature: "amqp", connect: AMQP },
     Scheme { name: "pyamqp", example: "pyamqp://HOST:PORT/VHOST", feature: "amqp", connect: AMQP },
+    Scheme { name: "rpc", example: "rpc:// (results alone)", feature: "amqp", connect: RPC },
     Scheme { name: "memory", example: "memory://NAME", feature: "", connect: Some(memory) },
 ];
 

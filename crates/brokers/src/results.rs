@@ -36,6 +36,8 @@ pub struct Stored {
     pub expires: Option<Duration>,
     /// A stored SUCCESS stays as it is.
     pub keep_success: bool,
+    /// Queue of whoever asked, for a backend that sends results and keeps none.
+    pub reply_to: Option<String>,
 }
 
 /// A part of a chord that has ended.
@@ -103,6 +105,18 @@ pub trait ResultBackend: Send + Sync {
     /// round trip. When this resolves the subscription stands: whatever is stored from now on
     /// arrives (a document may arrive twice). After a lost connection it looks again by itself.
     fn watch<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<Watch, BrokerError>>;
+
+    /// Returns the queue in which this process takes the results of what it sends, where results are
+    /// sent to whoever asked (`rpc://`): `reply_to` of its messages. `None` where they are kept.
+    fn reply_queue(&self) -> Option<&str> {
+        None
+    }
+
+    /// Sees to it that the [reply queue](Self::reply_queue) is there before a message names it.
+    /// Cheap when it is.
+    fn listen(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Says how many parts a chord has, before its last part is sent; clears what an earlier
     /// attempt left.

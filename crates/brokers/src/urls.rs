@@ -1,8 +1,8 @@
 //! Parts of a URL that are read before anybody knows what it names.
 
 /// The schemes of all URLs that name a broker or a result backend.
-pub(crate) const SCHEMES: [&str; 10] =
-    ["sqlite", "redis", "rediss", "unix", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp", "memory"];
+pub(crate) const SCHEMES: [&str; 11] =
+    ["sqlite", "redis", "rediss", "unix", "redis+socket", "sentinel", "amqp", "amqps", "pyamqp", "rpc", "memory"];
 
 /// Returns true for a plain path to a database file.
 pub(crate) fn is_file(url: &str) -> bool {

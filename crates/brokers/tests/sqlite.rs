@@ -42,7 +42,7 @@ async fn claim_one(consumer: &dyn Consumer) -> Claimed {
 
 fn done(claimed: &Claimed) -> Finish {
     let doc = br#"{"status": "SUCCESS"}"#.to_vec();
-    let results = vec![Stored { key: Key::Task(id(claimed)), doc, expires: None, keep_success: false }];
+    let results = vec![Stored { key: Key::Task(id(claimed)), doc, expires: None, keep_success: false, reply_to: None }];
     Finish { receipt: claimed.receipt, publish: Vec::new(), results, part: None, end: End::Ack }
 }
 

@@ -15,7 +15,7 @@ pub(crate) const LONGEST: usize = 64 << 20;
 
 /// Returns a document that is stored of a task for a day.
 pub(crate) fn document(id: String, doc: Vec<u8>) -> Stored {
-    Stored { key: Key::Task(id), doc, expires: Some(Duration::from_secs(86_400)), keep_success: true }
+    Stored { key: Key::Task(id), doc, expires: Some(Duration::from_secs(86_400)), keep_success: true, reply_to: None }
 }
 
 /// Marks these results as not over, for whoever looks for them. Returns what was stored before, for

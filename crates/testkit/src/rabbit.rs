@@ -222,6 +222,19 @@ impl RabbitServer {
         queues
     }
 
+    /// Closes all connections to a virtual host, as an administrator may. Returns how many there
+    /// were.
+    ///
+    /// # Panics
+    /// The node does not answer.
+    pub fn close_connections(&self, vhost: &str) -> u64 {
+        let told = self.eval(&format!(
+            r#"length([rabbit_networking:close_connection(P, "test") || [{{pid, P}}, {{vhost, <<"{vhost}">>}}]
+                <- rabbit_networking:connection_info_all([pid, vhost])])."#
+        ));
+        told.parse().expect("a number")
+    }
+
     /// Runs `rabbitmqctl` on it, and returns what that prints.
     ///
     /// # Panics

@@ -48,7 +48,7 @@ struct ClientInner {
 
 /// The sender as messages name it, and the options of its tasks.
 struct Sender {
-    /// Queue in which answers would be taken, for result backends that send them.
+    /// Queue in which answers are taken, for result backends that send them.
     oid: String,
     /// Name of the sender, for people.
     origin: String,
@@ -78,7 +78,7 @@ impl Client {
     pub(crate) fn new(parts: ClientParts, connected: Connected) -> Self {
         let ClientParts { settings, environment, told, defaults } = parts;
         let sender = Sender {
-            oid: (environment.id)(),
+            oid: connected.results.reply_queue().map_or_else(|| (environment.id)(), str::to_owned),
             origin: format!("gen{}@{}", std::process::id(), outgoing::hostname()),
             defaults: Box::new(move |task| defaults.get(task).cloned()),
         };
@@ -241,7 +241,15 @@ impl Client {
 
     /// Publishes messages, all or none.
     async fn put(&self, batch: &[Outgoing]) -> Result<(), BrokerError> {
-        if batch.is_empty() { Ok(()) } else { self.inner.connections.connected.broker.publish(batch).await }
+        if batch.is_empty() {
+            return Ok(());
+        }
+        let Connected { broker, results, .. } = &self.inner.connections.connected;
+        if results.reply_queue().is_some() {
+            // Results that are sent to a queue that is not there yet are lost.
+            results.listen().await?;
+        }
+        broker.publish(batch).await
     }
 
     async fn start(&self, start: &canvas::ChordStart) -> Result<(), BrokerError> {

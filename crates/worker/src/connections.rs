@@ -22,6 +22,9 @@ impl Connections {
     /// Stores the document of a group.
     pub(crate) async fn save(&self, group: &str, doc: Vec<u8>) -> Result<(), BrokerError> {
         let expires = self.settings.result_expires;
-        self.connected.results.store(&[Stored { key: Key::Group(group.to_owned()), doc, expires, keep_success: false }]).await
+        self.connected
+            .results
+            .store(&[Stored { key: Key::Group(group.to_owned()), doc, expires, keep_success: false, reply_to: None }])
+            .await
     }
 }

@@ -37,7 +37,7 @@ async fn take(consumer: &Arc<dyn Consumer>, count: usize) -> Vec<(Claimed, Messa
 }
 
 async fn end(consumer: &Arc<dyn Consumer>, claimed: &Claimed, result: TaskResult) {
-    let stored = Stored { key: Key::Task(result.task_id.clone()), doc: result.encode(), expires: None, keep_success: true };
+    let stored = Stored { key: Key::Task(result.task_id.clone()), doc: result.encode(), expires: None, keep_success: true, reply_to: None };
     let finish = Finish { receipt: claimed.receipt, publish: Vec::new(), results: vec![stored], part: None, end: End::Ack };
     consumer.finish(&[finish]).await.unwrap();
 }
@@ -74,7 +74,7 @@ async fn a_call_reaches_its_queue_and_its_result_the_caller_before_and_after_it_
     assert!(message.origin.as_deref().unwrap().starts_with(&format!("gen{}@", std::process::id())));
     // A state that is not final is no result.
     let progress = TaskResult { state: State::Other("PROGRESS".to_owned()), ..success(message, 50) };
-    let stored = Stored { key: Key::Task(message.id.clone()), doc: progress.encode(), expires: None, keep_success: true };
+    let stored = Stored { key: Key::Task(message.id.clone()), doc: progress.encode(), expires: None, keep_success: true, reply_to: None };
     client.results().store(&[stored]).await.unwrap();
     assert_eq!(answer.state().await.unwrap(), State::Other("PROGRESS".to_owned()));
     end(&consumer, claimed, success(message, sum(message))).await;

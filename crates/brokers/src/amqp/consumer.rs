@@ -31,7 +31,7 @@ use super::{
     link::{Link, Wait, locked},
     parts::Parcel,
     publish::{Publisher, Routed},
-    window,
+    rpc, window,
 };
 use crate::{
     broker::{Consumer, OpenOptions},
@@ -422,13 +422,17 @@ enum Plan {
 
 impl Plan {
     fn of(finish: &Finish, lent: &Lent) -> Self {
-        if finish.part.is_some() || !finish.results.is_empty() {
-            return Self::Over(Ended::Impossible { reason: "RabbitMQ keeps no results".to_owned() });
+        if finish.part.is_some() {
+            return Self::Over(Ended::Impossible { reason: rpc::NO_CHORDS.to_owned() });
         }
         let mut sends = match finish.publish.iter().map(Routed::of).collect::<Result<Vec<_>, _>>() {
             Ok(sends) => sends,
             Err(reason) => return Self::Over(Ended::Impossible { reason }),
         };
+        match finish.results.iter().filter_map(|stored| rpc::routed(stored).transpose()).collect::<Result<Vec<_>, _>>() {
+            Ok(results) => sends.extend(results),
+            Err(reason) => return Self::Over(Ended::Impossible { reason }),
+        }
         match &finish.end {
             End::Keep => return Self::Keep(sends),
             End::Back { front: true } if sends.is_empty() => return Self::Back,

@@ -194,6 +194,24 @@ impl Link {
         }
     }
 
+    /// Connects if need be; the server's name and version, and the time of one round trip.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub(super) async fn ping(&self) -> Result<(String, Duration), BrokerError> {
+        let open = self.open(Wait::Patience).await?;
+        let begun = Instant::now();
+        let channel = open.connection.create_channel().await.map_err(|error| transient(&open.place, &words(&error)))?;
+        let took = begun.elapsed();
+        let _ = channel.close(200, "".into()).await;
+        Ok((open.version.to_lowercase(), took))
+    }
+
+    /// Tells whether it was closed for good.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.load(Ordering::Acquire)
+    }
+
     /// Ends the connection; none is made any more.
     pub(super) async fn close(&self) {
         self.closed.store(true, Ordering::Release);

@@ -1,5 +1,7 @@
 //! The suite on a real server, and what only RabbitMQ can get wrong.
 
+mod sent;
+
 use std::time::{Duration, Instant, SystemTime};
 
 use longshore_testkit::rabbit;

@@ -158,6 +158,11 @@ impl Config {
         Ok(())
     }
 
+    /// Tells whether this is the same place, as the same user.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.servers == other.servers
+    }
+
     /// Returns for people where the servers are.
     pub(super) fn place(&self) -> String {
         self.servers.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")

@@ -86,7 +86,7 @@ pub async fn what_was_handed_back_is_refused_whole(subject: Arc<Subject>) {
     let consumer = subject.consumer(&["q"]).await;
     let again = claim(&*consumer, 1).await;
     let doc = br#"{"status": "SUCCESS", "result": "late", "task_id": "one"}"#.to_vec();
-    let stored = Stored { key: Key::Task("one".to_owned()), doc, expires: None, keep_success: false };
+    let stored = Stored { key: Key::Task("one".to_owned()), doc, expires: None, keep_success: false, reply_to: None };
     let finish = Finish { publish: vec![message("next", "late")], results: vec![stored], ..finish(claimed[0].receipt, End::Ack) };
     assert_eq!(late.finish(&[finish]).await.expect("it answers"), [Ended::Refused]);
     assert!(broker.inspect().peek("next", 9).await.expect("it answers").is_empty());
@@ -105,7 +105,7 @@ pub async fn one_finish_publishes_stores_and_ends(subject: Arc<Subject>) {
     let finish = Finish {
         receipt: claimed[0].receipt,
         publish: vec![message("next", "callback"), message("other", "link")],
-        results: vec![Stored { key: Key::Task("one".to_owned()), doc: doc.clone(), expires: None, keep_success: false }],
+        results: vec![Stored { key: Key::Task("one".to_owned()), doc: doc.clone(), expires: None, keep_success: false, reply_to: None }],
         part: Some(part("chord", "one", 0, "token")),
         end: End::Ack,
     };

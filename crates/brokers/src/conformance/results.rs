@@ -13,7 +13,7 @@ fn task(id: &str) -> Key {
 }
 
 fn stored(key: Key, doc: &str) -> Stored {
-    Stored { key, doc: doc.as_bytes().to_vec(), expires: Some(Duration::from_secs(3600)), keep_success: false }
+    Stored { key, doc: doc.as_bytes().to_vec(), expires: Some(Duration::from_secs(3600)), keep_success: false, reply_to: None }
 }
 
 /// In the order asked for.

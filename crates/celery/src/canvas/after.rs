@@ -51,6 +51,8 @@ pub struct FailedTask {
     pub parent_id: Option<String>,
     /// Its part in a chord: to be counted as failed, unless the task has a stored failure already.
     pub part: Option<FailedPart>,
+    /// Queue of whoever waits for it, for a backend that sends results.
+    pub reply_to: Option<String>,
     /// Everything that was sent because of its failure, for the `children` of its result.
     pub children: Vec<ResultTree>,
 }
@@ -234,5 +236,6 @@ fn failed_task(element: &WireSignature) -> Option<FailedTask> {
     let index = options.get("group_index").and_then(Value::as_i64);
     let part = group_id.clone().zip(chord).map(|(group, chord)| FailedPart { group, index, chord });
     let parent_id = text(options, "parent_id").map(str::to_owned);
-    Some(FailedTask { id: text(options, "task_id")?.to_owned(), group_id, parent_id, part, children: Vec::new() })
+    let reply_to = text(options, "reply_to").map(str::to_owned);
+    Some(FailedTask { id: text(options, "task_id")?.to_owned(), group_id, parent_id, part, reply_to, children: Vec::new() })
 }

@@ -185,7 +185,7 @@ impl Planner<'_> {
 }
 
 fn alone(id: String) -> FailedTask {
-    FailedTask { id, group_id: None, parent_id: None, part: None, children: Vec::new() }
+    FailedTask { id, group_id: None, parent_id: None, part: None, reply_to: None, children: Vec::new() }
 }
 
 /// The failure of a task that was never sent: nothing is known of its request but the id.

@@ -118,7 +118,8 @@ async fn fail(failed: &FailedTask, exception: &Exception, client: &Client) -> Re
         children: Value::List(failed.children.iter().map(ResultTree::to_value).collect()),
         ..TaskResult::default()
     };
-    let stored = Stored { key: Key::Task(failed.id.clone()), doc: result.encode(), expires, keep_success: true };
+    let stored =
+        Stored { key: Key::Task(failed.id.clone()), doc: result.encode(), expires, keep_success: true, reply_to: failed.reply_to.clone() };
     client.results().store(&[stored]).await.map_err(ClientError::from)?;
     let Some(part) = &failed.part else { return Ok(()) };
     let member = Value::List(vec![1.into(), failed.id.as_str().into(), State::Failure.as_str().into(), exception.to_value()]);

@@ -350,7 +350,8 @@ impl TaskContext {
         let value =
             values::from(value).map_err(|error| ClientError::Signature(format!("the value of {state} cannot be written: {error}")))?;
         let doc = self.document(State::from(state), value).encode();
-        let stored = Stored { key: Key::Task(self.id().to_owned()), doc, expires: client.settings().result_expires, keep_success: true };
+        let (expires, reply_to) = (client.settings().result_expires, self.message().reply_to.clone());
+        let stored = Stored { key: Key::Task(self.id().to_owned()), doc, expires, keep_success: true, reply_to };
         Ok(client.results().store(&[stored]).await?)
     }
 

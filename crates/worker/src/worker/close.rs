@@ -262,8 +262,13 @@ impl Closer {
         let results = &self.shared.results;
         let expires = self.shared.app.settings().result_expires.unwrap_or(Duration::from_secs(86_400));
         if let Some(saved) = &start.saved {
-            let stored =
-                [Stored { key: Key::Group(start.group.clone()), doc: saved.encode(), expires: Some(expires), keep_success: false }];
+            let stored = [Stored {
+                key: Key::Group(start.group.clone()),
+                doc: saved.encode(),
+                expires: Some(expires),
+                keep_success: false,
+                reply_to: None,
+            }];
             if let Err(why) = insist(|| results.store(&stored)).await? {
                 return Ok(Err(why));
             }
@@ -343,7 +348,8 @@ impl Closer {
         let exception = Exception::builtin("ValueError", format!("the chord's body cannot be sent: {why}"));
         if let Some(id) = chord.options.get("task_id").and_then(Value::as_str) {
             let parent_id = Some(message.id.clone());
-            let failed = canvas::FailedTask { id: id.to_owned(), group_id: None, parent_id, part: None, children: Vec::new() };
+            let failed =
+                canvas::FailedTask { id: id.to_owned(), group_id: None, parent_id, part: None, reply_to: None, children: Vec::new() };
             self.shared.fail(&failed, &exception, conclusion, self.shared.environment.wall());
         }
     }

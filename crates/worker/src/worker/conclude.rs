@@ -264,7 +264,14 @@ impl TaskCase<'_> {
             },
             ..TaskResult::default()
         };
-        Stored { key: Key::Task(message.id.clone()), doc: document.encode(), expires: settings.result_expires, keep_success: true }
+        let reply_to = message.reply_to.clone();
+        Stored {
+            key: Key::Task(message.id.clone()),
+            doc: document.encode(),
+            expires: settings.result_expires,
+            keep_success: true,
+            reply_to,
+        }
     }
 
     fn brief(&self) -> Extended {
@@ -282,7 +289,13 @@ impl TaskCase<'_> {
         if matches!(conclusion.end, End::Ack) && !self.ignores_result {
             let doc = self.shared.to_queue(self.message.clone(), self.queue.clone()).raw;
             let expires = self.shared.app.settings().result_expires;
-            conclusion.results.push(Stored { key: Key::Message(self.message.id.clone()), doc, expires, keep_success: false });
+            conclusion.results.push(Stored {
+                key: Key::Message(self.message.id.clone()),
+                doc,
+                expires,
+                keep_success: false,
+                reply_to: None,
+            });
         }
     }
 
@@ -515,7 +528,8 @@ impl Shared {
             ..TaskResult::default()
         };
         let key = Key::Task(failed.id.clone());
-        conclusion.results.push(Stored { key, doc: document.encode(), expires: self.app.settings().result_expires, keep_success: true });
+        let (expires, reply_to) = (self.app.settings().result_expires, failed.reply_to.clone());
+        conclusion.results.push(Stored { key, doc: document.encode(), expires, keep_success: true, reply_to });
         if let Some(part) = &failed.part {
             let counted = self.chord_part(&part.group, &failed.id, part.index, &State::Failure, &result);
             conclusion.parts.push((counted, part.chord.clone()));

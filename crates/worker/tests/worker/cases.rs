@@ -545,7 +545,7 @@ async fn a_task_that_has_succeeded_is_not_run_again_but_what_follows_it_is_sent(
         let before = connected(&name);
         let id = "done-before".to_owned();
         let doc = TaskResult { task_id: id.clone(), state: State::Success, result: Value::Int(7), ..TaskResult::default() }.encode();
-        let stored = longshore_brokers::Stored { key: Key::Task(id.clone()), doc, expires: None, keep_success: false };
+        let stored = longshore_brokers::Stored { key: Key::Task(id.clone()), doc, expires: None, keep_success: false, reply_to: None };
         before.results.store(&[stored]).await.unwrap();
         if is_revoked {
             before.shared().unwrap().revoke(std::slice::from_ref(&id)).await.unwrap();
@@ -853,7 +853,7 @@ async fn a_chord_that_its_client_counts_is_unlocked_when_all_parts_have_ended() 
     let mut bench = Bench::new("unlock", [sum]).await;
     let store = async |bench: &Bench, id: &str, state: State, result: Value| {
         let result = TaskResult { task_id: id.to_owned(), state, result, ..TaskResult::default() };
-        let stored = Stored { key: Key::Task(id.to_owned()), doc: result.encode(), expires: None, keep_success: false };
+        let stored = Stored { key: Key::Task(id.to_owned()), doc: result.encode(), expires: None, keep_success: false, reply_to: None };
         bench.results.store(&[stored]).await.unwrap();
     };
     let unlock = |body: &str, parts: &str| {

@@ -259,7 +259,13 @@ async fn a_watch_goes_on_after_its_connection_was_lost_and_looks_at_what_it_miss
     let Connected { results: watches, .. } = both(&server.url()).unwrap();
     let Connected { results: stores, .. } = both(&server.url()).unwrap();
     let mut watch = watches.watch(&["a".to_owned(), "b".to_owned()]).await.unwrap();
-    let stored = |id: &str| crate::Stored { key: Key::Task(id.into()), doc: id.as_bytes().to_vec(), expires: None, keep_success: false };
+    let stored = |id: &str| crate::Stored {
+        key: Key::Task(id.into()),
+        doc: id.as_bytes().to_vec(),
+        expires: None,
+        keep_success: false,
+        reply_to: None,
+    };
     server.command(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     stores.store(&[stored("a")]).await.unwrap();
     let came = tokio::time::timeout(Duration::from_secs(5), watch.results.recv()).await.unwrap().unwrap();

@@ -14,7 +14,13 @@ use crate::{
 };
 
 fn stored(id: &str, size: usize) -> Stored {
-    Stored { key: Key::Message(id.to_owned()), doc: vec![b'x'; size], expires: Some(Duration::from_secs(600)), keep_success: false }
+    Stored {
+        key: Key::Message(id.to_owned()),
+        doc: vec![b'x'; size],
+        expires: Some(Duration::from_secs(600)),
+        keep_success: false,
+        reply_to: None,
+    }
 }
 
 fn key(id: &str) -> Key {

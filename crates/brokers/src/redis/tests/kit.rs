@@ -63,7 +63,13 @@ pub(super) fn whole(claimed: &Claimed) -> Finish {
     Finish {
         receipt: claimed.receipt,
         publish: vec![Outgoing { queue: "next".into(), priority: 0, due: None, raw: raw(&format!("next-{id}")) }],
-        results: vec![Stored { key: Key::Task(id.clone()), doc, expires: Some(Duration::from_secs(600)), keep_success: false }],
+        results: vec![Stored {
+            key: Key::Task(id.clone()),
+            doc,
+            expires: Some(Duration::from_secs(600)),
+            keep_success: false,
+            reply_to: None,
+        }],
         part: Some(ChordPart {
             group: "chord".into(),
             index: None,

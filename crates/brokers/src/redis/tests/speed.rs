@@ -53,7 +53,7 @@ async fn drain(consumer: &dyn Consumer, count: usize, batch: usize) {
                 let doc = format!(
                     r#"{{"status": "SUCCESS", "result": null, "traceback": null, "children": [], "date_done": "2026-11-21T00:02:39.401946+00:00", "task_id": "{id}"}}"#
                 );
-                let stored = Stored { key: Key::Task(id.into()), doc: doc.into(), expires: Some(Duration::from_secs(86_400)), keep_success: false };
+                let stored = Stored { key: Key::Task(id.into()), doc: doc.into(), expires: Some(Duration::from_secs(86_400)), keep_success: false, reply_to: None };
                 Finish { receipt: claimed.receipt, publish: vec![], results: vec![stored], part: None, end: End::Ack }
             })
             .collect();
@@ -84,7 +84,7 @@ async fn drain_overlapped(consumer: Arc<dyn Consumer>, count: usize) {
                 let doc = format!(
                     r#"{{"status": "SUCCESS", "result": null, "traceback": null, "children": [], "date_done": "2026-11-21T00:02:39.401946+00:00", "task_id": "{id}"}}"#
                 );
-                let stored = Stored { key: Key::Task(id.into()), doc: doc.into(), expires: Some(Duration::from_secs(86_400)), keep_success: false };
+                let stored = Stored { key: Key::Task(id.into()), doc: doc.into(), expires: Some(Duration::from_secs(86_400)), keep_success: false, reply_to: None };
                 Finish { receipt: claimed.receipt, publish: vec![], results: vec![stored], part: None, end: End::Ack }
             })
             .collect();

@@ -86,7 +86,7 @@ impl RemoteControl {
                     date_done: Some(shared.environment.wall()),
                     ..TaskResult::default()
                 };
-                Stored { key, doc: result.encode(), expires, keep_success: true }
+                Stored { key, doc: result.encode(), expires, keep_success: true, reply_to: None }
             })
             .collect();
         if !documents.is_empty() {

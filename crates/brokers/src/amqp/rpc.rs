@@ -1,0 +1,290 @@
+//! Results as messages to whoever asked (`rpc://`): kept by nobody, known to nobody else.
+//!
+//! A worker sends each state to the queue that its message names (`reply_to`); a client has a queue
+//! of its own, and remembers what came there.
+
+use std::{
+    collections::{HashMap, HashSet, VecDeque},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use futures_util::future::BoxFuture;
+use lapin::BasicProperties;
+use tokio::sync::mpsc;
+
+use super::{
+    fail::refused,
+    link::{Link, Wait, locked},
+    parts::Parcel,
+    publish::{Publisher, Routed},
+    tap::{OwnQueue, Tap, unique},
+};
+use crate::{
+    error::BrokerError,
+    json,
+    results::{Key, ResultBackend, Stored, Watch},
+};
+
+/// The URL.
+pub(super) const URL: &str = "rpc://";
+/// Most results, and most bytes of them, that a client remembers; the oldest go first.
+const MOST: (usize, usize) = (100_000, 64 << 20);
+/// Milliseconds for which results wait for a client whose connection is away.
+const EXPIRES: i64 = 600_000;
+
+/// Sends results, and takes those of what this process has sent.
+pub(super) struct RpcResults {
+    publisher: Arc<Publisher>,
+    sends: Arc<Link>,
+    listens: Arc<Link>,
+    /// Our queue.
+    oid: Arc<str>,
+    tap: tokio::sync::Mutex<Option<Tap>>,
+    received: Arc<Mutex<Received>>,
+    watchers: AtomicU64,
+}
+
+/// Results that have come.
+#[derive(Default)]
+struct Received {
+    documents: HashMap<String, Vec<u8>>,
+    /// Ids in the order in which they first came; some may be forgotten since.
+    order: VecDeque<String>,
+    bytes: usize,
+    watchers: HashMap<u64, Watcher>,
+}
+
+struct Watcher {
+    ids: HashSet<String>,
+    sink: mpsc::UnboundedSender<(String, Vec<u8>)>,
+}
+
+impl Received {
+    /// Takes a result in. A success stays: an attempt of a dead worker may end late.
+    fn take(&mut self, id: String, document: Vec<u8>) {
+        if self.documents.get(&id).is_some_and(|before| json::is_success(before)) {
+            return;
+        }
+        for watcher in self.watchers.values().filter(|watcher| watcher.ids.contains(&id)) {
+            let _ = watcher.sink.send((id.clone(), document.clone()));
+        }
+        self.bytes += document.len();
+        match self.documents.insert(id.clone(), document) {
+            Some(before) => self.bytes -= before.len(),
+            None => self.order.push_back(id),
+        }
+        while self.documents.len() > MOST.0 || self.bytes > MOST.1 || self.order.len() > 2 * MOST.0 {
+            let Some(oldest) = self.order.pop_front() else { break };
+            self.forget(&oldest);
+        }
+    }
+
+    fn forget(&mut self, id: &str) -> bool {
+        let gone = self.documents.remove(id);
+        self.bytes -= gone.as_ref().map_or(0, Vec::len);
+        gone.is_some()
+    }
+}
+
+impl RpcResults {
+    pub(super) fn new(publisher: Arc<Publisher>, sends: Arc<Link>) -> Self {
+        let listens = Arc::new(sends.beside("takes results".to_owned()));
+        let (oid, tap, received) = (unique().into(), tokio::sync::Mutex::default(), Arc::default());
+        Self { publisher, sends, listens, oid, tap, received, watchers: AtomicU64::default() }
+    }
+
+    /// Ends its connection, and its queue.
+    pub(super) async fn close(&self) {
+        if let Some(tap) = self.tap.lock().await.take() {
+            tap.close().await;
+        }
+        self.listens.close().await;
+    }
+}
+
+/// Returns the message of a result; `None` of what nobody asked for.
+///
+/// # Errors
+/// It is nothing that can be sent; the reason, for people.
+pub(super) fn routed(stored: &Stored) -> Result<Option<Routed>, String> {
+    let id = match &stored.key {
+        Key::Task(id) => id,
+        Key::Message(_) => return Ok(None),
+        Key::Group(_) => return Err(NO_GROUPS.to_owned()),
+    };
+    let Some(reply_to) = stored.reply_to.as_deref().filter(|queue| !queue.is_empty()) else { return Ok(None) };
+    // A client that dies with its queue is no trouble of the worker's, nor is a name that no queue
+    // can have.
+    if reply_to.len() > 255 || id.len() > 255 {
+        return Ok(None);
+    }
+    let properties = BasicProperties::default()
+        .with_content_type("application/json".into())
+        .with_content_encoding("utf-8".into())
+        .with_delivery_mode(2)
+        .with_priority(0)
+        .with_correlation_id(id.as_str().into());
+    let parcel = Arc::new(Parcel { properties, body: stored.doc.clone() });
+    Ok(Some(Routed { exchange: "".into(), key: reply_to.into(), queue: None, parcel }))
+}
+
+/// Reason why there are no chords.
+pub(super) const NO_CHORDS: &str = "results are sent to whoever asked and kept by nobody, so the parts of a chord are not counted; name a result backend \
+                                    that keeps them (SQLite, Redis)";
+const NO_GROUPS: &str = "results are sent to whoever asked and kept by nobody, so no group can be saved; name a result backend that keeps them \
+                         (SQLite, Redis)";
+
+impl ResultBackend for RpcResults {
+    fn url(&self) -> &str {
+        URL
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(String, Duration), BrokerError>> {
+        Box::pin(self.sends.ping())
+    }
+
+    fn store<'a>(&'a self, batch: &'a [Stored]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move {
+            let place = self.sends.place();
+            let sends: Result<Vec<_>, _> = batch.iter().filter_map(|stored| routed(stored).transpose()).collect();
+            let refusals = self.publisher.send(&sends.map_err(|why| refused(&place, &why))?, Wait::Patience).await?;
+            refusals.into_iter().flatten().next().map_or(Ok(()), |why| Err(refused(&place, &why)))
+        })
+    }
+
+    fn get<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, BrokerError>> {
+        let received = locked(&self.received);
+        let get = |key: &Key| match key {
+            Key::Task(id) => received.documents.get(id).cloned(),
+            Key::Group(_) | Key::Message(_) => None,
+        };
+        Box::pin(std::future::ready(Ok(keys.iter().map(get).collect())))
+    }
+
+    fn forget<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<u64, BrokerError>> {
+        let mut received = locked(&self.received);
+        let count = keys.iter().filter(|key| matches!(key, Key::Task(id) if received.forget(id))).count();
+        Box::pin(std::future::ready(Ok(count as u64)))
+    }
+
+    fn watch<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<Watch, BrokerError>> {
+        Box::pin(async move {
+            self.listen().await?;
+            let (sink, mut came) = mpsc::unbounded_channel();
+            let number = self.watchers.fetch_add(1, Ordering::Relaxed);
+            let stored = {
+                let mut received = locked(&self.received);
+                received.watchers.insert(number, Watcher { ids: ids.iter().cloned().collect(), sink });
+                ids.iter().map(|id| received.documents.get(id).cloned()).collect()
+            };
+            let (out, results) = mpsc::channel(64);
+            tokio::spawn(async move {
+                while let Some(result) = came.recv().await {
+                    if out.send(result).await.is_err() {
+                        break;
+                    }
+                }
+            });
+            Ok(Watch { stored, results, guard: Box::new(Watching { received: self.received.clone(), number }) })
+        })
+    }
+
+    fn reply_queue(&self) -> Option<&str> {
+        Some(&self.oid)
+    }
+
+    fn listen(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
+        Box::pin(async move {
+            let mut tap = self.tap.lock().await;
+            if tap.is_some() {
+                return Ok(());
+            }
+            let received = self.received.clone();
+            let queue =
+                OwnQueue { name: self.oid.clone(), exclusive: false, acknowledged: true, expires: EXPIRES, message_ttl: None, bound: None };
+            let opened = Tap::open(self.listens.clone(), queue, move |delivery| {
+                // Celery may be asked for another correlation id; what is inside names the task.
+                let named = json::text(&delivery.data, &["task_id"]).map(str::to_owned);
+                let id = named.or_else(|| delivery.properties.correlation_id().as_ref().map(ToString::to_string));
+                if let Some(id) = id {
+                    locked(&received).take(id, delivery.data);
+                }
+            });
+            *tap = Some(opened.await?);
+            Ok(())
+        })
+    }
+}
+
+/// Ends a subscription when it is dropped.
+struct Watching {
+    received: Arc<Mutex<Received>>,
+    number: u64,
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        locked(&self.received).watchers.remove(&self.number);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn received(documents: &[(&str, &str)]) -> Received {
+        let mut received = Received::default();
+        for (id, document) in documents {
+            received.take((*id).to_owned(), document.as_bytes().to_vec());
+        }
+        received
+    }
+
+    #[test]
+    fn the_last_state_counts_and_a_success_stays() {
+        let (started, success, failure) = (r#"{"status": "STARTED"}"#, r#"{"status": "SUCCESS"}"#, r#"{"status": "FAILURE"}"#);
+        for (came, stays) in
+            [([started, success, failure], success), ([failure, started, success], success), ([started, failure, started], started)]
+        {
+            let received = received(&came.map(|document| ("a", document)));
+            assert_eq!((received.documents["a"].as_slice(), received.bytes), (stays.as_bytes(), stays.len()), "{came:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_has_a_limit_and_the_oldest_goes_first() {
+        let mut received = received(&[("first", "1")]);
+        received.take("large".to_owned(), vec![b'x'; MOST.1 - 1]);
+        assert_eq!(received.documents.len(), 2);
+        received.take("last".to_owned(), b"2".to_vec());
+        assert_eq!((received.documents.contains_key("first"), received.bytes), (false, MOST.1));
+        assert!(received.forget("large") && !received.forget("large"));
+        assert_eq!((received.documents.len(), received.bytes), (1, 1));
+    }
+
+    #[test]
+    fn only_a_result_of_somebody_who_asked_is_sent() {
+        let stored = |key: Key, reply_to: Option<&str>| Stored {
+            key,
+            doc: b"{}".to_vec(),
+            expires: None,
+            keep_success: true,
+            reply_to: reply_to.map(str::to_owned),
+        };
+        let task = || Key::Task("a".to_owned());
+        for (stored, key) in [
+            (stored(task(), Some("q")), Some("q")),
+            (stored(task(), Some("")), None),
+            (stored(task(), None), None),
+            (stored(task(), Some(&"q".repeat(256))), None),
+            (stored(Key::Message("a".to_owned()), Some("q")), None),
+        ] {
+            assert_eq!(routed(&stored).unwrap().map(|routed| routed.key.to_string()).as_deref(), key, "{stored:?}");
+        }
+        assert!(routed(&stored(Key::Group("g".to_owned()), Some("q"))).err().unwrap().contains("Redis"));
+    }
+}
