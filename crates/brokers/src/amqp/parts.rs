@@ -260,4 +260,61 @@ mod tests {
             assert_eq!(Parcel::of(raw.as_bytes()).unwrap().properties.expiration().is_some(), kept, "{text}");
         }
     }
+
+    /// What Celery put on the wire (`celery/fixtures/record_amqp.py`): a line for each message.
+    fn recorded(name: &str) -> Vec<Value> {
+        let path = format!("{}/../celery/fixtures/amqp/{name}.jsonl", env!("CARGO_MANIFEST_DIR"));
+        let text = std::fs::read(&path).expect("it was recorded");
+        text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(|line| Value::parse(line, DEPTH).expect("a line")).collect()
+    }
+
+    fn bytes(row: &Value, name: &str) -> Vec<u8> {
+        STANDARD.decode(row.get(name).and_then(Value::as_str).expect(name)).expect(name)
+    }
+
+    /// A table of AMQP's has no order here.
+    fn sorted(value: &Value) -> Value {
+        match value {
+            Value::List(list) => Value::List(list.iter().map(sorted).collect()),
+            Value::Map(map) => {
+                let mut members: Vec<_> = map.iter().map(|(name, value)| (name.to_owned(), sorted(value))).collect();
+                members.sort_by(|one, other| one.0.cmp(&other.0));
+                Value::Map(Map(members))
+            }
+            other => other.clone(),
+        }
+    }
+
+    #[test]
+    fn what_celery_puts_on_the_wire_is_read_as_python_reads_it() {
+        for (file, count) in [("messages", 30), ("redelivered", 6), ("delayed", 4), ("results", 5), ("control", 4)] {
+            let rows = recorded(file);
+            assert_eq!(rows.len(), count, "{file}");
+            for row in rows {
+                let name = row.get("name").and_then(Value::as_str).unwrap_or_default();
+                // Class, weight and size of the body come first.
+                let header = bytes(&row, "header");
+                let (_, properties) = lapin::protocol::basic::parse_properties(&header[12..]).expect(name);
+                let parcel = Parcel { properties, body: bytes(&row, "body") };
+                let raw = parcel.into_raw("", "celery");
+                let parts = MessageParts::from_envelope(&raw, DEPTH).expect(name);
+                assert_eq!(parts.body, bytes(&row, "body"), "{name}");
+                let Some(Value::Map(headers)) = row.get("headers") else { panic!("{name}") };
+                assert_eq!(parts.headers.len(), headers.len(), "{name}");
+                for (key, value) in headers.iter().filter(|(key, _)| !NOT_JSON.contains(key)) {
+                    assert_eq!(parts.headers.get(key).map(sorted), Some(sorted(value)), "{name} {key}");
+                }
+                let Some(Value::Map(properties)) = row.get("properties") else { panic!("{name}") };
+                for (key, value) in properties.iter().filter(|(key, _)| !NOT_OURS.contains(key)) {
+                    assert_eq!(parts.properties.get(key), Some(value), "{name} {key}");
+                }
+            }
+        }
+    }
+
+    /// Headers of the recording that JSON does not hold as they are: a time, bytes, and what the
+    /// server adds, which has times in it.
+    const NOT_JSON: [&str; 3] = ["when", "bytes", "x-death"];
+    /// Properties that are elsewhere in an envelope, and those that are the server's to judge.
+    const NOT_OURS: [&str; 4] = ["content_type", "content_encoding", "message_id", "user_id"];
 }

@@ -236,6 +236,7 @@ fn failed(task: &Message) -> FailedTask {
         group_id: task.group.clone(),
         parent_id: task.parent_id.clone(),
         part: task.group.as_ref().zip(task.chord.as_ref()).map(part),
+        reply_to: task.reply_to.clone(),
         children: Vec::new(),
     }
 }
