@@ -63,7 +63,7 @@ impl AmqpBus {
     async fn send(&self, to: &str, key: &str, raw: &[u8]) -> Result<(), BrokerError> {
         let exchange = exchange(to);
         let parcel = Parcel::of(raw).map_err(|why| refused(&self.sends.place(), &why))?;
-        let routed = Routed { exchange: exchange.name.clone(), key: key.into(), queue: None, parcel: Arc::new(parcel) };
+        let routed = Routed::over(&exchange.name, key, parcel);
         if !locked(&self.known).contains(&exchange.name) {
             exchange.ensure(&self.sends, Wait::Patience).await?;
             locked(&self.known).push(exchange.name.clone());

@@ -49,6 +49,11 @@ impl Routed {
     pub(super) fn to(queue: &Arc<str>, parcel: Parcel) -> Self {
         Self { exchange: "".into(), key: queue.clone(), queue: Some(queue.clone()), due: None, mandatory: true, parcel: Arc::new(parcel) }
     }
+
+    /// Makes it of a message for whoever listens, which may be nobody.
+    pub(super) fn over(exchange: &Arc<str>, key: &str, parcel: Parcel) -> Self {
+        Self { exchange: exchange.clone(), key: key.into(), queue: None, due: None, mandatory: false, parcel: Arc::new(parcel) }
+    }
 }
 
 /// Outcome of sending one message.

@@ -128,8 +128,7 @@ pub(super) fn routed(stored: &Stored) -> Result<Option<Routed>, String> {
         .with_delivery_mode(2)
         .with_priority(0)
         .with_correlation_id(id.as_str().into());
-    let parcel = Arc::new(Parcel { properties, body: stored.doc.clone() });
-    Ok(Some(Routed { exchange: "".into(), key: reply_to.into(), queue: None, parcel }))
+    Ok(Some(Routed::over(&"".into(), reply_to, Parcel { properties, body: stored.doc.clone() })))
 }
 
 /// Reason why there are no chords.
