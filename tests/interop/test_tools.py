@@ -10,7 +10,7 @@ import urllib.request
 
 import pytest
 
-from lab import HERE, LONG, pick
+from lab import HERE, LABAPP, LONG, pick
 from procs import Process, eventually, free_port
 
 pytestmark = pytest.mark.alone
@@ -112,6 +112,55 @@ def test_beat_sends_what_is_due_and_the_worker_runs_it(own_lab):
         assert eventually(lambda: lab.starts(path)["beat"] >= 3, 15), beat.text()
     finally:
         beat.kill()
+    assert lab.wait_empty() == {}
+
+
+BEATAPP = """
+import datetime
+from celery import Celery
+from celery.schedules import crontab
+
+app = Celery("beatapp", broker="memory://")
+app.conf.timezone = "Europe/Berlin"
+app.conf.beat_schedule = {
+    "often": {"task": "lab.marked", "schedule": 0.3, "args": [%r, "beat"], "options": {"expires": 10, "priority": 3}},
+    "nights": {"task": "lab.add", "schedule": crontab(minute="*/15", hour="22-2", day_of_week="mon-fri"), "args": (1, 2)},
+    "thirteenth": {"task": "lab.add", "schedule": crontab(minute=0, hour=9, day_of_month=13, day_of_week=5)},
+    "odd": {"task": "lab.add", "schedule": 60, "kwargs": {"x": object()}},
+}
+
+
+@app.on_after_finalize.connect
+def add(sender, **_):
+    sender.add_periodic_task(datetime.timedelta(hours=1), sender.signature("lab.add", (3, 4)), name="added")
+"""
+
+
+@pytest.mark.limit(60)
+def test_our_scheduler_takes_over_a_beat_schedule_and_either_worker_runs_it(own_lab):
+    import subprocess
+
+    lab, path = own_lab, own_lab.path()
+    (lab.folder / "beatapp.py").write_text(BEATAPP % path)
+
+    def ours(*words):
+        return subprocess.run([LABAPP, *words, "--broker", lab.broker_url], cwd=lab.folder, capture_output=True, text=True, timeout=40)
+
+    imported = ours("schedule", "import", "-A", "beatapp", "--python", sys.executable)
+    assert imported.stdout.splitlines() == [
+        "often: kept (every 0.3s; lab.marked)",
+        "nights: kept (*/15 0,1,2,22,23 * * 1,2,3,4,5 Europe/Berlin; lab.add)",
+        "thirteenth: kept (0 9 13 * 5 Europe/Berlin, both days; lab.add)",
+        "added: kept (every 1h; lab.add)",
+    ], imported.stderr
+    assert imported.returncode == 1 and "odd: not taken over: its arguments or options cannot be sent as JSON" in imported.stderr
+    lab.worker()
+    beats = [Process([LABAPP, "beat", "--broker", lab.broker_url, "-n", name], lab.folder / f"{name}.log", cwd=HERE, name=name) for name in ("one", "other")]
+    try:
+        assert eventually(lambda: lab.starts(path)["beat"] >= 3, 20), beats[0].text() + beats[1].text()
+    finally:
+        for beat in beats:
+            beat.stop()
     assert lab.wait_empty() == {}
 
 

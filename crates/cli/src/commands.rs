@@ -1,6 +1,7 @@
 //! One file a command.
 
 pub mod advise;
+pub mod beat;
 pub mod bench;
 pub mod call;
 pub mod config;
@@ -16,6 +17,7 @@ pub mod queues;
 pub mod remote;
 pub mod result;
 pub mod run;
+pub mod schedule;
 pub mod shell;
 pub mod tasks;
 pub mod top;

@@ -22,6 +22,7 @@ mod error;
 mod expand;
 mod file;
 mod run;
+mod schedules;
 mod schema;
 mod section;
 mod setting;

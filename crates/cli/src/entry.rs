@@ -7,9 +7,9 @@ use longshore_worker::App;
 
 use crate::{
     commands::{
-        advise, bench, call, config as config_command, dead, demo, enqueue, events, jobs, limits, queues, remote, result,
+        advise, beat, bench, call, config as config_command, dead, demo, enqueue, events, jobs, limits, queues, remote, result,
         run::{self, args::RunArgs},
-        shell, tasks, top, why,
+        schedule, shell, tasks, top, why,
         worker::{self, args::WorkerArgs},
     },
     config::{Config, ConfigError, RUN_WORDS, Section, Setting, Sources, Value},
@@ -44,6 +44,8 @@ enum Command {
     Jobs(jobs::JobsCommand),
     /// Serve queues: run the tasks that are sent, with Celery's wire format
     Worker(Box<WorkerArgs>),
+    /// Send what is due: the tasks of schedules, each at its times
+    Beat(beat::BeatArgs),
     /// Send one task, and wait for its result if you like
     Call(Box<call::CallArgs>),
     /// Send a task for each record of a file
@@ -64,6 +66,11 @@ enum Command {
     Dead {
         #[command(subcommand)]
         command: Option<dead::DeadCommand>,
+    },
+    /// Tasks that are sent at their times: list, show, add, pause, resume, run, remove, import
+    Schedule {
+        #[command(subcommand)]
+        command: Option<schedule::ScheduleCommand>,
     },
     /// Queues: list, show, peek, pause, resume, purge, move
     Queues {
@@ -135,7 +142,10 @@ impl Command {
     /// not make it, nor does who tells workers something, which would have made it; and who lists
     /// the configuration has nothing to say of it.
     fn missing_file(&self) -> MissingFile {
-        use {dead::DeadCommand as Dead, limits::LimitsCommand as Limits, queues::QueuesCommand as Queues, tasks::TasksCommand as Tasks};
+        use {
+            dead::DeadCommand as Dead, limits::LimitsCommand as Limits, queues::QueuesCommand as Queues,
+            schedule::ScheduleCommand as Scheduled, tasks::TasksCommand as Tasks,
+        };
         let looks = match self {
             Self::Tasks { command: None | Some(Tasks::Names { .. }) } | Self::Limits { command: None | Some(Limits::List) } => {
                 return MissingFile::Pass;
@@ -144,6 +154,7 @@ impl Command {
             Self::Control(_) | Self::Events(_) | Self::Top(_) => true,
             Self::Tasks { command } => matches!(command, Some(Tasks::List { .. } | Tasks::Show { .. })),
             Self::Dead { command } => matches!(command, None | Some(Dead::List { .. } | Dead::Show { .. })),
+            Self::Schedule { command } => !matches!(command, Some(Scheduled::Add(_) | Scheduled::Import(_))),
             Self::Queues { command } => matches!(command, None | Some(Queues::List { .. } | Queues::Show { .. } | Queues::Peek { .. })),
             _ => false,
         };
@@ -217,12 +228,14 @@ pub fn main(app: &App) -> ExitCode {
         }
         Command::Jobs(command) => jobs::run(command, &cli.global, state_dir, |job, state_dir| again(job, state_dir, &cli.global, app)),
         Command::Worker(args) => worker::run(&args, app, &config, &cli.global),
+        Command::Beat(args) => beat::run(&args, app, &config, &cli.global),
         Command::Call(args) => with_queue(queue, async |place, out| call::run(&args, place, out).await),
         Command::Enqueue(args) => with_queue(queue, async |place, out| enqueue::run(&args, place, out).await),
         Command::Result(args) => with_queue(queue, async |place, out| result::run(&args, place, out).await),
         Command::Why { id } => with_queue(queue, async |place, out| why::run(&id, place, out).await),
         Command::Tasks { command } => with_queue(queue, async |place, out| tasks::run(command, place, out).await),
         Command::Dead { command } => with_queue(queue, async |place, out| dead::run(command, place, out).await),
+        Command::Schedule { command } => with_queue(queue, async |place, out| schedule::run(command, place, out).await),
         Command::Queues { command } => with_queue(queue, async |place, out| queues::run(command, place, out).await),
         Command::Status(whom) => with_queue(queue, async |place, out| remote::status(&whom, place, out).await),
         Command::Workers { command } => with_queue(queue, async |place, out| remote::workers(command, place, out).await),
@@ -303,7 +316,7 @@ fn verb_of(argv: &[OsString]) -> Option<&OsString> {
 /// The commands of the task queue.
 const OF_QUEUE: &[&str] = &[
     "worker", "call", "enqueue", "result", "why", "tasks", "dead", "queues", "status", "workers", "inspect", "control", "events", "top",
-    "limits",
+    "limits", "schedule", "beat",
 ];
 
 /// Runs a command of the task queue, or one that only looks.

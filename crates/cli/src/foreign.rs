@@ -102,7 +102,6 @@ pub(crate) const WORDS: &[ForeignWord] = &[
     word(RUN, &["--will-cite", "--citation", "--bibtex"], PARALLEL, "nothing"),
     word(At::Command, &["parallel", "xargs", "sem"], "GNU parallel and xargs", "`longshore run -j 8`, then -- CMD {}"),
     // Celery.
-    word(At::Command, &["beat"], CELERY, "cron or a systemd timer with `longshore call NAME`; `celery beat` on the same broker works, too"),
     word(At::Command, &["purge"], CELERY, "`longshore queues purge QUEUE`"),
     word(
         At::Command,
@@ -137,9 +136,9 @@ pub(crate) const WORDS: &[ForeignWord] = &[
     word(At::Command, &["requeue"], "RQ", "`longshore tasks retry`, or `longshore dead retry`"),
     word(
         WORKER,
-        &["-B", "--beat", "-s", "--schedule"],
+        &["-s", "--schedule"],
         CELERY,
-        "cron or a systemd timer with `longshore call NAME`; `celery beat` on the same broker works, too",
+        "nothing: schedules are kept in the broker's store, with when they were last due; `longshore schedule`",
     ),
     word(WORKER, &["-D", "--detach"], CELERY, "systemd, longshore-worker@QUEUE.service: this one stays in the foreground"),
     word(WORKER, &["-f", "--logfile"], CELERY, "2>>worker.log; `-l info` for Celery's lines"),

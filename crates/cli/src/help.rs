@@ -6,7 +6,7 @@ use clap::{Arg, Command, builder::Resettable};
 
 /// Most lines of a screen.
 #[cfg(all(test, feature = "kafka"))]
-pub(crate) const SCREEN: usize = 40;
+pub(crate) const SCREEN: usize = 42;
 
 /// What `-h` shows of a command: the ids of its flags, each with its line, or with the first clause
 /// of its help.
@@ -55,7 +55,7 @@ const WORKER: Shown = &[
     ("max_tasks_per_child", "A child is replaced after so many tasks"),
     ("grace", ""),
     ("until_empty", ""),
-    ("max_tasks", ""),
+    ("beat", "Send what is due, too, as `longshore beat` does"),
     ("pidfile", ""),
     ("loglevel", "Celery's lines: debug, info, warning, error"),
 ];

@@ -31,6 +31,7 @@ pub mod keys;
 pub mod progress;
 pub mod queue;
 pub mod runtime;
+pub mod schedules;
 pub mod signals;
 pub mod tasks;
 

@@ -1,5 +1,5 @@
 //! Questions and actions about brokers and workers: why a task waits, queues, tasks, limits, dead
-//! letters, workers. Typed, so that a command line, a page and a program ask the same and show it
+//! letters, schedules, workers. Typed, so that a command line, a page and a program ask the same and show it
 //! each in its way; nothing here prints.
 //!
 //! A question is a request struct, an async function and an answer struct, which is serialisable;
@@ -15,6 +15,7 @@
 //! | [`queues`] | how long, how fast, what is next? | pause, resume, purge, move |
 //! | [`dead`] | which messages are run no more, and why? | put back, throw away |
 //! | [`limits`] | which limits and rates hold, and who set them? | set |
+//! | [`schedules`] | what is due when, and who sends it? | put, pause, resume, run now, remove, import |
 //! | [`overview`] | workers and queues at one glance, again and again | |
 //! | [`workers`] | who is there, and does what? | stop, scale, serve, set a rate, revoke |
 //!
@@ -62,6 +63,7 @@ pub mod queues;
 mod reason;
 mod remote;
 mod results;
+pub mod schedules;
 pub mod tasks;
 pub mod why;
 mod wire;

@@ -18,7 +18,7 @@ use crate::{
     exit::Exit,
     fault::Fault,
     global::Global,
-    tasks,
+    schedules, tasks,
 };
 
 /// `longshore config …`
@@ -176,6 +176,12 @@ const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` find
 # hosts = ["api.example"]
 # rate  = "500/min"
 # rate_shared = true            # over all workers together
+
+# [schedules.nightly]           # sent when it is due, by `longshore beat` or `longshore worker -B`
+# task = "shop.resize"
+# args = '["a.png", "b.png"]'
+# cron = "30 2 * * *"           # or every = "10m"
+# zone = "Europe/Berlin"
 "#;
 
 /// Writes a commented `longshore.toml` into this directory. An existing file is kept unless `force`
@@ -210,8 +216,9 @@ fn check(sources: &Sources, validate: Validate<'_>, out: &mut dyn Write) -> io::
     let (problems, config) = match Config::load(sources) {
         Ok(mut config) => {
             waiting = config.let_in();
-            let of_tasks = tasks::specs(&config).err().map_or_else(Vec::new, |errors| errors.0);
-            (ConfigErrors(config.problems(validate, of_tasks)), Some(config))
+            let mut others = tasks::specs(&config).err().map_or_else(Vec::new, |errors| errors.0);
+            others.extend(schedules::configured(&config).err().into_iter().flat_map(|errors| errors.0));
+            (ConfigErrors(config.problems(validate, others)), Some(config))
         }
         Err(errors) => (errors, None),
     };

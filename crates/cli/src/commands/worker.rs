@@ -5,8 +5,8 @@
 
 pub mod args;
 mod banner;
-mod log;
-mod pidfile;
+pub(super) mod log;
+pub(super) mod pidfile;
 
 use std::{
     sync::Arc,
@@ -31,6 +31,7 @@ use crate::{
         show::{clock, plain, time},
     },
     runtime::block_on,
+    schedules::with_configured,
     tasks::{Programs, Spec},
     units::{show_count, show_duration},
 };
@@ -84,6 +85,9 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
         app = app.task(task);
     }
     args.apply(&mut app)?;
+    if args.beat {
+        app = with_configured(app, config)?;
+    }
     // Celery's own tasks are in every app, and alone are nothing to serve.
     if app.tasks().iter().all(|task| task.name.starts_with("celery.")) {
         return Err(Fault::usage(NO_TASKS));

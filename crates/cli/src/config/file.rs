@@ -61,17 +61,18 @@ impl Reader<'_> {
                 ("routes", Some(table)) => self.routes(table),
                 ("worker", Some(table)) => self.section(SectionId::Worker, name.span(), table),
                 ("tasks", Some(table)) => self.named(word, table, SectionId::Task),
+                ("schedules", Some(table)) => self.named(word, table, SectionId::Schedule),
                 ("kafka", Some(table)) => self.named(word, table, SectionId::Kafka),
                 (word, Some(_)) => {
                     let hint = meant(word, schema::SECTIONS.iter().copied(), |section| format!("[{section}]"));
                     self.error(
                         name.span(),
                         format!(
-                            "this version knows no section [{word}]; there are [run], [job.NAME], [limits.NAME], [retry.NAME], [connections], [routes], [worker], [tasks.NAME], [kafka.TOPIC]{hint}"
+                            "this version knows no section [{word}]; there are [run], [job.NAME], [limits.NAME], [retry.NAME], [connections], [routes], [worker], [tasks.NAME], [schedules.NAME], [kafka.TOPIC]{hint}"
                         ),
                     );
                 }
-                ("run" | "job" | "limits" | "retry" | "connections" | "routes" | "worker" | "tasks" | "kafka", None) => {
+                ("run" | "job" | "limits" | "retry" | "connections" | "routes" | "worker" | "tasks" | "schedules" | "kafka", None) => {
                     self.error(name.span(), format!("`{word}` is a section; write [{word}…]"))
                 }
                 (_, None) => self.entry(&SectionId::Top, name, value),

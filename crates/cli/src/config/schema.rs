@@ -200,6 +200,7 @@ pub(super) const WORKER: Keys = &[&[
     key("max-tasks", Whole),
     key("task-events", Bool),
     key("result-extended", Bool),
+    key("beat", Bool),
 ]];
 
 /// Keys of `[tasks.NAME]`.
@@ -230,6 +231,23 @@ const TASK_ALONE: &[Key] = &[
     key("hosts", Commas),
     key("private", Bool),
 ];
+
+/// Keys of `[schedules.NAME]`.
+pub(super) const SCHEDULE: Keys = &[&[
+    key("task", Text),
+    key("args", Text),
+    key("kwargs", Text),
+    key("queue", Text),
+    key("priority", Whole),
+    key("expires", Text),
+    key("cron", Text),
+    key("every", Text),
+    key("zone", Text),
+    key("both-days", Bool),
+    key("jitter", Text),
+    key("missed", Text),
+    key("most", Whole),
+]];
 
 /// Keys of `[kafka.TOPIC]`: flags of `longshore kafka`.
 pub(super) const KAFKA: Keys = &[KAFKA_ALONE, RETRIES, CHILD, REQUEST];
@@ -265,7 +283,7 @@ const KAFKA_ALONE: &[Key] = &[
 ];
 
 /// The sections, for messages.
-pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry", "connections", "routes", "worker", "tasks", "kafka"];
+pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry", "connections", "routes", "worker", "tasks", "schedules", "kafka"];
 
 /// `LONGSHORE_…` variables that are no settings: the path of a config file, the connections, and
 /// what a child is told about its task.
@@ -341,7 +359,7 @@ mod tests {
 
     #[test]
     fn no_key_stands_twice_and_no_variable_has_two_meanings() {
-        for keys in [TOP, RUN, LIMIT, RETRY, CONNECTIONS, ROUTE, WORKER, TASK, KAFKA] {
+        for keys in [TOP, RUN, LIMIT, RETRY, CONNECTIONS, ROUTE, WORKER, TASK, SCHEDULE, KAFKA] {
             let mut names: Vec<_> = all(keys).map(|key| key.name).collect();
             let count = names.len();
             names.sort_unstable();

@@ -16,6 +16,7 @@ pub(super) enum SectionId {
     Route(String),
     Worker,
     Task(String),
+    Schedule(String),
     Kafka(String),
 }
 
@@ -30,6 +31,7 @@ impl SectionId {
             SectionId::Route(_) => schema::ROUTE,
             SectionId::Worker => schema::WORKER,
             SectionId::Task(_) => schema::TASK,
+            SectionId::Schedule(_) => schema::SCHEDULE,
             SectionId::Kafka(_) => schema::KAFKA,
         }
     }
@@ -40,7 +42,7 @@ impl SectionId {
             SectionId::Top | SectionId::Run | SectionId::Job(_) | SectionId::Limit(_) | SectionId::Retry(_) => Some(RUN_WORDS.to_vec()),
             SectionId::Worker => Some(vec!["worker"]),
             SectionId::Kafka(topic) => Some(vec!["kafka", "consume", topic]),
-            SectionId::Connections | SectionId::Route(_) | SectionId::Task(_) => None,
+            SectionId::Connections | SectionId::Route(_) | SectionId::Task(_) | SectionId::Schedule(_) => None,
         }
     }
 
@@ -66,6 +68,7 @@ impl SectionId {
             SectionId::Route(pattern) => format!("routes.{}", quoted(pattern)),
             SectionId::Worker => "worker".to_owned(),
             SectionId::Task(name) => format!("tasks.{}", quoted(name)),
+            SectionId::Schedule(name) => format!("schedules.{}", quoted(name)),
             SectionId::Kafka(name) => format!("kafka.{}", quoted(name)),
         })
     }

@@ -96,6 +96,10 @@ pub struct WorkerArgs {
     /// Stop when there was nothing to do for so long
     #[arg(long, value_name = "DUR", value_parser = units::duration, help_heading = "Ending")]
     pub max_idle: Option<Duration>,
+    /// Send what is due, too, as `longshore beat` does: of several that do one leads
+    #[arg(short = 'B', long, help_heading = "Schedules")]
+    pub beat: bool,
+
     /// Throw away what waits in the queues, first
     #[arg(long, help_heading = "Ending")]
     pub purge: bool,
@@ -319,6 +323,7 @@ impl WorkerArgs {
         options.grace = self.grace;
         options.events = self.task_events && !self.no_events;
         options.remote_control = !self.no_remote_control;
+        options.beat = self.beat;
         Ok(options)
     }
 }
@@ -355,7 +360,7 @@ fn lanes(pool: Option<Pool>, concurrency: Option<usize>) -> Vec<(LaneKind, usize
 }
 
 /// The node name, with what stands for this machine filled in.
-fn node(pattern: &str) -> Result<String, Fault> {
+pub(in crate::commands) fn node(pattern: &str) -> Result<String, Fault> {
     let host = crate::queue::show::host();
     let (short, domain) = host.split_once('.').unwrap_or((&host, ""));
     let (mut name, mut chars) = (String::new(), pattern.chars());

@@ -13,10 +13,10 @@ use std::{
 };
 
 use longshore_core::watch::{Detail, Events, Heard, Hub};
-use longshore_worker::{TaskChange, TaskNotice, WorkerEvent};
+use longshore_worker::{SchedulerEvent, TaskChange, TaskNotice, WorkerEvent};
 use serde_json::json;
 
-use super::args::Level;
+use super::{super::beat::LineStyle, args::Level};
 use crate::{
     progress::Voice,
     queue::show::{clock, cut, plain},
@@ -151,6 +151,7 @@ impl Style {
         match event {
             WorkerEvent::Task(notice) => self.says(&notice.what),
             // Connections are told by their news, in more words.
+            WorkerEvent::Schedule(event) => self.schedule(event).is_some(),
             WorkerEvent::Stalled { .. } => !self.quiet && self.level.is_none_or(|least| Level::Warning >= least),
             _ => false,
         }
@@ -160,10 +161,17 @@ impl Style {
         match heard {
             Heard::Event(WorkerEvent::Task(notice)) => self.line(notice),
             Heard::Event(WorkerEvent::Stalled { message, held, .. }) => Some(self.stalled(&message.task, &message.id, *held)),
+            Heard::Event(WorkerEvent::Schedule(event)) => self.schedule(event),
             Heard::Event(_) => None,
             Heard::Missed(count) if self.json => Some(json!({ "message": format!("{count}{DROPPED}"), "dropped": count }).to_string()),
             Heard::Missed(count) => Some(format!(" {count}{DROPPED}")),
         }
+    }
+
+    /// Returns what is said of a task that was sent; the rest of a scheduler's events comes as news.
+    fn schedule(self, event: &SchedulerEvent) -> Option<String> {
+        let style = LineStyle { level: self.level, json: self.json, quiet: self.quiet };
+        if event.is_notable() { None } else { style.line(event) }
     }
 
     /// Returns what is said of a task that holds the async lane.
@@ -360,7 +368,7 @@ fn lines(text: &str) -> String {
 }
 
 /// `2026-11-21 12:01:07,412`, as Python's logging has it.
-fn stamp(at: SystemTime) -> String {
+pub(in crate::commands) fn stamp(at: SystemTime) -> String {
     let Ok(at) = jiff::Timestamp::try_from(at) else { return String::new() };
     let zoned = at.to_zoned(jiff::tz::TimeZone::system());
     format!("{},{:03}", zoned.strftime("%Y-%m-%d %H:%M:%S"), zoned.millisecond())

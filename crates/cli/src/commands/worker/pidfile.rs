@@ -17,7 +17,7 @@ use crate::exit::Exit;
 use crate::fault::Fault;
 
 /// Its file, locked while we live.
-pub(super) struct Pidfile {
+pub(in crate::commands) struct Pidfile {
     path: PathBuf,
     file: File,
 }
@@ -42,7 +42,7 @@ impl Pidfile {
     /// # Errors
     /// 75, a worker that lives has it; 74, it cannot be written, or is something else than a
     /// pidfile.
-    pub(super) fn take(path: &Path) -> Result<Self, Fault> {
+    pub(in crate::commands) fn take(path: &Path) -> Result<Self, Fault> {
         let failed = |error: &io::Error| Fault::new(Exit::Unwritable, format!("--pidfile {}: {}", path.display(), files::cause(error)));
         loop {
             // Others may read it: that is what it is for.
