@@ -318,8 +318,8 @@ pub use longshore_run as run;
 pub use longshore_worker::private;
 #[cfg(feature = "queue")]
 pub use longshore_worker::{
-    Answer, App, Client, ClientError, Failure, MissedPolicy, Route, Schedule, Scheduler, SchedulerOptions, Settings, Signature, TaskContext,
-    Timing, Worker, WorkerOptions, chain, chord, group, init_app, task,
+    Answer, App, Client, ClientError, Failure, MissedPolicy, Route, Schedule, Scheduler, SchedulerOptions, Settings, Signature,
+    TaskContext, Timing, Worker, WorkerOptions, chain, chord, group, init_app, task,
 };
 
 /// The example of the read-me, so that it runs.
