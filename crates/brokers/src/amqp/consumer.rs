@@ -109,11 +109,13 @@ impl State {
         id
     }
 
-    /// Returns how many messages a channel has sent that are claimed and have not ended.
+    /// Returns how many messages of a channel are claimed and have not ended; with those that are
+    /// expected to come again.
     pub(super) fn claimed(&self, giving: Giving) -> usize {
-        let Some(session) = &self.sessions[giving as usize] else { return 0 };
+        let lost = self.held.lost();
+        let Some(session) = &self.sessions[giving as usize] else { return lost };
         let ready: usize = self.ready.values().flatten().filter(|arrived| arrived.tag.session == session.id).count();
-        session.outstanding.len().saturating_sub(ready)
+        session.outstanding.len().saturating_sub(ready) + lost
     }
 
     /// Notes that consumers begin anew, to which nothing was delivered yet.
@@ -460,7 +462,7 @@ fn copy(parcel: &Parcel) -> Parcel {
 }
 
 fn claimed(number: u64, queue: Arc<str>, parcel: &Parcel, redelivered: bool) -> Claimed {
-    let raw = parcel.clone().into_raw("", &queue);
+    let raw = parcel.to_raw("", &queue);
     // A classic queue says that a message was lent before, and not how often.
     let crashes = crashes_of(&raw).max(u32::from(redelivered));
     Claimed { receipt: Receipt(number), queue, raw, crashes, redelivered, given: false }
@@ -553,7 +555,7 @@ impl Consumer for AmqpConsumer {
             };
             receipts.iter().map(&mut one).collect()
         };
-        let raw = |lent: Lent| Parcel::clone(&lent.parcel).into_raw("", &lent.queue);
+        let raw = |lent: Lent| lent.parcel.to_raw("", &lent.queue);
         Box::pin(std::future::ready(Ok(lent.into_iter().map(|lent| lent.map(raw)).collect())))
     }
 

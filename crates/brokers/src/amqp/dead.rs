@@ -135,7 +135,7 @@ fn letter_of(queue: &str, message: BasicGetMessage) -> (DeadLetter, Parcel) {
     let kept = headers.inner().iter().filter(|(name, _)| ![REASON, DIED, KEY].contains(&name.as_str()));
     let headers = FieldTable::from(kept.map(|(name, value)| (name.clone(), value.clone())).collect::<BTreeMap<_, _>>());
     let parcel = Parcel { properties: delivery.properties.with_headers(headers), body: delivery.data };
-    let raw = parcel.clone().into_raw("", queue);
+    let raw = parcel.to_raw("", queue);
     let at = SystemTime::UNIX_EPOCH + Duration::from_micros(died);
     let crashes = longshore_celery::crashes_of(&raw);
     (DeadLetter { key, queue: queue.to_owned(), at, reason, crashes, raw }, parcel)

@@ -2,8 +2,8 @@
 //! ends with its channel, and the same message may come back under another.
 
 use std::{
-    collections::{BTreeSet, HashMap, VecDeque},
-    hash::{BuildHasher as _, Hash as _, Hasher, RandomState},
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    hash::{BuildHasher as _, BuildHasherDefault, Hash as _, Hasher, RandomState},
     sync::Arc,
 };
 
@@ -16,6 +16,24 @@ use super::parts::Parcel;
 pub(super) struct Tag {
     pub(super) session: u64,
     pub(super) tag: u64,
+}
+
+/// Hashes our own numbers, which nobody can choose, by spreading them.
+#[derive(Default)]
+pub(super) struct NumberHasher(u64);
+
+impl Hasher for NumberHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64((*byte).into()));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = (self.0 ^ number).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(32);
+    }
 }
 
 /// Number of messages whose acknowledgement may not have arrived, that are remembered.
@@ -31,24 +49,26 @@ pub(super) struct Lent {
     pub(super) parcel: Arc<Parcel>,
     /// `None` while the channel that it came on is gone, and it has not come again.
     pub(super) tag: Option<Tag>,
-    key: u64,
 }
 
 /// All that is lent to us.
 pub(super) struct Held {
-    lent: HashMap<u64, Lent>,
+    lent: HashMap<u64, Lent, BuildHasherDefault<NumberHasher>>,
     /// By their contents, those whose channel is gone.
     lost: HashMap<u64, Vec<u64>>,
     /// Contents of what ended last, with the channel that carried the acknowledgement, and its place
     /// among all: the acknowledgement may be lost with the channel.
     over: VecDeque<Over>,
+    /// Contents of those of them whose channel is gone.
+    doubtful: HashSet<u64>,
     next: u64,
     ends: u64,
     hasher: RandomState,
 }
 
 struct Over {
-    key: u64,
+    queue: Arc<str>,
+    parcel: Arc<Parcel>,
     session: u64,
     place: u64,
 }
@@ -66,7 +86,15 @@ pub(super) enum Again {
 
 impl Default for Held {
     fn default() -> Self {
-        Self { lent: HashMap::new(), lost: HashMap::new(), over: VecDeque::new(), next: 1, ends: 0, hasher: RandomState::new() }
+        Self {
+            lent: HashMap::default(),
+            lost: HashMap::new(),
+            over: VecDeque::new(),
+            doubtful: HashSet::new(),
+            next: 1,
+            ends: 0,
+            hasher: RandomState::new(),
+        }
     }
 }
 
@@ -88,7 +116,7 @@ impl Held {
 
     /// Looks whether a message that was delivered before is one of ours.
     pub(super) fn again(&mut self, queue: &str, parcel: &Parcel, tag: Tag) -> Again {
-        if self.lost.is_empty() && self.over.is_empty() {
+        if self.lost.is_empty() && self.doubtful.is_empty() {
             return Again::New;
         }
         let key = self.key(queue, parcel);
@@ -103,15 +131,14 @@ impl Held {
                 return Again::Ours;
             }
         }
-        if self.over.iter().any(|over| over.key == key && over.session != tag.session) { Again::Over } else { Again::New }
+        if self.doubtful.contains(&key) { Again::Over } else { Again::New }
     }
 
     /// Takes a message in, and returns its number.
     pub(super) fn add(&mut self, queue: Arc<str>, parcel: Arc<Parcel>, tag: Tag) -> u64 {
         let number = self.next;
         self.next += 1;
-        let key = self.key(&queue, &parcel);
-        self.lent.insert(number, Lent { queue, parcel, tag: Some(tag), key });
+        self.lent.insert(number, Lent { queue, parcel, tag: Some(tag) });
         number
     }
 
@@ -124,12 +151,13 @@ impl Held {
     /// server has it.
     pub(super) fn remove(&mut self, number: u64, ended: bool) -> Option<Lent> {
         let lent = self.lent.remove(&number)?;
-        if lent.tag.is_none()
-            && let Some(numbers) = self.lost.get_mut(&lent.key)
-        {
-            numbers.retain(|other| *other != number);
-            if numbers.is_empty() {
-                self.lost.remove(&lent.key);
+        if lent.tag.is_none() {
+            let key = self.key(&lent.queue, &lent.parcel);
+            if let Some(numbers) = self.lost.get_mut(&key) {
+                numbers.retain(|other| *other != number);
+                if numbers.is_empty() {
+                    self.lost.remove(&key);
+                }
             }
         }
         if ended {
@@ -138,9 +166,14 @@ impl Held {
             }
             self.ends += 1;
             let session = lent.tag.map_or(0, |tag| tag.session);
-            self.over.push_back(Over { key: lent.key, session, place: self.ends });
+            self.over.push_back(Over { queue: lent.queue.clone(), parcel: lent.parcel.clone(), session, place: self.ends });
         }
         Some(lent)
+    }
+
+    /// Returns how many are expected to come again.
+    pub(super) fn lost(&self) -> usize {
+        self.lost.values().map(Vec::len).sum()
     }
 
     /// Returns the place of the last end, for [`has_all`](Self::has_all).
@@ -155,15 +188,26 @@ impl Held {
 
     /// Notes that a channel is gone. Returns how many messages it had.
     pub(super) fn lose(&mut self, session: u64) -> usize {
-        let mut count = 0;
-        for (number, lent) in &mut self.lent {
-            if lent.tag.is_some_and(|tag| tag.session == session) {
-                lent.tag = None;
-                self.lost.entry(lent.key).or_default().push(*number);
-                count += 1;
-            }
+        let is_lost = |lent: &Lent| lent.tag.is_some_and(|tag| tag.session == session);
+        let numbers: Vec<u64> = self.lent.iter().filter(|(_, lent)| is_lost(lent)).map(|(number, _)| *number).collect();
+        for number in &numbers {
+            let Some(lent) = self.lent.get_mut(number) else { continue };
+            lent.tag = None;
+            let (queue, parcel) = (lent.queue.clone(), lent.parcel.clone());
+            let key = self.key(&queue, &parcel);
+            self.lost.entry(key).or_default().push(*number);
         }
-        count
+        if self.doubtful.len() > OVER {
+            self.doubtful.clear();
+        }
+        let (gone, kept) = std::mem::take(&mut self.over).into_iter().partition(|over| over.session == session);
+        self.over = kept;
+        let gone: VecDeque<Over> = gone;
+        for over in gone {
+            let key = self.key(&over.queue, &over.parcel);
+            self.doubtful.insert(key);
+        }
+        numbers.len()
     }
 }
 
@@ -239,6 +283,7 @@ mod tests {
         let mut held = Held::default();
         let one = held.add("q".into(), parcel("one"), tag(1, 1));
         held.remove(one, true);
+        held.lose(1);
         assert_eq!(held.again("q", &parcel("one"), tag(2, 1)), Again::Over);
         assert_eq!(held.again("q", &parcel("two"), tag(2, 2)), Again::New);
         let mut retry = Parcel::clone(&parcel("one"));
@@ -246,8 +291,11 @@ mod tests {
         headers.insert("retries".into(), AMQPValue::LongInt(1));
         retry.properties = retry.properties.with_headers(headers);
         assert_eq!(held.again("q", &retry, tag(2, 1)), Again::New, "another attempt of the same task");
-        held.has_all(1, held.last_end());
-        assert_eq!(held.again("q", &parcel("one"), tag(2, 1)), Again::New, "the server had the acknowledgement");
+        let two = held.add("q".into(), parcel("two"), tag(2, 1));
+        held.remove(two, true);
+        held.has_all(2, held.last_end());
+        held.lose(2);
+        assert_eq!(held.again("q", &parcel("two"), tag(3, 1)), Again::New, "the server had the acknowledgement");
     }
 
     #[test]

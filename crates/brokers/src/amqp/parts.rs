@@ -1,6 +1,6 @@
 //! Messages between kombu's envelope and AMQP's properties, headers and body.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, io::Write as _};
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use lapin::{
@@ -81,37 +81,63 @@ impl Parcel {
         Ok(Self { properties: to, body: parts.body })
     }
 
-    /// Returns the envelope, or what was sent in its place.
-    pub(super) fn into_raw(self, exchange: &str, routing_key: &str) -> Vec<u8> {
+    /// Returns the envelope, or what was sent in its place. It is written as
+    /// [`MessageParts::to_envelope`] writes it, without the parts in between: this is done for each
+    /// message.
+    pub(super) fn to_raw(&self, exchange: &str, routing_key: &str) -> Vec<u8> {
         let Self { properties: from, body } = self;
         let headers = from.headers().as_ref();
         if headers.is_some_and(|headers| headers.contains_key(AS_IT_IS)) {
-            return body;
+            return body.clone();
         }
-        let text = |text: &Option<ShortString>| text.as_ref().map(|text| text.as_str().to_owned());
-        let mut parts = MessageParts::default();
-        parts.body = body;
-        parts.content_type = text(from.content_type());
-        parts.content_encoding = text(from.content_encoding());
-        parts.headers = headers.map(map).unwrap_or_default();
-        parts.headers.0.retain(|(name, _)| !SERVERS.contains(&name.as_str()));
-        let mut put = |name: &str, value: Option<Value>| {
+        let mut out = Vec::with_capacity(1_000 + body.len() * 4 / 3);
+        out.extend_from_slice(b"{\"body\": \"");
+        let begin = out.len();
+        out.resize(begin + body.len().div_ceil(3) * 4, 0);
+        let written = STANDARD.encode_slice(body, &mut out[begin..]).unwrap_or(0);
+        out.truncate(begin + written);
+        out.extend_from_slice(b"\", \"content-encoding\": ");
+        write_optional(from.content_encoding().as_ref(), &mut out);
+        out.extend_from_slice(b", \"content-type\": ");
+        write_optional(from.content_type().as_ref(), &mut out);
+        out.extend_from_slice(b", \"headers\": ");
+        let none = FieldTable::default();
+        write_table(headers.unwrap_or(&none), true, &mut out);
+        out.extend_from_slice(b", \"properties\": {");
+        let mut text = |name: &[u8], value: Option<&ShortString>| {
             if let Some(value) = value {
-                parts.properties.0.push((name.to_owned(), value));
+                out.extend_from_slice(name);
+                write_text(value.as_str().as_bytes(), &mut out);
+                out.extend_from_slice(b", ");
             }
         };
-        put("correlation_id", text(from.correlation_id()).map(Value::Text));
-        put("reply_to", text(from.reply_to()).map(Value::Text));
-        put("delivery_mode", from.delivery_mode().map(|mode| Value::Int(mode.into())));
-        put("priority", from.priority().map(|priority| Value::Int(priority.into())));
-        put("expiration", text(from.expiration()).map(Value::Text));
-        put("timestamp", from.timestamp().map(|time| Value::Int(time.cast_signed())));
-        put("type", text(from.kind()).map(Value::Text));
-        put("app_id", text(from.app_id()).map(Value::Text));
-        let info = [("exchange", exchange), ("routing_key", routing_key)];
-        parts.delivery_info = info.into_iter().collect();
-        parts.delivery_tag = text(from.message_id()).or_else(|| text(from.correlation_id())).unwrap_or_default();
-        parts.to_envelope()
+        text(b"\"correlation_id\": ", from.correlation_id().as_ref());
+        text(b"\"reply_to\": ", from.reply_to().as_ref());
+        text(b"\"expiration\": ", from.expiration().as_ref());
+        text(b"\"type\": ", from.kind().as_ref());
+        text(b"\"app_id\": ", from.app_id().as_ref());
+        let mut number = |name: &[u8], value: Option<u64>| {
+            if let Some(value) = value {
+                out.extend_from_slice(name);
+                // Writing to memory cannot fail.
+                let _ = write!(out, "{value}, ");
+            }
+        };
+        number(b"\"timestamp\": ", *from.timestamp());
+        number(b"\"delivery_mode\": ", from.delivery_mode().map(u64::from));
+        out.extend_from_slice(b"\"delivery_info\": {\"exchange\": ");
+        write_text(exchange.as_bytes(), &mut out);
+        out.extend_from_slice(b", \"routing_key\": ");
+        write_text(routing_key.as_bytes(), &mut out);
+        out.extend_from_slice(b"}, ");
+        if let Some(priority) = from.priority() {
+            let _ = write!(out, "\"priority\": {priority}, ");
+        }
+        out.extend_from_slice(b"\"body_encoding\": \"base64\", \"delivery_tag\": ");
+        let tag = from.message_id().as_ref().or(from.correlation_id().as_ref());
+        write_text(tag.map_or("", ShortString::as_str).as_bytes(), &mut out);
+        out.extend_from_slice(b"}}");
+        out
     }
 
     /// Returns it as one that was never delivered.
@@ -168,39 +194,83 @@ fn field(value: &Value) -> Result<AMQPValue, String> {
     })
 }
 
-fn map(table: &FieldTable) -> Map {
-    let member = |(name, value): (&ShortString, &AMQPValue)| {
-        // Bytes that nobody could read stay whole.
-        let value = match value {
-            AMQPValue::LongString(bytes) if name.as_str() == UNREADABLE => Value::Text(STANDARD.encode(bytes.as_bytes())),
-            value => from_field(value),
-        };
-        (name.as_str().to_owned(), value)
-    };
-    Map(table.inner().iter().map(member).collect())
+fn write_optional(text: Option<&ShortString>, out: &mut Vec<u8>) {
+    match text {
+        Some(text) => write_text(text.as_str().as_bytes(), out),
+        None => out.extend_from_slice(b"null"),
+    }
 }
 
-fn from_field(value: &AMQPValue) -> Value {
-    match value {
-        AMQPValue::Boolean(is) => Value::Bool(*is),
-        AMQPValue::ShortShortInt(number) => Value::Int((*number).into()),
-        AMQPValue::ShortShortUInt(number) => Value::Int((*number).into()),
-        AMQPValue::ShortInt(number) => Value::Int((*number).into()),
-        AMQPValue::ShortUInt(number) => Value::Int((*number).into()),
-        AMQPValue::LongInt(number) => Value::Int((*number).into()),
-        AMQPValue::LongUInt(number) => Value::Int((*number).into()),
-        AMQPValue::LongLongInt(number) => Value::Int(*number),
-        AMQPValue::Float(number) => Value::Float((*number).into()),
-        AMQPValue::Double(number) => Value::Float(*number),
-        AMQPValue::DecimalValue(number) => Value::Float(f64::from(number.value) / 10_f64.powi(number.scale.into())),
-        AMQPValue::ShortString(text) => Value::Text(text.as_str().to_owned()),
-        AMQPValue::LongString(bytes) => Value::Text(String::from_utf8_lossy(bytes.as_bytes()).into_owned()),
-        AMQPValue::ByteArray(bytes) => Value::Text(String::from_utf8_lossy(bytes.as_slice()).into_owned()),
-        AMQPValue::Timestamp(time) => Value::Int(time.cast_signed()),
-        AMQPValue::FieldArray(list) => Value::List(list.as_slice().iter().map(from_field).collect()),
-        AMQPValue::FieldTable(table) => Value::Map(map(table)),
-        _ => Value::Null,
+/// Writes a text as Python's JSON has it. Bytes that are no text are shown as well as can be.
+fn write_text(bytes: &[u8], out: &mut Vec<u8>) {
+    if bytes.iter().all(|byte| (0x20..0x7f).contains(byte) && !b"\"\\".contains(byte)) {
+        out.push(b'"');
+        out.extend_from_slice(bytes);
+        out.push(b'"');
+    } else {
+        Value::Text(String::from_utf8_lossy(bytes).into_owned()).write(out);
     }
+}
+
+/// Writes a table. Of the headers, those of the server's own are left out.
+fn write_table(table: &FieldTable, is_headers: bool, out: &mut Vec<u8>) {
+    out.push(b'{');
+    let mut first = true;
+    for (name, value) in table.inner() {
+        if is_headers && name.as_str().starts_with('x') && SERVERS.contains(&name.as_str()) {
+            continue;
+        }
+        if !std::mem::take(&mut first) {
+            out.extend_from_slice(b", ");
+        }
+        write_text(name.as_str().as_bytes(), out);
+        out.extend_from_slice(b": ");
+        match value {
+            // Bytes that nobody could read stay whole.
+            AMQPValue::LongString(bytes) if name.as_str() == UNREADABLE => write_text(STANDARD.encode(bytes.as_bytes()).as_bytes(), out),
+            value => write_value(value, out),
+        }
+    }
+    out.push(b'}');
+}
+
+fn write_value(value: &AMQPValue, out: &mut Vec<u8>) {
+    let float = |number: f64, out: &mut Vec<u8>| Value::Float(number).write(out);
+    let _ = match value {
+        AMQPValue::Void => write!(out, "null"),
+        AMQPValue::Boolean(is) => write!(out, "{is}"),
+        AMQPValue::ShortShortInt(number) => write!(out, "{number}"),
+        AMQPValue::ShortShortUInt(number) => write!(out, "{number}"),
+        AMQPValue::ShortInt(number) => write!(out, "{number}"),
+        AMQPValue::ShortUInt(number) => write!(out, "{number}"),
+        AMQPValue::LongInt(number) => write!(out, "{number}"),
+        AMQPValue::LongUInt(number) => write!(out, "{number}"),
+        AMQPValue::LongLongInt(number) => write!(out, "{number}"),
+        AMQPValue::Timestamp(time) => write!(out, "{time}"),
+        other => {
+            match other {
+                AMQPValue::Float(number) => float((*number).into(), out),
+                AMQPValue::Double(number) => float(*number, out),
+                AMQPValue::DecimalValue(number) => float(f64::from(number.value) / 10_f64.powi(number.scale.into()), out),
+                AMQPValue::ShortString(text) => write_text(text.as_str().as_bytes(), out),
+                AMQPValue::LongString(bytes) => write_text(bytes.as_bytes(), out),
+                AMQPValue::ByteArray(bytes) => write_text(bytes.as_slice(), out),
+                AMQPValue::FieldTable(table) => write_table(table, false, out),
+                AMQPValue::FieldArray(list) => {
+                    out.push(b'[');
+                    for (at, value) in list.as_slice().iter().enumerate() {
+                        if at > 0 {
+                            out.extend_from_slice(b", ");
+                        }
+                        write_value(value, out);
+                    }
+                    out.push(b']');
+                }
+                _ => out.extend_from_slice(b"null"),
+            }
+            Ok(())
+        }
+    };
 }
 
 fn size_of_table(table: &FieldTable) -> usize {
@@ -229,14 +299,14 @@ mod tests {
         assert_eq!(parcel.body, b"[[2, 3], {}, {}]");
         assert_eq!(parcel.properties.priority(), &Some(5));
         assert!(parcel.size_of_properties() > 100);
-        let back = parcel.into_raw("", "celery");
+        let back = parcel.to_raw("", "celery");
         assert_eq!(String::from_utf8(back).unwrap(), SENT);
     }
 
     #[test]
     fn what_is_no_envelope_comes_back_byte_for_byte() {
         for raw in [&b"{}"[..], b"", b"\xff\x00", br#"{"task": "t", "id": "i"}"#] {
-            assert_eq!(Parcel::of(raw).unwrap().into_raw("", "q"), raw);
+            assert_eq!(Parcel::of(raw).unwrap().to_raw("", "q"), raw);
         }
     }
 
