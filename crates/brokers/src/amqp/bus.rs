@@ -80,7 +80,7 @@ impl AmqpBus {
         let (sink, messages) = mpsc::channel(ROOM);
         let tap = Tap::open(self.listens.clone(), queue, move |delivery| {
             let (exchange, key) = (delivery.exchange.to_string(), delivery.routing_key.to_string());
-            let raw = Parcel { properties: delivery.properties, body: delivery.data }.into_raw(&exchange, &key);
+            let raw = Parcel { properties: delivery.properties, body: delivery.data }.to_raw(&exchange, &key);
             let _ = sink.try_send((key, raw));
         });
         Ok(Subscription { messages, guard: Box::new(tap.await?) })

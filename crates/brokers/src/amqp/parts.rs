@@ -366,7 +366,7 @@ mod tests {
                 let header = bytes(&row, "header");
                 let (_, properties) = lapin::protocol::basic::parse_properties(&header[12..]).expect(name);
                 let parcel = Parcel { properties, body: bytes(&row, "body") };
-                let raw = parcel.into_raw("", "celery");
+                let raw = parcel.to_raw("", "celery");
                 let parts = MessageParts::from_envelope(&raw, DEPTH).expect(name);
                 assert_eq!(parts.body, bytes(&row, "body"), "{name}");
                 let Some(Value::Map(headers)) = row.get("headers") else { panic!("{name}") };
