@@ -27,7 +27,7 @@ pub use options::{Format, InputError, MAX_RECORD, Options, Source};
 
 use super::record::{Columns, Cut, Origin, Place, Record, Unit};
 use crate::units;
-use cut::{Cutter, Piece};
+use cut::{Cutter, Passing, Piece};
 use split::Splitter;
 use std::{
     collections::VecDeque,
@@ -290,8 +290,12 @@ impl Input {
             let record = match &mut reading.kind {
                 Kind::Words(words) => words.next().map(|word| {
                     reading.line += 1;
-                    let place = place(reading.line);
-                    if self.format == Format::Jsonl { Record::json(place, word.as_bytes()) } else { Record::text(place, word.as_bytes()) }
+                    let (place, word) = (place(reading.line), word.as_bytes());
+                    match self.format {
+                        _ if word.len() > self.max_record => too_long(place, Passing::new(word).end(), self.max_record, ""),
+                        Format::Jsonl => Record::json(place, word),
+                        _ => Record::text(place, word),
+                    }
                 }),
                 Kind::Cut(cutter) => loop {
                     let piece = cutter.next().map_err(|cause| failed(reading.line, cause))?;

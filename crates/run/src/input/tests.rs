@@ -132,6 +132,20 @@ fn a_record_over_the_limit_is_invalid_and_the_next_one_is_read() {
 }
 
 #[test]
+fn a_word_over_the_limit_is_invalid_and_the_next_one_is_read() {
+    for (format, fits, long) in [(Format::Lines, "12345", "123456"), (Format::Jsonl, "12345", "{\"a\":1}")] {
+        let words = [fits, long, "1"].map(OsString::from).to_vec();
+        let options = Options { max_record: 5, sources: vec![Source::Words(words)], ..options(format) };
+        let expected = [
+            &*format!("1 1 {fits}"),
+            &*format!("2 2 ! argument 2: longer than 5B ({} bytes); --max-record raises the limit", long.len()),
+            "3 3 1",
+        ];
+        assert_eq!(shown(Input::open(&options).expect("opens")), expected, "{format:?}");
+    }
+}
+
+#[test]
 fn a_row_longer_than_any_buffer_is_one_row() {
     let field = "a line of a long text\n".repeat(50_000);
     let input = Input::from_reader("in", Trickle(Cursor::new(format!("id,t\n1,\"{field}\"\n2,x\n").into_bytes())), &options(Format::Csv))
