@@ -17,7 +17,7 @@ pub use self::{
 pub use crate::journal::{
     JobError, JournalError, PruneRules, Pruned, StateDir,
     format::Header,
-    state::{JobInfo, JobState},
+    info::{JobInfo, JobState},
 };
 use crate::{
     journal::{Index, file::read},

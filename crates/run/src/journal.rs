@@ -6,6 +6,7 @@
 //! | [`feed`] | the way of result lines to the output |
 //! | [`file`](mod@file) | a journal on disk: created, opened again, its torn tail cut |
 //! | [`index`] | the state of every task, from a journal |
+//! | [`info`] | a job as lists show it |
 //! | [`lock`] | one run of a job at a time |
 //! | [`past`] | results read back with their times |
 //! | [`prune`] | which finished jobs go |
@@ -23,6 +24,7 @@ pub(crate) mod feed;
 pub(crate) mod file;
 pub(crate) mod format;
 pub(crate) mod index;
+pub(crate) mod info;
 pub(crate) mod lock;
 pub(crate) mod past;
 pub(crate) mod prune;

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::{JobError, StateDir, mask_text};
 use crate::{
-    journal::{PastEnd, each_past, file::read, state::JobInfo},
+    journal::{PastEnd, each_past, file::read, info::JobInfo},
     report::{Quantiles, Report, Story},
 };
 

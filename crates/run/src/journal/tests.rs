@@ -16,7 +16,7 @@ use longshore_core::Word;
 
 use super::{
     format::{Encoder, is_final},
-    state::JobState,
+    info::JobState,
     writer::Then,
     *,
 };

@@ -1,9 +1,9 @@
 //! From the broker to the engine: claims, reads, sorts out, holds back what is not due.
 //!
 //! Layout: `claims.rs`: when to claim; `ahead.rs`: how many are claimed ahead; `share.rs`: how many
-//! are this worker's share; `back.rs`: what goes back unrun; `again.rs`: what was lent before and
-//! has ended; `turns.rs`: whose turn it is, of suspects and others; `rated.rs`: how many of a rate
-//! wait for their lane
+//! are this worker's share; `sort.rs`: what can be done with one now; `back.rs`: what goes back
+//! unrun; `again.rs`: what was lent before and has ended; `turns.rs`: whose turn it is, of suspects
+//! and others; `rated.rs`: how many of a rate wait for their lane
 
 mod again;
 mod ahead;
@@ -11,6 +11,7 @@ mod back;
 mod claims;
 mod rated;
 mod share;
+mod sort;
 mod turns;
 
 use std::{
@@ -25,8 +26,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use longshore_brokers::{BrokerError, Claimed, FEW, Slot, apart, lease::Term};
-use longshore_celery::{BadMessage, Message};
+use longshore_brokers::{BrokerError, Claimed, FEW, Slot, lease::Term};
 use longshore_core::{
     Delivery, ErrorKind, LaneKind, Options, Receipt, SourceError,
     source::{Fetched, Settlement, Source},
@@ -41,6 +41,7 @@ use self::{
     ahead::AheadEstimate,
     rated::RatedLines,
     share::{ClaimShare, LaneForecast},
+    sort::SortedMessage,
     turns::suspect,
 };
 use super::{
@@ -52,7 +53,7 @@ use super::{
     suspects::{self, Accused, QuietWait},
     work::{ClaimedTask, TaskTicket},
 };
-use crate::task::{RateScope, Task};
+use crate::task::Task;
 
 /// Most messages that are held for their time. Beyond, nothing is claimed.
 const HELD: usize = 100_000;
@@ -145,21 +146,6 @@ struct ClaimedBatch {
     look: Option<Duration>,
 }
 
-/// A message that is read, by what can be done with it now.
-enum SortedMessage {
-    /// It may run.
-    Run(Arc<Message>, Arc<Task>),
-    /// It may run when it has a slot of a rate that all workers share.
-    Ask(Arc<Message>, Arc<Task>),
-    /// Not before then: its slot of the rate of this task, or (`None`) its own ETA. Without a
-    /// `slot` it asks for one then.
-    Later { due: SystemTime, paced: Option<Arc<str>>, slot: bool },
-    /// It shall not run.
-    Unrun(Arc<Message>, UnrunReason),
-    /// It cannot be read.
-    Bad(BadMessage),
-}
-
 impl Intake {
     pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>, early: bool, most: Option<usize>) -> Self {
         let (built_in, own): (Vec<_>, Vec<_>) = shared.app.registry().tasks.values().partition(|task| task.name.starts_with("celery."));
@@ -234,58 +220,6 @@ impl Intake {
             }
         }
         self.wake.notify_one();
-    }
-
-    /// Reads a message; a large one on another thread.
-    async fn read(&self, claimed: &mut Claimed) -> Result<Message, BadMessage> {
-        if claimed.raw.len() <= FEW {
-            return Message::decode(&claimed.raw, &self.shared.limits);
-        }
-        let (raw, limits) = (std::mem::take(&mut claimed.raw), self.shared.limits.clone());
-        let (raw, message) = apart(raw.len(), move || {
-            let message = Message::decode(&raw, &limits);
-            (raw, message)
-        })
-        .await;
-        claimed.raw = raw;
-        message
-    }
-
-    /// Returns what can be done with a message now. One whose slot of a rate has come
-    /// (`slot_taken`) does not ask for another.
-    fn sort(&self, message: Result<Message, BadMessage>, now: SystemTime, slot_taken: bool) -> SortedMessage {
-        let message = match message {
-            Ok(message) => Arc::new(message),
-            Err(bad) => return SortedMessage::Bad(bad),
-        };
-        if self.shared.is_revoked(&message) {
-            return SortedMessage::Unrun(message, UnrunReason::Revoked);
-        }
-        if message.expires.is_some_and(|expires| expires <= now) {
-            return SortedMessage::Unrun(message, UnrunReason::Expired);
-        }
-        let Some(task) = self.shared.app.task_named(&message.task).cloned() else {
-            return SortedMessage::Unrun(message, UnrunReason::Unknown);
-        };
-        if let Some(due) = message.eta.filter(|eta| *eta > now) {
-            return SortedMessage::Later { due, paced: None, slot: false };
-        }
-        if !slot_taken && let Some((bucket, rate)) = self.rate(&task) {
-            if self.state().lines.room(&bucket, rate) == 0 {
-                return SortedMessage::Later { due: now + PAST, paced: Some(task.name.clone()), slot: false };
-            }
-            if task.policy.rate_scope == RateScope::Shared {
-                return SortedMessage::Ask(message, task);
-            }
-        }
-        let instant = self.shared.environment.now();
-        if !slot_taken
-            && let Some(slot) = self.shared.reserve(&task, instant)
-            && slot > instant + NEAR
-        {
-            return SortedMessage::Later { due: now + slot.duration_since(instant), paced: Some(task.name.clone()), slot: true };
-        }
-        SortedMessage::Run(message, task)
     }
 
     /// Sorts out what was claimed, and ends at once what shall not run. Returns how many may run.
