@@ -21,7 +21,7 @@ use crate::{config::Config, fault::Fault, global::Global, tasks::Spec};
 pub struct Place {
     /// The tasks that are known here, with the settings.
     pub app: App,
-    /// The programs that serve tasks here.
+    /// The programs that serve tasks here, without those that wait for the user's word.
     pub specs: Vec<Spec>,
     /// Its connections.
     pub client: Client,
@@ -137,13 +137,13 @@ impl Place {
 }
 
 /// The app with the settings of configuration, variables and flags, and the programs that serve
-/// tasks.
+/// tasks, without those that wait for the user's word.
 ///
 /// # Errors
 /// A mistake in the configuration.
 pub fn configured(app: &App, config: &Config, global: &Global) -> Result<(App, Vec<Spec>), Fault> {
     let (broker, results) = config.connections(global.broker.as_deref(), global.results.as_deref())?;
-    let specs = crate::tasks::specs(config)?;
+    let specs = crate::tasks::known(config)?;
     let mut app = app.clone();
     let settings = app.settings_mut();
     if let Some(broker) = broker {
@@ -152,13 +152,16 @@ pub fn configured(app: &App, config: &Config, global: &Global) -> Result<(App, V
     settings.results = results.or(settings.results.take());
     // The first that matches counts: a task's own queue, then what is configured, then what the
     // program says.
-    let own = specs.iter().filter_map(|spec| Some((spec.name.clone(), Route::queue(spec.queue.as_ref()?))));
+    let mut own = Vec::new();
+    for name in config.tasks() {
+        own.extend(config.task_queue(name)?.map(|queue| (name.to_owned(), Route::queue(queue))));
+    }
     let routes = config.routes()?.into_iter().map(|(pattern, queue, priority)| {
         let mut route = Route::default();
         (route.queue, route.priority) = (queue, priority);
         (pattern, route)
     });
-    let routes: Vec<_> = own.chain(routes).collect();
+    let routes: Vec<_> = own.into_iter().chain(routes).collect();
     settings.routes.splice(..0, routes);
     Ok((app, specs))
 }

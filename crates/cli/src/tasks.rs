@@ -43,10 +43,22 @@ pub struct Programs {
 /// All that the configuration names, in the order of their names.
 ///
 /// # Errors
-/// Every mistake.
+/// Every mistake; also that one of them waits for the user's word.
 pub fn specs(config: &Config) -> Result<Vec<Spec>, ConfigErrors> {
+    read(config, config.tasks())
+}
+
+/// As [`specs`], for whoever runs none of them: without those that wait for the user's word.
+///
+/// # Errors
+/// Every mistake in the others.
+pub fn known(config: &Config) -> Result<Vec<Spec>, ConfigErrors> {
+    read(config, config.tasks().filter(|name| !config.task_waits(name)))
+}
+
+fn read<'a>(config: &Config, names: impl Iterator<Item = &'a str>) -> Result<Vec<Spec>, ConfigErrors> {
     let (mut specs, mut errors) = (Vec::new(), Vec::new());
-    for name in config.tasks() {
+    for name in names {
         match Spec::read(config, name) {
             Ok(spec) => specs.push(spec),
             Err(error) => errors.push(error),

@@ -17,7 +17,7 @@ use longshore_brokers::QueueState;
 use longshore_celery::{Limits, Message, control::Request};
 use longshore_core::Stop;
 use longshore_ops::workers::{self, WorkersRequest};
-use longshore_worker::{App, Worker, WorkerSummary};
+use longshore_worker::{App, Task, Worker, WorkerSummary};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use self::{args::WorkerArgs, log::Log, pidfile::Pidfile};
@@ -32,7 +32,7 @@ use crate::{
     },
     runtime::block_on,
     schedules::with_configured,
-    tasks::{Programs, Spec},
+    tasks::{self, Programs, Spec},
     units::{show_count, show_duration},
 };
 
@@ -63,18 +63,8 @@ pub fn run(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Re
     block_on(serve(args, app, config, global))
 }
 
-async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Result<Exit, Fault> {
-    let mut place = Place::open(app, config, global, MissingFile::Make)?;
-    let mut signals = Signals::listen()?;
-    let specs = std::mem::take(&mut place.specs);
-    // For the banner, because starting the programs consumes them.
-    let texts: Vec<(String, String)> = specs.iter().map(|spec| (spec.name.clone(), described(spec))).collect();
-    let specs = specs.into_iter().map(|spec| spec.with_limits(args.max_tasks_per_child, args.max_memory_per_child)).collect();
-    let (programs, tasks) = Programs::start(specs, true, &tokio::runtime::Handle::current()).map_err(|error| {
-        let message = format!("the programs of tasks cannot be started: {}", longshore_sys::files::cause(&error));
-        Fault::new(Exit::of_system(&error, Exit::System), message)
-    })?;
-    let mut app = place.app.clone();
+/// Adds the tasks that programs serve.
+fn with_programs(mut app: App, tasks: Vec<Task>) -> Result<App, Fault> {
     for task in tasks {
         if app.task_named(&task.name).is_some() {
             return Err(Fault::usage(format!(
@@ -84,6 +74,22 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
         }
         app = app.task(task);
     }
+    Ok(app)
+}
+
+async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -> Result<Exit, Fault> {
+    // It runs them: none may wait for the user's word.
+    let specs = tasks::specs(config)?;
+    let place = Place::open(app, config, global, MissingFile::Make)?;
+    let mut signals = Signals::listen()?;
+    // For the banner, because starting the programs consumes them.
+    let texts: Vec<(String, String)> = specs.iter().map(|spec| (spec.name.clone(), described(spec))).collect();
+    let specs = specs.into_iter().map(|spec| spec.with_limits(args.max_tasks_per_child, args.max_memory_per_child)).collect();
+    let (programs, tasks) = Programs::start(specs, true, &tokio::runtime::Handle::current()).map_err(|error| {
+        let message = format!("the programs of tasks cannot be started: {}", longshore_sys::files::cause(&error));
+        Fault::new(Exit::of_system(&error, Exit::System), message)
+    })?;
+    let mut app = with_programs(place.app.clone(), tasks)?;
     args.apply(&mut app)?;
     if args.beat {
         app = with_configured(app, config)?;

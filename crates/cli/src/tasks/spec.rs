@@ -22,8 +22,6 @@ use longshore_run::{
 pub struct Spec {
     /// The task's name.
     pub name: String,
-    /// The queue that its calls go to, if it has one of its own.
-    pub queue: Option<String>,
     pub(super) what: What,
     pub(super) policy: TaskPolicy,
     pub(super) retry: RetryPolicy,
@@ -182,14 +180,7 @@ impl Keys<'_> {
             let what = if key == "exec" { self.exec(&words)? } else { self.pipe(words)? };
             (what, text)
         };
-        Ok(Spec {
-            name: self.name.to_owned(),
-            queue: self.text("queue").map(str::to_owned),
-            what,
-            policy: self.policy(http)?,
-            retry: self.retry(http)?,
-            text,
-        })
+        Ok(Spec { name: self.name.to_owned(), what, policy: self.policy(http)?, retry: self.retry(http)?, text })
     }
 
     fn policy(&self, http: bool) -> Result<TaskPolicy, ConfigError> {
