@@ -1,5 +1,6 @@
 """A lab: a database of a redis-server, an application that sends to it, and the workers that serve it."""
 
+import datetime
 import json
 import os
 import shutil
@@ -96,6 +97,9 @@ class Worker:
 
 
 class Lab:
+    # An ETA so far ahead is held by the worker.
+    held = datetime.timedelta(hours=1)
+
     def __init__(self, server, db, folder, kind=None, conf=None, broker=None, results=None):
         self.server, self.db, self.folder, self.kind, self.conf = server, db, folder, kind, conf or {}
         folder.mkdir(parents=True, exist_ok=True)
@@ -216,6 +220,9 @@ class Lab:
 class RabbitLab(Lab):
     """A virtual host of a RabbitMQ, with the results in a database of a redis-server, or (`rpc`) in the queue of whoever asked."""
 
+    # What is due later than in half a minute waits in the server, where nobody sees it.
+    held = datetime.timedelta(seconds=20)
+
     def __init__(self, rabbit, server, db, folder, kind=None, conf=None, rpc=False):
         self.rabbit, self.vhost, self.rpc = rabbit, rabbit.vhost(), rpc
         super().__init__(server, db, folder, kind, conf, broker=rabbit.url(self.vhost), results="rpc://" if rpc else None)
@@ -225,7 +232,7 @@ class RabbitLab(Lab):
         left = super().left(chords)
         for name, (ready, unacknowledged, _) in self.rabbit.queues(self.vhost).items():
             # Results of whom nobody asked stay in the queue of a client; what a worker is told or tells is gone by itself.
-            if not name.endswith(".pidbox") and not name.startswith("celeryev.") and name not in self.answers() and ready + unacknowledged:
+            if not name.endswith(".pidbox") and not name.startswith("longshore.") and not name.startswith("celeryev.") and name not in self.answers() and ready + unacknowledged:
                 left[name] = (ready, unacknowledged)
         return left
 

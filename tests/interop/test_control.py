@@ -107,7 +107,7 @@ def test_what_runs_is_active_and_what_waits_is_reserved(served):
 
 def test_what_has_an_eta_is_scheduled(served):
     lab = served
-    eta = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=1)
+    eta = datetime.datetime.now(datetime.timezone.utc) + lab.held
     sent = lab.add.apply_async((1, 1), eta=eta)
     assert eventually(lambda: ask(lab, "scheduled"), 5)
     (task,) = ask(lab, "scheduled")

@@ -103,6 +103,7 @@ macro_rules! conformance {
             a_kept_message_stays_claimed
             what_was_finished_is_refused
             the_endings_of_a_batch_are_told_in_order
+            what_was_claimed_before_a_close_is_finished_after_it
             a_consumer_that_leaves_hands_back_to_the_front
             what_is_given_is_forgotten_unless_it_is_held
             the_messages_of_a_dead_consumer_come_back

@@ -14,7 +14,7 @@ fn main() -> ExitCode {
         Some("client") => client::run(&words.next().unwrap_or_default()),
         // What the tests may ask for.
         Some("can") => {
-            println!("worker client started control msgpack autoscale{}", if cfg!(feature = "kafka") { " kafka" } else { "" });
+            println!("worker client started control msgpack autoscale amqp{}", if cfg!(feature = "kafka") { " kafka" } else { "" });
             ExitCode::SUCCESS
         }
         _ if std::env::var_os("LAB_ONE_LANE").is_some() => longshore::main(&tasks::of_one_lane()),

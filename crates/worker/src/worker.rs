@@ -264,6 +264,7 @@ impl Worker {
         let mut beat = None;
         let mut control = None;
         if options.remote_control {
+            let (listens, listening) = tokio::sync::oneshot::channel();
             let (events, sender) = MonitorFeed::start(shared.clone(), options.events, ended);
             let (parking, prefetch) = (options.parking, options.prefetch);
             let own = RemoteControl {
@@ -276,8 +277,11 @@ impl Worker {
                 parking,
                 prefetch,
                 commands: tokio::task::JoinSet::new(),
+                listens: Some(listens),
             };
             control = Some(runtime.spawn(own.serve()));
+            // Who is told that it is there may ask it at once.
+            let _ = tokio::time::timeout(LISTENS, listening).await;
             beat = Some(sender);
         }
         let scheduler = scheduler.map(|scheduler| {
@@ -480,6 +484,9 @@ pub struct Stopper {
 }
 
 /// Time that whatever was asked to end is given before it is dropped; so long does a stop wait for
+/// Longest time that its start waits for remote control: a broker that has just gone away is no
+/// reason to hold it up.
+const LISTENS: Duration = Duration::from_secs(2);
 /// each of its last steps, too.
 const LAST: Duration = Duration::from_secs(5);
 

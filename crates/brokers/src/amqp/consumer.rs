@@ -97,7 +97,10 @@ pub(super) struct Shared {
     pub(super) arrived: Notify,
     /// The feeds have something to do.
     pub(super) changed: Notify,
+    /// Nothing is claimed any more; what is claimed goes on.
     closed: AtomicBool,
+    /// The channels are given up, and what they lent with them.
+    left: AtomicBool,
 }
 
 impl State {
@@ -161,6 +164,10 @@ impl Shared {
 
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn has_left(&self) -> bool {
+        self.left.load(Ordering::Acquire)
     }
 
     /// Takes in what has come for a queue.
@@ -498,6 +505,7 @@ impl AmqpConsumer {
             arrived: Notify::new(),
             changed: Notify::new(),
             closed: AtomicBool::new(false),
+            left: AtomicBool::new(false),
         });
         let feeds = [Giving::Classic, Giving::Fixed].map(|giving| tokio::spawn(feed::run(shared.clone(), giving, heartbeat)));
         Ok(Self { shared, feeds: feeds.into() })
@@ -575,6 +583,8 @@ impl Consumer for AmqpConsumer {
     fn leave(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
         Box::pin(async move {
             self.close();
+            self.shared.left.store(true, Ordering::Release);
+            self.shared.changed.notify_waiters();
             // With its connection the server takes back what is left.
             self.shared.link.close().await;
             self.shared.lose(Giving::Classic);

@@ -110,7 +110,7 @@ impl Feed<'_> {
             let changed = self.shared.changed.notified();
             let mut changed = pin!(changed);
             changed.as_mut().enable();
-            if self.shared.is_closed() {
+            if self.shared.has_left() {
                 return Lost::Closed;
             }
             if let Err(lost) = self.adjust(serving, &stopped).await {
@@ -147,7 +147,9 @@ impl Feed<'_> {
 
     /// Makes the channel and its consumers as they should be.
     async fn adjust(&mut self, slot: &mut Option<Serving>, stopped: &mpsc::UnboundedSender<Stopped>) -> Result<(), Lost> {
-        let queues = self.mine().await?;
+        // Who claims nothing any more finishes what runs, on the channel that lent it.
+        let closed = self.shared.is_closed();
+        let queues = if closed { Vec::new() } else { self.mine().await? };
         if slot.is_none() && queues.is_empty() {
             return if self.open.is_up() { Ok(()) } else { Err(Lost::Away("the connection is gone".to_owned())) };
         }
@@ -160,6 +162,9 @@ impl Feed<'_> {
             *slot = Some(self.begin(wanted, stopped.clone()).await?);
         }
         let Some(serving) = slot else { return Ok(()) };
+        if closed {
+            return self.cancel_all(serving).await;
+        }
         if self.is_to_begin_anew() {
             self.begin_anew(serving, claimed, room).await?;
         } else if self.giving == Giving::Classic && window::is_to_change(serving.window, wanted, waits) {

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use longshore_core::Receipt;
+use longshore_core::{Receipt, source::Fetched};
 
 use super::{
     Subject,
@@ -211,6 +211,27 @@ pub async fn so_much_junk_pushes_no_dead_letter_out(subject: Arc<Subject>) {
     assert!(matches!(state.dead_dropped, 0 | 1), "{state:?}");
     let has = |name: &str| letters.iter().any(|letter| id(&letter.raw) == name);
     assert_eq!((has("junk 0"), has("junk 1")), (state.dead_dropped == 0, true));
+}
+
+/// As a worker stops: it takes nothing more, and lets what runs end.
+pub async fn what_was_claimed_before_a_close_is_finished_after_it(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    publish(&*broker, "q", &["runs", "second", "waits"]).await;
+    let consumer = subject.consumer(&["q"]).await;
+    let claimed = claim(&*consumer, 2).await;
+    consumer.close();
+    let mut more = Vec::new();
+    while !matches!(consumer.claim(10, &mut more).await.expect("it answers"), Fetched::End) {}
+    // Others may be served meanwhile, and the connection looked after.
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let all: Vec<_> = claimed.into_iter().chain(more).collect();
+    assert_eq!(end(&*consumer, &all, End::Ack).await, vec![Ended::Done; all.len()]);
+    consumer.leave().await.expect("it leaves");
+    let other = subject.consumer(&["q"]).await;
+    if all.len() < 3 {
+        assert_eq!(ids(&claim(&*other, 1).await), ["waits"]);
+    }
+    drop(other);
 }
 
 /// In the order in which they were claimed, blaming nobody.

@@ -28,7 +28,7 @@ use longshore_celery::{
     control::{self, Addressed, Command, Reply, Request},
 };
 
-use tokio::task::JoinSet;
+use tokio::{sync::oneshot, task::JoinSet};
 
 use self::say::say;
 use super::{
@@ -53,6 +53,8 @@ pub(crate) struct RemoteControl {
     pub(crate) prefetch: Option<usize>,
     /// The app's own commands that run; they end with it.
     pub(crate) commands: JoinSet<()>,
+    /// Is told once it listens.
+    pub(crate) listens: Option<oneshot::Sender<()>>,
 }
 
 impl RemoteControl {
@@ -65,6 +67,7 @@ impl RemoteControl {
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             };
+            self.listens.take().map(|listens| listens.send(()));
             // What was called off while nobody listened here. Meanwhile requests are answered: the
             // others may be asking too.
             let mut mingling = Some(Box::pin(mingle(self.shared.clone())));
