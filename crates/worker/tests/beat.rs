@@ -334,3 +334,39 @@ async fn where_broker_and_store_are_two_a_due_time_is_sent_at_least_once_and_onc
         }
     }
 }
+
+/// Whose result is known does not run again, where the broker cannot know it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_task_that_a_scheduler_has_sent_twice_runs_once() {
+    let name = fresh("beat-twice");
+    let connected = Rehearsal::open(&name).beside(connect(&format!("memory://{name}"), None).unwrap());
+    let (tell, mut ran) = mpsc::unbounded_channel();
+    let tick = Task::plain("tasks.tick", move |context, _| {
+        let _ = tell.send(context.id().to_owned());
+        Ok(Value::from(1))
+    });
+    let app = App::new().task(tick).told(None);
+    let mut options = WorkerOptions::new("w@here");
+    options.queues = vec!["ticks".to_owned()];
+    let worker = Worker::over(app.clone(), options, connected.clone()).await.unwrap();
+    let client = Client::over(&app, connected.clone());
+    for (id, beats) in [("a", true), ("a", true), ("b", true), ("c", false), ("c", false)] {
+        let mut message =
+            Message { task: "tasks.tick".to_owned(), id: id.to_owned(), routing_key: "ticks".to_owned(), ..Message::default() };
+        if beats {
+            message.headers.set("celery_beat_task", true);
+        }
+        client.send_message(message).await.unwrap();
+        tokio::time::timeout(SOON, client.result(id).get()).await.unwrap().unwrap();
+        while connected.broker.queues(&["ticks".into()]).await.unwrap().iter().any(|state| state.waiting + state.held > 0) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    worker.stopper().warm();
+    worker.join().await;
+    let mut runs = Vec::new();
+    while let Ok(id) = ran.try_recv() {
+        runs.push(id);
+    }
+    assert_eq!(runs, ["a", "b", "c", "c"]);
+}

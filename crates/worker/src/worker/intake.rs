@@ -238,13 +238,14 @@ impl Intake {
             let crashes = claimed.crashes;
             are_large |= claimed.raw.len() > FEW;
             let message = self.read(&mut claimed).await;
+            let twice = !self.shared.one_store && message.as_ref().is_ok_and(again::may_come_twice);
             let sorted = self.sort(message, now, slots_taken);
             if claimed.given && (crashes > 0 || !matches!(sorted, SortedMessage::Run(..))) {
                 // It does not run at once, or not at all: it must not be lost with this worker.
                 claimed.given = false;
                 to_hold.push(claimed.clone());
             }
-            let Claimed { receipt, redelivered, .. } = claimed;
+            let (receipt, redelivered) = (claimed.receipt, claimed.redelivered || twice);
             let queue = claimed.queue.clone();
             let sorted = match sorted {
                 SortedMessage::Run(message, task) | SortedMessage::Ask(message, task) if suspect(crashes, &task).is_guilty() => {

@@ -1,10 +1,10 @@
 //! What was lent before and has ended: in a worker that died, or lost its lease, before it could
-//! say so to the broker.
+//! say so to the broker; or what a scheduler has sent twice.
 
 use std::sync::Arc;
 
 use longshore_brokers::{BrokerError, Key};
-use longshore_celery::{Message, State, TaskResult};
+use longshore_celery::{Message, State, TaskResult, Value};
 
 use super::{
     super::{
@@ -22,6 +22,13 @@ pub(super) struct LentBefore {
     pub(super) works: Vec<usize>,
     /// Among those that shall not run.
     pub(super) closings: Vec<usize>,
+}
+
+/// Returns whether a message may be another copy of one that was run: where broker and result
+/// backend are two, a scheduler that dies at the wrong moment leaves its successor in doubt, and
+/// that sends the task of a due time again under the same id.
+pub(super) fn may_come_twice(message: &Message) -> bool {
+    message.headers.get("celery_beat_task") == Some(&Value::Bool(true))
 }
 
 impl Intake {
