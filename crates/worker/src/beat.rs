@@ -85,6 +85,8 @@ struct LeadState {
     away: Option<Duration>,
     /// True once the store has answered.
     answered: bool,
+    /// True once the store keeps the schedules of this program.
+    kept: bool,
 }
 
 impl Scheduler {
@@ -202,7 +204,7 @@ impl Scheduler {
 
     /// Has the store keep the schedules of this program.
     async fn keep_own(&mut self) -> Result<(), BrokerError> {
-        if self.own.is_empty() {
+        if self.state.kept {
             return Ok(());
         }
         for schedule in &self.own {
@@ -219,7 +221,7 @@ impl Scheduler {
                 }
             }
         }
-        self.own.clear();
+        self.state.kept = true;
         Ok(())
     }
 
@@ -229,6 +231,11 @@ impl Scheduler {
         let term_nanos = u64::try_from(term.as_nanos()).unwrap_or(u64::MAX);
         match self.store.lead(&self.name, term).await? {
             Leading::Ours { version } => {
+                // A store that was emptied counts anew; what this program says is put into it again.
+                if version < self.state.version.unwrap_or(0).max(u64::from(!self.own.is_empty())) {
+                    self.state.kept = false;
+                    self.keep_own().await?;
+                }
                 // Somebody else may have led since: then its due times are to be read.
                 let kept = self.state.leads && self.state.confirmed.is_some_and(|before| asked.saturating_sub(before) < term_nanos);
                 if !kept || self.state.version != Some(version) {

@@ -16,6 +16,7 @@ use longshore_brokers::{
 };
 use longshore_celery::{Limits, Message, Value};
 use longshore_core::{CancelToken, ErrorKind};
+use longshore_testkit::servers::Redis;
 use longshore_worker::{
     App, Client, Environment, MissedPolicy, Schedule, Scheduler, SchedulerEvent, SchedulerOptions, Signature, Task, Timing, Worker,
     WorkerOptions,
@@ -192,6 +193,21 @@ async fn a_schedule_that_is_paused_changed_or_removed_is_so_at_once_for_whoever_
     scheduler.hears("odd is not read", |event| matches!(event, SchedulerEvent::Unreadable { name, .. } if name == "odd")).await;
     scheduler.hears("bad is not sent", |event| matches!(event, SchedulerEvent::NotSent { name, .. } if name == "bad")).await;
     scheduler.hears("a is sent", |event| matches!(event, SchedulerEvent::Sent { name, .. } if name == "a")).await;
+    scheduler.stop().await;
+}
+
+/// As a Redis that keeps nothing on disk is when it was started again.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_store_that_was_emptied_keeps_the_schedules_of_the_program_again() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let connected = connect(&server.url(), None).unwrap();
+    let mut scheduler = Running::start("s@here", &App::new().schedule(every("a", 100)), connected.clone());
+    scheduler.sent(2).await;
+    for _ in 0..2 {
+        server.command(&["FLUSHALL"]);
+        scheduler.hears("a is kept", |event| matches!(event, SchedulerEvent::Kept { name } if name == "a")).await;
+        scheduler.sent(2).await;
+    }
     scheduler.stop().await;
 }
 
