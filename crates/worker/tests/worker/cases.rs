@@ -755,7 +755,7 @@ async fn a_limit_of_remote_control_goes_before_the_policys_and_after_the_message
         task.policy.time_limit = Some(Duration::from_millis(50));
         task
     };
-    let bench = Bench::new("limits", [wait("short")]).await;
+    let bench = Bench::new("limits-of-remote-control", [wait("short")]).await;
     let soon = bench.send(call("short", vec![])).await;
     assert_eq!(bench.result(&soon).await.state, State::Failure, "the policy's");
     let set = || Request::new("time_limit").argument("task_name", "short").argument("hard", 30.0).argument("soft", 20.0);
