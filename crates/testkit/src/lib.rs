@@ -5,7 +5,7 @@
 //!   `simulator/{plan,world,actors}.rs`
 //! - `left_out.rs`: what a test says when something that it needs is not there
 //! - `servers.rs` (Redis), `kafka.rs`, `rabbit.rs`: real servers for tests, each a `process.rs`;
-//!   `proxy.rs`: a relay that loses what it carries
+//!   `rabbit/raw.rs`: frames by hand; `proxy.rs`: a relay that loses what it carries
 //! - `conformance.rs`: what every source, sink and lane must do:
 //!   `conformance/{source,sink,lane}.rs`
 

@@ -5,6 +5,8 @@
 //! virtual host each ([`vhost`], 15 ms). Debian's package `rabbitmq-server` is what it is started
 //! from; a service that the package has started is in nobody's way.
 
+pub mod raw;
+
 use std::{
     fs,
     io::{self, Read as _, Write as _},

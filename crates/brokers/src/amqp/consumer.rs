@@ -78,8 +78,9 @@ pub(super) struct State {
     pub(super) waits: bool,
     /// Channels that give, while somebody claims what they send: the others rest until a claim waits.
     pub(super) gives: [bool; 2],
-    /// Moment at which the latest channel began; `None` while there is none.
-    begun: Option<Instant>,
+    /// Moments since which channels are there, or nothing is to come on one; `None` while one is to be
+    /// made.
+    begun: [Option<Instant>; 2],
     last_session: u64,
 }
 
@@ -107,7 +108,7 @@ impl State {
     pub(super) fn begin(&mut self, giving: Giving, channel: Channel, window: u16) -> u64 {
         self.last_session += 1;
         let id = self.last_session;
-        self.begun = Some(Instant::now());
+        self.begun[giving as usize] = Some(Instant::now());
         self.sessions[giving as usize] = Some(Session { id, channel, outstanding: BTreeSet::new(), window, counts_from: 0, last: 0 });
         id
     }
@@ -119,6 +120,11 @@ impl State {
         let Some(session) = &self.sessions[giving as usize] else { return lost };
         let ready: usize = self.ready.values().flatten().filter(|arrived| arrived.tag.session == session.id).count();
         session.outstanding.len().saturating_sub(ready) + lost
+    }
+
+    /// Notes that no channel is needed: what came on the last one does not come again.
+    pub(super) fn needs_none(&mut self, giving: Giving) {
+        self.begun[giving as usize].get_or_insert_with(Instant::now);
     }
 
     /// Notes that consumers begin anew, to which nothing was delivered yet.
@@ -205,6 +211,9 @@ impl Shared {
             tokio::spawn(async move { shared.put_off(&queue, off).await });
         }
         self.arrived.notify_waiters();
+        if self.is_closed() {
+            self.changed.notify_waiters();
+        }
     }
 
     /// Sends messages that are not due for long to where the server holds them back. Where it cannot,
@@ -240,9 +249,7 @@ impl Shared {
         let Some(session) = state.sessions[giving as usize].take() else { return 0 };
         state.ready.values_mut().for_each(|line| line.retain(|arrived| arrived.tag.session != session.id));
         let count = state.held.lose(session.id);
-        if state.sessions.iter().all(Option::is_none) {
-            state.begun = None;
-        }
+        state.begun[giving as usize] = None;
         if count > 0 {
             self.lease.lose();
         }
@@ -335,7 +342,10 @@ impl Shared {
                 if lent.tag.is_some() {
                     return Some(lent.clone());
                 }
-                state.begun
+                match self.declarer.known(&lent.queue) {
+                    Some(giving) => state.begun[giving as usize],
+                    None => state.begun.into_iter().flatten().max(),
+                }
             };
             match begun {
                 Some(begun) => timeout_at(begun + COMES_AGAIN, arrived).await.ok()?,
@@ -349,6 +359,8 @@ impl Shared {
 
     async fn finish_all(&self, batch: &[Finish]) -> Result<Vec<Ended>, BrokerError> {
         let mut plans = Vec::with_capacity(batch.len());
+        let has_letter = batch.iter().any(|finish| matches!(finish.end, End::Dead { .. } | End::Junk { .. }));
+        let room = if has_letter { self.publisher.room(Wait::Forever).await? } else { 0 };
         let mut ending = HashSet::new();
         for finish in batch {
             if finish.end != End::Keep && !ending.insert(finish.receipt) {
@@ -356,7 +368,7 @@ impl Shared {
                 continue;
             }
             plans.push(match self.ours(finish.receipt.0).await {
-                Some(lent) => Plan::of(finish, &lent),
+                Some(lent) => Plan::of(finish, &lent, room),
                 None => {
                     self.state().held.remove(finish.receipt.0, false);
                     Plan::Over(Ended::Refused)
@@ -430,7 +442,8 @@ enum Plan {
 }
 
 impl Plan {
-    fn of(finish: &Finish, lent: &Lent) -> Self {
+    /// Makes it; a letter's properties have so much room.
+    fn of(finish: &Finish, lent: &Lent, room: usize) -> Self {
         if finish.part.is_some() {
             return Self::Over(Ended::Impossible { reason: rpc::NO_CHORDS.to_owned() });
         }
@@ -446,8 +459,8 @@ impl Plan {
             End::Keep => return Self::Keep(sends),
             End::Back { front: true } if sends.is_empty() => return Self::Back,
             End::Back { .. } => sends.push(Routed::to(&lent.queue, copy(&lent.parcel))),
-            End::Dead { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, false)),
-            End::Junk { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, true)),
+            End::Dead { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, false, room)),
+            End::Junk { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, true, room)),
             End::Ack => {}
         }
         Self::Ack(sends)

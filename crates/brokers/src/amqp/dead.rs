@@ -30,6 +30,8 @@ const KEY: &str = "x-longshore-key";
 /// What the names of the queues of dead letters begin with, and of those of junk.
 const DEAD: &str = "longshore.dead.";
 const JUNK: &str = "longshore.junk.";
+/// Bytes that these headers take beside the reason, at most.
+const OURS: usize = 200;
 /// The most dead letters of a queue; the oldest go first.
 const MOST: i64 = 20_000;
 
@@ -43,10 +45,15 @@ fn queues_of(queue: &str) -> [Arc<str>; 2] {
     [format!("{DEAD}{queue}").into(), format!("{JUNK}{queue}").into()]
 }
 
-/// Makes the letter that a message becomes.
-pub(super) fn letter(queue: &str, parcel: &Parcel, reason: &str, junk: bool) -> Routed {
+/// Makes the letter that a message becomes, whose properties have so much room. Where those of the
+/// message leave none, all of it is the letter's body.
+pub(super) fn letter(queue: &str, parcel: &Parcel, reason: &str, junk: bool, room: usize) -> Routed {
     let [dead, heap] = queues_of(queue);
     let mut letter = parcel.fresh();
+    let reason = first_of(reason, room / 4);
+    if letter.size_of_properties() + reason.len() + OURS > room {
+        letter = Parcel::as_it_is(letter.to_raw("", queue));
+    }
     let mut headers = letter.properties.headers().clone().unwrap_or_default();
     let died = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
     headers.insert(REASON.into(), AMQPValue::LongString(reason.into()));
@@ -54,6 +61,12 @@ pub(super) fn letter(queue: &str, parcel: &Parcel, reason: &str, junk: bool) -> 
     headers.insert(KEY.into(), AMQPValue::LongString(uuid::Uuid::new_v4().to_string().into()));
     letter.properties = lasting(letter.properties).with_headers(headers);
     Routed::to(if junk { &heap } else { &dead }, letter)
+}
+
+/// Returns the beginning of a text, of so many bytes at most.
+fn first_of(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }
 
 /// Returns properties without a time to live: a letter waits for somebody to read it.
@@ -154,7 +167,11 @@ pub(super) async fn bury(link: &Link, publisher: &Publisher, queue: &Arc<str>, k
             let Some(at) = left.iter().position(|key| *key == letter.key) else { continue };
             left.swap_remove(at);
             if retry {
-                let parcel = Parcel::of(&forgiven(&letter.raw)).map_err(|why| super::fail::refused(&open.place, &why))?;
+                let raw = forgiven(&letter.raw);
+                let room = publisher.room(Wait::Patience).await?;
+                // As it came it might not fit.
+                let parcel = Parcel::of(&raw).ok().filter(|parcel| parcel.size_of_properties() <= room);
+                let parcel = parcel.unwrap_or_else(|| Parcel::as_it_is(raw));
                 let refusals = publisher.send(&[Routed::to(queue, parcel)], Wait::Patience).await?;
                 if let Some(why) = refusals.into_iter().flatten().next() {
                     return Err(super::fail::refused(&open.place, &why));

@@ -110,7 +110,7 @@ impl Feed<'_> {
             let changed = self.shared.changed.notified();
             let mut changed = pin!(changed);
             changed.as_mut().enable();
-            if self.shared.has_left() {
+            if self.shared.has_left() || (self.shared.is_closed() && serving.is_none()) {
                 return Lost::Closed;
             }
             if let Err(lost) = self.adjust(serving, &stopped).await {
@@ -133,7 +133,7 @@ impl Feed<'_> {
                         }
                     }
                     if let Some(serving) = serving {
-                        self.give_back(serving).await;
+                        self.give_back(serving, Instant::now() - UNCLAIMED).await;
                     }
                 }
             }
@@ -147,10 +147,15 @@ impl Feed<'_> {
 
     /// Makes the channel and its consumers as they should be.
     async fn adjust(&mut self, slot: &mut Option<Serving>, stopped: &mpsc::UnboundedSender<Stopped>) -> Result<(), Lost> {
-        // Who claims nothing any more finishes what runs, on the channel that lent it.
-        let closed = self.shared.is_closed();
-        let queues = if closed { Vec::new() } else { self.mine().await? };
+        if let (true, Some(serving)) = (self.shared.is_closed(), slot.as_mut()) {
+            // What was claimed ends on this channel; the rest is for others.
+            self.cancel_all(serving).await?;
+            self.give_back(serving, Instant::now()).await;
+            return Ok(());
+        }
+        let queues = self.mine().await?;
         if slot.is_none() && queues.is_empty() {
+            self.shared.state().needs_none(self.giving);
             return if self.open.is_up() { Ok(()) } else { Err(Lost::Away("the connection is gone".to_owned())) };
         }
         let (claimed, room, waits) = {
@@ -162,9 +167,6 @@ impl Feed<'_> {
             *slot = Some(self.begin(wanted, stopped.clone()).await?);
         }
         let Some(serving) = slot else { return Ok(()) };
-        if closed {
-            return self.cancel_all(serving).await;
-        }
         if self.is_to_begin_anew() {
             self.begin_anew(serving, claimed, room).await?;
         } else if self.giving == Giving::Classic && window::is_to_change(serving.window, wanted, waits) {
@@ -363,9 +365,8 @@ impl Feed<'_> {
         }
     }
 
-    /// Gives back what has come and nobody claims, for others to do.
-    async fn give_back(&self, serving: &mut Serving) {
-        let since = Instant::now() - UNCLAIMED;
+    /// Gives back what has come until then and nobody claims, for others to do.
+    async fn give_back(&self, serving: &mut Serving, since: Instant) {
         let tags = {
             let mut state = self.shared.state();
             let tags = state.unclaimed(serving.session, since);

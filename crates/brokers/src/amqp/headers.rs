@@ -3,13 +3,19 @@
 //! tables by the thousand. They are taken out here, and kept in a header of their own: the message
 //! comes through, cannot be read, and harms nobody.
 //!
+//! Names of exchanges and routing keys are a stranger's as well, and what the server says of
+//! anything is cut after so many bytes. Over a text that is not UTF-8 lapin ends the connection,
+//! and the message comes again on the next one.
+//!
 //! Pure: bytes in, bytes out, whatever the pieces in which they come. The format is that of AMQP
 //! 0-9-1, sections 2.3 and 4.2, with RabbitMQ's types of values.
 
 /// The header that stands in place of properties that cannot be read, with their bytes.
 pub(super) const UNREADABLE: &str = "x-longshore-unreadable";
 
-const METHOD_OR_BODY_OVERHEAD: usize = 7;
+/// Bytes of a frame before its payload.
+const HEAD: usize = 7;
+const METHOD: u8 = 1;
 const HEADER: u8 = 2;
 const END: u8 = 0xce;
 /// The deepest nesting of tables and lists that is let through. Celery's own have three levels.
@@ -22,6 +28,8 @@ pub(super) struct HeaderFilter {
     partial: Vec<u8>,
     /// Bytes of another frame that are still to come, and pass as they are.
     passing: usize,
+    /// The largest frame that the server has announced; 0 where there is none.
+    most: usize,
     /// Properties that were taken out.
     pub(super) replaced: u64,
 }
@@ -37,9 +45,9 @@ impl HeaderFilter {
                 bytes = rest;
                 continue;
             }
-            if self.partial.is_empty() && bytes.len() >= METHOD_OR_BODY_OVERHEAD {
+            if self.partial.is_empty() && bytes.len() >= HEAD {
                 let size = size_of_frame(bytes);
-                if bytes[0] != HEADER {
+                if !is_looked_at(bytes[0]) {
                     self.passing = size;
                     continue;
                 }
@@ -50,15 +58,15 @@ impl HeaderFilter {
                 }
             }
             // The size of a frame stands in its first seven bytes.
-            let wanted = if self.partial.len() < METHOD_OR_BODY_OVERHEAD { METHOD_OR_BODY_OVERHEAD } else { size_of_frame(&self.partial) };
+            let wanted = if self.partial.len() < HEAD { HEAD } else { size_of_frame(&self.partial) };
             let (now, rest) = bytes.split_at((wanted - self.partial.len()).min(bytes.len()));
             self.partial.extend_from_slice(now);
             bytes = rest;
-            if self.partial.len() < METHOD_OR_BODY_OVERHEAD {
+            if self.partial.len() < HEAD {
                 continue;
             }
             let size = size_of_frame(&self.partial);
-            if self.partial[0] != HEADER {
+            if !is_looked_at(self.partial[0]) {
                 self.passing = size - self.partial.len();
                 out.append(&mut self.partial);
             } else if self.partial.len() == size {
@@ -68,9 +76,18 @@ impl HeaderFilter {
         }
     }
 
-    /// Lets a whole header frame through, or another in its place.
+    /// Lets a whole frame through, or another in its place.
     fn look(&mut self, frame: &[u8], out: &mut Vec<u8>) {
-        let payload = &frame[METHOD_OR_BODY_OVERHEAD..frame.len() - 1];
+        if frame[0] == METHOD {
+            let begins = out.len();
+            out.extend_from_slice(frame);
+            mend(&mut out[begins + HEAD..]);
+            if let Some([0, 10, 0, 30, _, _, most @ ..]) = frame.get(HEAD..HEAD + 10) {
+                self.most = u32::from_be_bytes([most[0], most[1], most[2], most[3]]) as usize;
+            }
+            return;
+        }
+        let payload = &frame[HEAD..frame.len() - 1];
         // Class, weight and the size of the body come before the properties.
         if payload.len() < 12 || is_readable(&payload[12..]) {
             out.extend_from_slice(frame);
@@ -78,7 +95,11 @@ impl HeaderFilter {
         }
         self.replaced += 1;
         let name = UNREADABLE.as_bytes();
-        let table = 1 + name.len() + 1 + 4 + (payload.len() - 12);
+        let others = 1 + name.len() + 1 + 4;
+        // Where they fill a frame by themselves, the last bytes do not fit.
+        let room = if self.most == 0 { usize::MAX } else { self.most.saturating_sub(HEAD + 12 + 2 + 4 + others + 1) };
+        let kept = &payload[12..payload.len().min(room.saturating_add(12))];
+        let table = others + kept.len();
         let size = 12 + 2 + 4 + table;
         out.extend_from_slice(&frame[..3]);
         out.extend_from_slice(&(size as u32).to_be_bytes());
@@ -89,8 +110,8 @@ impl HeaderFilter {
         out.push(name.len() as u8);
         out.extend_from_slice(name);
         out.push(b'S');
-        out.extend_from_slice(&((payload.len() - 12) as u32).to_be_bytes());
-        out.extend_from_slice(&payload[12..]);
+        out.extend_from_slice(&(kept.len() as u32).to_be_bytes());
+        out.extend_from_slice(kept);
         out.push(END);
     }
 }
@@ -98,7 +119,49 @@ impl HeaderFilter {
 /// Returns the whole size of a frame of which at least seven bytes are here.
 fn size_of_frame(bytes: &[u8]) -> usize {
     let size = u32::from_be_bytes([bytes[3], bytes[4], bytes[5], bytes[6]]);
-    METHOD_OR_BODY_OVERHEAD + size as usize + 1
+    HEAD + size as usize + 1
+}
+
+/// Says whether frames of a kind are looked at whole.
+fn is_looked_at(kind: u8) -> bool {
+    matches!(kind, METHOD | HEADER)
+}
+
+/// Part of a method's arguments.
+enum Part {
+    Skip(usize),
+    Text,
+}
+
+/// Puts a question mark for each byte of a method's texts that are no UTF-8. Nothing here asks for
+/// their contents.
+fn mend(method: &mut [u8]) {
+    use Part::{Skip, Text};
+    let parts: &[Part] = match method {
+        // The end of a connection or of a channel: a code, and what happened.
+        [0, 10, 0, 50, ..] | [0, 20, 0, 40, ..] => &[Skip(2), Text],
+        // A message that comes back: a code, a text, exchange and key.
+        [0, 60, 0, 50, ..] => &[Skip(2), Text, Text, Text],
+        // A delivery: its consumer, tag and flag, exchange and key.
+        [0, 60, 0, 60, ..] => &[Text, Skip(9), Text, Text],
+        // One that was asked for.
+        [0, 60, 0, 71, ..] => &[Skip(9), Text, Text],
+        _ => return,
+    };
+    let mut at = 4;
+    for part in parts {
+        match part {
+            Skip(count) => at += count,
+            Text => {
+                let Some(size) = method.get(at).copied() else { return };
+                let Some(text) = method.get_mut(at + 1..at + 1 + usize::from(size)) else { return };
+                if std::str::from_utf8(text).is_err() {
+                    text.iter_mut().filter(|byte| !byte.is_ascii()).for_each(|byte| *byte = b'?');
+                }
+                at += 1 + usize::from(size);
+            }
+        }
+    }
 }
 
 /// Says whether properties are as lapin reads them.
@@ -278,6 +341,38 @@ mod tests {
             assert_eq!(size_of_frame(&out), out.len());
             let kept = out.windows(table.len()).any(|window| window == table);
             assert!(kept, "the bytes are there");
+        }
+    }
+
+    #[test]
+    fn what_stands_in_place_of_others_is_no_larger_than_a_frame_may_be() {
+        let tune = frame(METHOD, b"\0\x0a\0\x1e\x07\xff\0\0\x10\0\0\x3c");
+        let table = [&b"\x01aQ"[..], &[7; 4096 - HEAD - 12 - 2 - 4 - 3 - 1]].concat();
+        let bytes = header(&table);
+        assert_eq!(bytes.len(), 4096);
+        let (out, replaced) = passed(&[&tune[..], &bytes].concat(), 100);
+        assert_eq!((replaced, out.len()), (1, tune.len() + 4096));
+        assert!(is_readable(&out[tune.len() + HEAD + 12..out.len() - 1]));
+    }
+
+    #[test]
+    fn texts_of_methods_that_are_no_utf8_have_question_marks() {
+        for (method, mended) in [
+            (
+                &b"\0\x3c\0\x3c\x01c\0\0\0\0\0\0\0\xff\x01\x02\xff\xfe\x03a\xc3k"[..],
+                &b"\0\x3c\0\x3c\x01c\0\0\0\0\0\0\0\xff\x01\x02??\x03a?k"[..],
+            ),
+            (b"\0\x3c\0\x3c\x01c\0\0\0\0\0\0\0\xff\x01\0\x02\xc3\xa4", b"\0\x3c\0\x3c\x01c\0\0\0\0\0\0\0\xff\x01\0\x02\xc3\xa4"),
+            (b"\0\x3c\0\x47\0\0\0\0\0\0\0\xff\x01\x01\xff\x01\xfe\0\0\0\xff", b"\0\x3c\0\x47\0\0\0\0\0\0\0\xff\x01\x01?\x01?\0\0\0\xff"),
+            (b"\0\x14\0\x28\x01\x94\x02n\xc3\0\0\0\0", b"\0\x14\0\x28\x01\x94\x02n?\0\0\0\0"),
+            (b"\0\x0a\0\x32\x01\x94\xff\xfe", b"\0\x0a\0\x32\x01\x94\xff\xfe"),
+            // Others, and what is too short, stay as they are.
+            (b"\0\x0a\0\x0a\xff\xfe", b"\0\x0a\0\x0a\xff\xfe"),
+            (b"\0\x3c\0\x3c", b"\0\x3c\0\x3c"),
+        ] {
+            for pieces in [1, 5, 1000] {
+                assert_eq!(passed(&frame(METHOD, method), pieces).0, frame(METHOD, mended));
+            }
         }
     }
 

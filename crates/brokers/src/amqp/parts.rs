@@ -13,9 +13,11 @@ use super::headers::UNREADABLE;
 
 /// The deepest nesting of an envelope that is taken apart. What is deeper travels as it is.
 const DEPTH: usize = 48;
-/// Headers of the server's own. Sent again, they would make it drop what comes round to a queue a
-/// second time.
-const SERVERS: [&str; 8] = [
+/// Headers that are for the server. Sent again, its own would make it drop what comes round to a
+/// queue a second time, and the sender's (`CC`) would send a copy to other queues each time.
+const SERVERS: [&str; 10] = [
+    "CC",
+    "BCC",
     "x-death",
     "x-first-death-exchange",
     "x-first-death-queue",
@@ -43,13 +45,15 @@ impl Parcel {
     pub(super) fn of(raw: &[u8]) -> Result<Self, String> {
         match MessageParts::from_envelope(raw, DEPTH) {
             Ok(parts) => Self::of_parts(parts),
-            Err(_) => {
-                let mut headers = FieldTable::default();
-                headers.insert(AS_IT_IS.into(), AMQPValue::Boolean(true));
-                let properties = BasicProperties::default().with_headers(headers).with_delivery_mode(2);
-                Ok(Self { properties, body: raw.to_vec() })
-            }
+            Err(_) => Ok(Self::as_it_is(raw.to_vec())),
         }
+    }
+
+    /// Makes one that carries these bytes as they are.
+    pub(super) fn as_it_is(body: Vec<u8>) -> Self {
+        let mut headers = FieldTable::default();
+        headers.insert(AS_IT_IS.into(), AMQPValue::Boolean(true));
+        Self { properties: BasicProperties::default().with_headers(headers).with_delivery_mode(2), body }
     }
 
     fn of_parts(parts: MessageParts) -> Result<Self, String> {
@@ -145,7 +149,17 @@ impl Parcel {
         let headers = self.properties.headers().clone().unwrap_or_default();
         let kept = headers.inner().iter().filter(|(name, _)| !SERVERS.contains(&name.as_str()));
         let kept: BTreeMap<_, _> = kept.map(|(name, value)| (name.clone(), value.clone())).collect();
-        Self { properties: self.properties.clone().with_headers(FieldTable::from(kept)), body: self.body.clone() }
+        let mut properties = BasicProperties::default().with_headers(FieldTable::from(kept));
+        macro_rules! keep {
+            ($($get:ident $with:ident),*) => { $(if let Some(value) = self.properties.$get() { properties = properties.$with(value.clone()); })* };
+        }
+        // Not the user and the cluster of whoever has sent it: the server would refuse it from us.
+        keep!(
+            content_type with_content_type, content_encoding with_content_encoding, delivery_mode with_delivery_mode,
+            priority with_priority, correlation_id with_correlation_id, reply_to with_reply_to, expiration with_expiration,
+            message_id with_message_id, timestamp with_timestamp, kind with_type, app_id with_app_id
+        );
+        Self { properties, body: self.body.clone() }
     }
 
     /// Returns the number of bytes that its properties take on the wire, at most.
@@ -321,6 +335,20 @@ mod tests {
             let error = Parcel::of(SENT.replace(from, &to).as_bytes()).unwrap_err();
             assert!(error.contains(word) && error.contains("25"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_sent_again_has_nothing_that_was_for_the_server() {
+        let mut headers = FieldTable::default();
+        for name in ["CC", "BCC", "x-death", "task"] {
+            headers.insert(name.into(), AMQPValue::FieldArray(FieldArray::default()));
+        }
+        let properties = BasicProperties::default().with_headers(headers).with_user_id("u".into()).with_cluster_id("c".into());
+        let fresh = Parcel { properties: properties.with_priority(3).with_expiration("5".into()), body: b"b".to_vec() }.fresh();
+        let names: Vec<_> = fresh.properties.headers().iter().flat_map(|table| table.inner().keys()).map(ShortString::as_str).collect();
+        assert_eq!(names, ["task"]);
+        assert!(fresh.properties.user_id().is_none() && fresh.properties.cluster_id().is_none());
+        assert_eq!((fresh.properties.priority(), fresh.properties.expiration().is_some(), &fresh.body[..]), (&Some(3), true, &b"b"[..]));
     }
 
     #[test]

@@ -198,6 +198,14 @@ impl Publisher {
         Ok(off)
     }
 
+    /// Returns how much room a server has for the properties of a message.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(super) async fn room(&self, wait: Wait) -> Result<usize, BrokerError> {
+        Ok(room(&self.outlet(wait).await?.open))
+    }
+
     /// Says why a message can never be sent.
     fn impossible(&self, routed: &Routed) -> Option<String> {
         if let Some(why) = routed.queue.as_ref().and_then(|queue| names::refused_key("", queue)) {
@@ -219,7 +227,7 @@ impl Publisher {
         let mut ready = Vec::with_capacity(left.len());
         for at in left {
             let routed = &batch[at];
-            let most = outlet.open.frame_max() - 8;
+            let most = room(&outlet.open);
             let size = routed.parcel.size_of_properties();
             if size > most {
                 refusals[at] = Some(format!("its headers take {size} bytes, and a frame of this server's has room for {most}"));
@@ -289,6 +297,10 @@ pub(super) async fn publish_all(publisher: &Publisher, place: &str, batch: &[Out
     let routed = batch.iter().map(Routed::of).collect::<Result<Vec<_>, _>>().map_err(|why| refused(place, &why))?;
     let refusals = publisher.send(&routed, Wait::Patience).await?;
     refusals.into_iter().flatten().next().map_or(Ok(()), |why| Err(refused(place, &why)))
+}
+
+fn room(open: &Open) -> usize {
+    open.frame_max() - 8
 }
 
 async fn publish(channel: &Channel, routed: &Routed) -> Sent {

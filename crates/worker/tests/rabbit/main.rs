@@ -1,0 +1,7 @@
+//! Whole workers on a real RabbitMQ: messages that no client of Celery's sends, ends that the
+//! server refuses, and servers that go away.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+mod bench;
+mod hostile;
+mod strangers;
