@@ -12,7 +12,7 @@
 //! - `declare.rs`, `publish.rs`: queues, and what is sent to them; `delay.rs`: what is held back by
 //!   the server until it is due
 //! - `feed.rs`: the channels that give, `window.rs`: how much they send ahead; `held.rs`: what was
-//!   delivered and has not ended; `consumer.rs` joins them
+//!   delivered and has not ended; `plan.rs`: what an end takes; `consumer.rs` joins them
 //! - `dead.rs`: dead letters
 //! - `tap.rs`: a queue of our own; `bus.rs`: remote control and events; `rpc.rs`: results as
 //!   messages to whoever asked
@@ -28,6 +28,7 @@ mod headers;
 mod held;
 mod link;
 mod parts;
+mod plan;
 mod publish;
 mod rpc;
 mod tap;

@@ -24,14 +24,14 @@ use tokio::{
 };
 
 use super::{
-    dead,
     declare::{Declarer, Giving},
     delay, feed,
     held::{Again, Held, Lent, Tag, acknowledgements},
     link::{Link, Wait, locked},
     parts::Parcel,
+    plan::{Plan, copy},
     publish::{Publisher, Routed},
-    rpc, window,
+    window,
 };
 use crate::{
     broker::{Consumer, OpenOptions},
@@ -122,11 +122,6 @@ impl State {
         session.outstanding.len().saturating_sub(ready) + lost
     }
 
-    /// Notes that no channel is needed: what came on the last one does not come again.
-    pub(super) fn needs_none(&mut self, giving: Giving) {
-        self.begun[giving as usize].get_or_insert_with(Instant::now);
-    }
-
     /// Notes that consumers begin anew, to which nothing was delivered yet.
     pub(super) fn count_anew(&mut self, giving: Giving) {
         if let Some(session) = &mut self.sessions[giving as usize] {
@@ -170,6 +165,15 @@ impl Shared {
 
     pub(super) fn is_closed(&self) -> bool {
         self.closed.load(Ordering::Acquire)
+    }
+
+    /// Notes that no channel is needed: what came on the last one does not come again.
+    pub(super) fn needs_none(&self, giving: Giving) {
+        let mut state = self.state();
+        if state.begun[giving as usize].is_none() {
+            state.begun[giving as usize] = Some(Instant::now());
+            self.arrived.notify_waiters();
+        }
     }
 
     pub(super) fn has_left(&self) -> bool {
@@ -427,58 +431,6 @@ impl Shared {
         join_all(sent).await;
         ended
     }
-}
-
-/// What is to be done at the end of a message that is ours.
-enum Plan {
-    /// Nothing.
-    Over(Ended),
-    /// These are sent, and it stays.
-    Keep(Vec<Routed>),
-    /// These are sent, and it is acknowledged.
-    Ack(Vec<Routed>),
-    /// It goes back to its place.
-    Back,
-}
-
-impl Plan {
-    /// Makes it; a letter's properties have so much room.
-    fn of(finish: &Finish, lent: &Lent, room: usize) -> Self {
-        if finish.part.is_some() {
-            return Self::Over(Ended::Impossible { reason: rpc::NO_CHORDS.to_owned() });
-        }
-        let mut sends = match finish.publish.iter().map(Routed::of).collect::<Result<Vec<_>, _>>() {
-            Ok(sends) => sends,
-            Err(reason) => return Self::Over(Ended::Impossible { reason }),
-        };
-        match finish.results.iter().filter_map(|stored| rpc::routed(stored).transpose()).collect::<Result<Vec<_>, _>>() {
-            Ok(results) => sends.extend(results),
-            Err(reason) => return Self::Over(Ended::Impossible { reason }),
-        }
-        match &finish.end {
-            End::Keep => return Self::Keep(sends),
-            End::Back { front: true } if sends.is_empty() => return Self::Back,
-            End::Back { .. } => sends.push(Routed::to(&lent.queue, copy(&lent.parcel))),
-            End::Dead { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, false, room)),
-            End::Junk { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, true, room)),
-            End::Ack => {}
-        }
-        Self::Ack(sends)
-    }
-
-    fn sends(&self) -> &[Routed] {
-        match self {
-            Self::Over(_) | Self::Back => &[],
-            Self::Keep(sends) | Self::Ack(sends) => sends,
-        }
-    }
-}
-
-/// Returns the same message as one that was never delivered, with a name of its own.
-fn copy(parcel: &Parcel) -> Parcel {
-    let mut copy = parcel.fresh();
-    copy.properties = copy.properties.with_message_id(uuid::Uuid::new_v4().to_string().into());
-    copy
 }
 
 fn claimed(number: u64, queue: Arc<str>, parcel: &Parcel, redelivered: bool) -> Claimed {

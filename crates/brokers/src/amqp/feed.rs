@@ -155,7 +155,7 @@ impl Feed<'_> {
         }
         let queues = self.mine().await?;
         if slot.is_none() && queues.is_empty() {
-            self.shared.state().needs_none(self.giving);
+            self.shared.needs_none(self.giving);
             return if self.open.is_up() { Ok(()) } else { Err(Lost::Away("the connection is gone".to_owned())) };
         }
         let (claimed, room, waits) = {

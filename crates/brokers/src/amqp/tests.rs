@@ -2,6 +2,7 @@
 
 mod sent;
 
+mod closing;
 use std::time::{Duration, Instant, SystemTime};
 
 use longshore_testkit::rabbit;

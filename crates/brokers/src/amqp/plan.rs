@@ -1,0 +1,56 @@
+//! What is to be done at the end of a message, before any of it is done.
+
+use super::{dead, held::Lent, parts::Parcel, publish::Routed, rpc};
+use crate::message::{End, Ended, Finish};
+
+/// What is to be done at the end of a message that is ours.
+pub(super) enum Plan {
+    /// Nothing.
+    Over(Ended),
+    /// These are sent, and it stays.
+    Keep(Vec<Routed>),
+    /// These are sent, and it is acknowledged.
+    Ack(Vec<Routed>),
+    /// It goes back to its place.
+    Back,
+}
+
+impl Plan {
+    /// Makes it; a letter's properties have so much room.
+    pub(super) fn of(finish: &Finish, lent: &Lent, room: usize) -> Self {
+        if finish.part.is_some() {
+            return Self::Over(Ended::Impossible { reason: rpc::NO_CHORDS.to_owned() });
+        }
+        let mut sends = match finish.publish.iter().map(Routed::of).collect::<Result<Vec<_>, _>>() {
+            Ok(sends) => sends,
+            Err(reason) => return Self::Over(Ended::Impossible { reason }),
+        };
+        match finish.results.iter().filter_map(|stored| rpc::routed(stored).transpose()).collect::<Result<Vec<_>, _>>() {
+            Ok(results) => sends.extend(results),
+            Err(reason) => return Self::Over(Ended::Impossible { reason }),
+        }
+        match &finish.end {
+            End::Keep => return Self::Keep(sends),
+            End::Back { front: true } if sends.is_empty() => return Self::Back,
+            End::Back { .. } => sends.push(Routed::to(&lent.queue, copy(&lent.parcel))),
+            End::Dead { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, false, room)),
+            End::Junk { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, true, room)),
+            End::Ack => {}
+        }
+        Self::Ack(sends)
+    }
+
+    pub(super) fn sends(&self) -> &[Routed] {
+        match self {
+            Self::Over(_) | Self::Back => &[],
+            Self::Keep(sends) | Self::Ack(sends) => sends,
+        }
+    }
+}
+
+/// Returns the same message as one that was never delivered, with a name of its own.
+pub(super) fn copy(parcel: &Parcel) -> Parcel {
+    let mut copy = parcel.fresh();
+    copy.properties = copy.properties.with_message_id(uuid::Uuid::new_v4().to_string().into());
+    copy
+}
