@@ -245,10 +245,13 @@ pub async fn a_consumer_that_leaves_hands_back_to_the_front(subject: Arc<Subject
     let consumer = subject.consumer(&["q"]).await;
     let again = claim(&*consumer, 3).await;
     assert_eq!(ids(&again), ["1", "3", "4"]);
-    assert_eq!(
-        again.iter().map(|claimed| (claimed.redelivered, claimed.crashes)).collect::<Vec<_>>(),
-        if subject.lacks.innocence { [(true, 1), (true, 1), (true, 1)] } else { [(true, 0), (true, 0), (false, 0)] }
-    );
+    let told: Vec<_> = again.iter().map(|claimed| (claimed.redelivered, claimed.crashes)).collect();
+    if subject.lacks.innocence {
+        // The last may have been sent ahead, or not.
+        assert_eq!(told[..2], [(true, 1), (true, 1)]);
+    } else {
+        assert_eq!(told, [(true, 0), (true, 0), (false, 0)]);
+    }
 }
 
 /// A broker that gives messages has nothing more to do with them until they are held: then they are
