@@ -203,11 +203,12 @@ impl RabbitServer {
     /// # Panics
     /// The node does not answer.
     pub fn queues(&self, vhost: &str) -> Vec<(String, u64, u64, u64)> {
+        // One that is deleted meanwhile does not answer.
         let told = self.eval(&format!(
-            r#"iolist_to_binary([begin
+            r#"iolist_to_binary([try
                 I = rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged, consumers]), N = element(4, amqqueue:get_name(Q)),
                 [N, [[9, integer_to_binary(V)] || {{_, V}} <- I], 10]
-            end || Q <- rabbit_amqqueue:list(<<"{vhost}">>)])."#
+            catch exit:_ -> [] end || Q <- rabbit_amqqueue:list(<<"{vhost}">>)])."#
         ));
         // A binary of printable characters: <<"celery\t1\t0\t2\n">>
         let text = told.trim_start_matches("<<\"").trim_end_matches("\">>").replace("\\t", "\t").replace("\\n", "\n");
