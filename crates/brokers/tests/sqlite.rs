@@ -7,7 +7,7 @@ use std::{
     path::Path,
     process::{Child, ChildStdout, Command, Stdio},
     sync::{Arc, Mutex},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use longshore_brokers::{
@@ -555,4 +555,23 @@ async fn what_was_revoked_is_forgotten_after_three_hours() {
     let tool = rusqlite::Connection::open(directory.path().join("tasks.db")).unwrap();
     tool.execute("UPDATE revoked SET at = at - 3 * 3600 * 1000 WHERE id = 'old'", []).unwrap();
     assert_eq!(file.revoked().await.unwrap(), ["young"]);
+}
+
+/// A file of before has none, and one of now is what it was for who knows no schedules.
+#[tokio::test]
+async fn the_tables_of_schedules_are_made_with_the_first_schedule_and_the_layout_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let connected = connect(&url(directory.path()), None).unwrap();
+    let store = connected.schedules().unwrap();
+    let look = || {
+        let conn = rusqlite::Connection::open(directory.path().join("tasks.db")).unwrap();
+        let tables = "SELECT count(*) FROM sqlite_schema WHERE name IN ('schedules', 'scheduler')";
+        let tables: i64 = conn.query_row(tables, [], |row| row.get(0)).unwrap();
+        (tables, conn.pragma_query_value(None, "user_version", |row| row.get::<_, i64>(0)).unwrap())
+    };
+    assert_eq!(store.schedules().await.unwrap().rows, []);
+    assert!(!store.remove("a").await.unwrap() && !store.pause_schedule("a", None, SystemTime::now()).await.unwrap());
+    assert_eq!(look(), (0, 3));
+    assert!(store.put("a", b"{}", SystemTime::now()).await.unwrap());
+    assert_eq!((store.schedules().await.unwrap().rows.len(), look()), (1, (2, 3)));
 }

@@ -140,6 +140,12 @@ pub(crate) const WORDS: &[ForeignWord] = &[
         CELERY,
         "nothing: schedules are kept in the broker's store, with when they were last due; `longshore schedule`",
     ),
+    word(
+        At::FlagOf("beat"),
+        &["-s", "--schedule", "-S", "--scheduler", "--max-interval"],
+        CELERY,
+        "nothing: schedules are kept in the broker's store, with when they were last due; `longshore schedule`",
+    ),
     word(WORKER, &["-D", "--detach"], CELERY, "systemd, longshore-worker@QUEUE.service: this one stays in the foreground"),
     word(WORKER, &["-f", "--logfile"], CELERY, "2>>worker.log; `-l info` for Celery's lines"),
     word(WORKER, &["--uid", "--gid", "--umask"], CELERY, "the service's own: User= and UMask= of systemd"),
