@@ -202,6 +202,13 @@ pub trait Consumer: Send + Sync {
         Box::pin(std::future::ready(Ok(())))
     }
 
+    /// Returns whether messages may be lent to another while this consumer lives and holds them: a
+    /// server that waits for nobody for ever (RabbitMQ's `consumer_timeout`), or that takes a lost
+    /// connection for a death.
+    fn lends_again(&self) -> bool {
+        false
+    }
+
     /// Takes another queue into service, or (with `false`) one out of it.
     fn serve(&self, queue: &str, on: bool);
 

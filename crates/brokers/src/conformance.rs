@@ -164,6 +164,7 @@ macro_rules! conformance {
             a_rate_that_is_set_holds_for_all_buckets_of_its_limit
             revoked_ids_are_known_to_whoever_comes_later
             the_oldest_of_too_many_revoked_ids_are_forgotten
+            a_run_is_noted_by_one_worker_at_a_time
         }
     };
     (@ schedules, $subject:expr) => {

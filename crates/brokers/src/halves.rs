@@ -258,6 +258,20 @@ pub trait SharedState: Send + Sync {
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>>;
+
+    /// Notes that a worker runs the tasks of these ids, for so long unless it says so again, where
+    /// the broker may [lend a message to another](crate::Consumer::lends_again) meanwhile. Returns
+    /// for each whether the note is that worker's: not where another's still holds.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us. Calling again does no harm.
+    fn note_runs<'a>(&'a self, worker: &'a str, ids: &'a [String], time: Duration) -> BoxFuture<'a, Result<Vec<bool>, BrokerError>>;
+
+    /// Takes these notes back, as far as they are that worker's.
+    ///
+    /// # Errors
+    /// As [`note_runs`](SharedState::note_runs).
+    fn forget_runs<'a>(&'a self, worker: &'a str, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>>;
 }
 
 /// State of one bucket of a limit that is shared.

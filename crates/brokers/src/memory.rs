@@ -331,6 +331,15 @@ impl SharedState for MemoryHandle {
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>> {
         ready(self.0.lock().shared.revoked())
     }
+
+    fn note_runs<'a>(&'a self, worker: &'a str, ids: &'a [String], time: Duration) -> BoxFuture<'a, Result<Vec<bool>, BrokerError>> {
+        ready(self.0.lock().shared.note_runs(worker, ids, time))
+    }
+
+    fn forget_runs<'a>(&'a self, worker: &'a str, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.0.lock().shared.forget_runs(worker, ids);
+        ready(())
+    }
 }
 
 impl Schedules for MemoryHandle {

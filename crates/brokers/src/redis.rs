@@ -353,6 +353,14 @@ impl SharedState for RedisBroker {
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>> {
         Box::pin(async move { Ok(shared::revoked(&self.link, &self.layout).await?) })
     }
+
+    fn note_runs<'a>(&'a self, worker: &'a str, ids: &'a [String], time: Duration) -> BoxFuture<'a, Result<Vec<bool>, BrokerError>> {
+        Box::pin(async move { Ok(shared::note_runs(&self.link, &self.layout, worker, ids, time).await?) })
+    }
+
+    fn forget_runs<'a>(&'a self, worker: &'a str, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move { Ok(shared::forget_runs(&self.link, &self.layout, worker, ids).await?) })
+    }
 }
 
 impl Schedules for RedisBroker {

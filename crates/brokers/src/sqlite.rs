@@ -30,7 +30,7 @@
 //!   `sqlite/wake.rs`: waking across processes
 //! - `sqlite/queues.rs`: messages, in SQL; `sqlite/consumer.rs`: claiming and waiting
 //! - `sqlite/list.rs`: what lies there, for people
-//! - `sqlite/shared.rs`: rates and revoked ids; `sqlite/schedules.rs`: schedules
+//! - `sqlite/shared.rs`: rates and revoked ids; `sqlite/runs.rs`: who runs what; `sqlite/schedules.rs`: schedules
 //! - `sqlite/owners.rs`: leases and rescue; `sqlite/life.rs`: who is alive
 //! - `sqlite/bus.rs`: broadcasts, replies, waiting for results; `sqlite/sweep.rs`: what has expired
 //! - `sqlite/results.rs`: results and chords
@@ -44,6 +44,7 @@ mod list;
 mod owners;
 mod queues;
 mod results;
+mod runs;
 mod schedules;
 mod shared;
 mod store;
@@ -297,6 +298,16 @@ impl SharedState for Sqlite {
 
     fn revoked(&self) -> BoxFuture<'_, Result<Vec<String>, BrokerError>> {
         self.0.look_through(shared::revoked).boxed()
+    }
+
+    fn note_runs<'a>(&'a self, worker: &'a str, ids: &'a [String], time: Duration) -> BoxFuture<'a, Result<Vec<bool>, BrokerError>> {
+        let (worker, ids) = (worker.to_owned(), ids.to_vec());
+        self.0.write(move |step| runs::note(step, &worker, &ids, time)).boxed()
+    }
+
+    fn forget_runs<'a>(&'a self, worker: &'a str, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let (worker, ids) = (worker.to_owned(), ids.to_vec());
+        self.0.write(move |step| runs::forget(step, &worker, &ids)).boxed()
     }
 }
 

@@ -25,6 +25,7 @@ mod mingle;
 mod notice;
 mod process;
 mod revoked;
+mod runs;
 mod shared;
 mod sink;
 mod slots;
@@ -154,6 +155,7 @@ pub struct Worker {
     beat: Option<JoinHandle<()>>,
     control: Option<JoinHandle<()>>,
     scaling: Option<JoinHandle<()>>,
+    noting: Option<JoinHandle<()>>,
     scheduler: Option<JoinHandle<()>>,
 }
 
@@ -230,6 +232,10 @@ impl Worker {
         if let Ok(store) = shared.connected.shared() {
             shared.call_off(&store.revoked().await?);
         }
+        let noting = shared.runs.clone().map(|runs| runtime.spawn(runs.keep(shared.clone())));
+        if let Some(told) = told.as_ref().filter(|_| noting.is_none() && shared.consumer.lends_again()) {
+            told(&News::remark(format!("{}: {LENDS_AGAIN}", shared.broker.url())));
+        }
         let closer = Arc::new(Closer::new(shared.clone()));
         let intake = Arc::new(Intake::new(shared.clone(), closer.clone(), early, options.prefetch));
         // Acknowledged beside the lanes: a handler does not wait for the broker before it begins.
@@ -292,7 +298,7 @@ impl Worker {
                 }
             })
         });
-        Ok(Self { shared, intake, face, engine, running, grace: options.grace, over, beat, control, scaling, scheduler })
+        Ok(Self { shared, intake, face, engine, running, grace: options.grace, over, beat, control, scaling, noting, scheduler })
     }
 
     /// A handle that stops it, from anywhere.
@@ -355,7 +361,7 @@ impl Worker {
     /// Not cancel safe: a worker that nobody waits for still ends when it is told to, but what is
     /// left in it comes back to its queues only when its lease is over.
     pub async fn join(self) -> WorkerSummary {
-        let Self { shared, intake, running, over, beat, control, scaling, scheduler, .. } = self;
+        let Self { shared, intake, running, over, beat, control, scaling, noting, scheduler, .. } = self;
         let given_up = async {
             shared.dropped.cancelled().await;
             tokio::time::sleep(LAST).await;
@@ -366,7 +372,7 @@ impl Worker {
             () = given_up => None,
         };
         // The engine has ended or is given up: nothing new is asked of it.
-        [control, scaling].into_iter().flatten().for_each(|serving| serving.abort());
+        [control, scaling, noting].into_iter().flatten().for_each(|serving| serving.abort());
         if let Some(mut scheduler) = scheduler {
             // It ends when the worker begins to stop; here it may have ended by itself.
             shared.stopping.cancel();
@@ -468,6 +474,10 @@ fn gate(options: &WorkerOptions, sizes: [usize; 4]) -> GateConfig {
     let results = 2 * options.lanes.iter().sum::<usize>().max(sizes.iter().sum());
     GateConfig::new(sizes).parking(options.parking).results(results)
 }
+
+/// What is told where nobody can note what runs.
+const LENDS_AGAIN: &str = "a task that outlives its connection, or runs longer than the server waits (consumer_timeout), may be lent to \
+    another worker and run twice; results in Redis or SQLite prevent that";
 
 /// Most changes of the whole that wait to be told.
 const MOST_CHANGES: usize = 1_000;

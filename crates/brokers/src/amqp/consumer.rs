@@ -536,6 +536,10 @@ impl Consumer for AmqpConsumer {
         Box::pin(self.shared.finish_all(batch))
     }
 
+    fn lends_again(&self) -> bool {
+        true
+    }
+
     fn serve(&self, queue: &str, on: bool) {
         self.shared.turns.serve(queue, on);
         self.shared.changed.notify_waiters();

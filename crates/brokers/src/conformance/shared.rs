@@ -152,3 +152,24 @@ pub async fn the_oldest_of_too_many_revoked_ids_are_forgotten(subject: Arc<Subje
     let kept = broker.shared().revoked().await.expect("it answers");
     assert_eq!((kept.len(), kept.first(), kept.last()), (MOST_REVOKED, ids.get(10), ids.last()));
 }
+
+/// One worker at a time, until its note is taken back or its time is over.
+pub async fn a_run_is_noted_by_one_worker_at_a_time(subject: Arc<Subject>) {
+    let (one, other) = (subject.broker(), subject.broker());
+    let ids = ["a".to_owned(), "b".to_owned()];
+    let long = Duration::from_secs(60);
+    assert_eq!(one.shared().note_runs("one", &ids, long).await.expect("it is noted"), [true, true]);
+    assert_eq!(one.shared().note_runs("one", &ids, long).await.expect("it is noted again"), [true, true]);
+    let more = ["b".to_owned(), "c".to_owned()];
+    assert_eq!(other.shared().note_runs("other", &more, long).await.expect("it answers"), [false, true]);
+    other.shared().forget_runs("other", &ids).await.expect("what is another's stays");
+    assert_eq!(other.shared().note_runs("other", &ids, long).await.expect("it answers"), [false, false]);
+    one.shared().forget_runs("one", &ids[..1]).await.expect("it is taken back");
+    assert_eq!(other.shared().note_runs("other", &ids, long).await.expect("it answers"), [true, false]);
+    assert_eq!(one.shared().note_runs("one", &ids[1..], Duration::from_millis(20)).await.expect("it is noted"), [true]);
+    let end = std::time::Instant::now() + SOON;
+    while other.shared().note_runs("other", &ids[1..], long).await.expect("it answers") != [true] {
+        assert!(std::time::Instant::now() < end, "the time of the note is over");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

@@ -19,6 +19,8 @@ pub(crate) struct MemoryShared {
     /// Buckets that were set, by limit.
     set: BTreeMap<String, Bucket>,
     revoked: VecDeque<(Instant, String)>,
+    /// Who runs the task of an id, and until when that holds.
+    runs: HashMap<String, (String, Instant)>,
 }
 
 impl MemoryShared {
@@ -60,5 +62,23 @@ impl MemoryShared {
 
     pub(crate) fn revoked(&self) -> Vec<String> {
         self.revoked.iter().filter(|(at, _)| at.elapsed() < REVOKED_FOR).map(|(_, id)| id.clone()).collect()
+    }
+
+    pub(crate) fn note_runs(&mut self, worker: &str, ids: &[String], time: Duration) -> Vec<bool> {
+        let now = Instant::now();
+        self.runs.retain(|_, (_, until)| *until > now);
+        let note = |id: &String| {
+            let (by, until) = self.runs.entry(id.clone()).or_insert_with(|| (worker.to_owned(), now));
+            let is_ours = by == worker;
+            if is_ours {
+                *until = now + time;
+            }
+            is_ours
+        };
+        ids.iter().map(note).collect()
+    }
+
+    pub(crate) fn forget_runs(&mut self, worker: &str, ids: &[String]) {
+        self.runs.retain(|id, (by, _)| by != worker || !ids.contains(id));
     }
 }

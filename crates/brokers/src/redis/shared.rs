@@ -114,3 +114,24 @@ pub(super) async fn revoked(link: &Link, layout: &Layout) -> Result<Vec<String>,
     let ids = link.ask(call.pack(), Wait::Patience).await?.swap_remove(0).into_list();
     Ok(ids.iter().filter_map(Reply::text).collect())
 }
+
+/// Before the ids of tasks that are noted to run.
+const RUN: &str = "run:";
+
+pub(super) async fn note_runs(link: &Link, layout: &Layout, worker: &str, ids: &[String], time: Duration) -> Result<Vec<bool>, Fail> {
+    let mut ours = Vec::with_capacity(ids.len());
+    for some in ids.chunks(PAGE) {
+        let mut call = RedisCall::new(&scripts::RUNS, &[layout.own(RUN).as_bytes()]);
+        call.arg(worker);
+        call.number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX));
+        some.iter().for_each(|id| call.arg(id));
+        let replies = link.ask(call.pack(), Wait::Patience).await?.swap_remove(0).into_list();
+        ours.extend(replies.iter().map(|reply| reply.int() == Some(1)));
+    }
+    Ok(ours)
+}
+
+pub(super) async fn forget_runs(link: &Link, layout: &Layout, worker: &str, ids: &[String]) -> Result<(), Fail> {
+    // As a note that holds for no time.
+    note_runs(link, layout, worker, ids, Duration::ZERO).await.map(drop)
+}

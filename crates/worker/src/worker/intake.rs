@@ -49,6 +49,7 @@ use super::{
     conclude::{self, UnrunReason},
     held::{HeldEntry, HeldMessages},
     notice::{TaskChange, WorkerEvent},
+    runs::LOOK_AGAIN,
     shared::Shared,
     suspects::{self, Accused, QuietWait},
     work::{ClaimedTask, TaskTicket},
@@ -287,7 +288,13 @@ impl Intake {
             }
             works.push(work);
         }
-        // What was lent before may have ended in a worker that died before it could say so.
+        // What was lent before may run in a worker that lost its connection, and lives.
+        for work in self.run_elsewhere(&mut again, &mut works).await {
+            let (queue, crashes) = (work.queue.clone(), work.crashes);
+            let due = now + LOOK_AGAIN;
+            later.push(HeldEntry { due, receipt: work.receipt.0, queue, crashes, redelivered: true, paced: None, slot: false });
+        }
+        // It may have ended in a worker that died before it could say so.
         self.end_finished(again, &mut works, &mut closings).await?;
         closings.iter_mut().for_each(|closing| closing.term = Some(term));
         // Live from here on: remote control sees them, and a stop gives them back.

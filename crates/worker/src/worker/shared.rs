@@ -25,6 +25,7 @@ use super::{
     WorkerSummary,
     notice::{TaskChange, TaskNotice, WorkerEvent},
     revoked::RevokedIds,
+    runs::RunNotes,
     view::ConnectionStates,
     work::ClaimedTask,
 };
@@ -45,6 +46,8 @@ pub(crate) struct Shared {
     /// The consumer's lease; `None` where what is held stays ours.
     pub(crate) lease: Option<Arc<Lease>>,
     pub(crate) results: Arc<dyn ResultBackend>,
+    /// Notes of what runs, where the broker may lend it to another, and a store can keep them.
+    pub(crate) runs: Option<Arc<RunNotes>>,
     /// True where results are stored in the step that acknowledges.
     pub(crate) one_store: bool,
     pub(crate) limits: Limits,
@@ -224,6 +227,9 @@ impl Shared {
         let one_store = broker.is_store_of(app.settings().results_url());
         let limits = Limits::default().with_msgpack(app.settings().accept_msgpack);
         let environment = app.registry().environment;
+        let oid = (environment.id)();
+        let store = connected.shared.clone().filter(|_| consumer.lends_again());
+        let runs = store.map(|store| Arc::new(RunNotes::new(store, format!("{node} {oid}"))));
         Self {
             app,
             environment,
@@ -234,12 +240,13 @@ impl Shared {
             lease: consumer.lease(),
             consumer,
             results,
+            runs,
             one_store,
             limits,
             hub: links.hub.clone(),
             links,
             counts: Books::default(),
-            oid: (environment.id)(),
+            oid,
             started: environment.now(),
             stopping: CancelToken::new(),
             dropped: CancelToken::new(),

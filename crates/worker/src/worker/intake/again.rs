@@ -32,6 +32,24 @@ pub(super) fn may_come_twice(message: &Message) -> bool {
 }
 
 impl Intake {
+    /// Takes out, of those that were lent before, the ones that another worker runs.
+    pub(super) async fn run_elsewhere(&self, again: &mut LentBefore, works: &mut Vec<Arc<ClaimedTask>>) -> Vec<Arc<ClaimedTask>> {
+        let Some(runs) = self.shared.runs.as_ref().filter(|_| !again.works.is_empty()) else { return Vec::new() };
+        let ids: Vec<String> = again.works.iter().map(|place| works[*place].message.id.clone()).collect();
+        let ours = runs.claim(&ids).await;
+        let mut elsewhere = Vec::new();
+        let mut stay = Vec::with_capacity(again.works.len());
+        for (place, ours) in std::mem::take(&mut again.works).into_iter().zip(ours) {
+            if ours {
+                stay.push(place - elsewhere.len());
+            } else {
+                elsewhere.push(works.remove(place - elsewhere.len()));
+            }
+        }
+        again.works = stay;
+        elsewhere
+    }
+
     /// Ends, of those that were lent before, the ones that have succeeded already, whatever else
     /// were to become of them: the success stands, and what follows it may not have been sent.
     pub(super) async fn end_finished(
