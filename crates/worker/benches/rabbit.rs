@@ -53,13 +53,10 @@ fn main() {
 
 fn app(url: &str) -> App {
     let tasks: [longshore::Task; 2] = [noop.into(), wait.into()];
-    tasks.into_iter().fold(
-        App::new().broker(url).results(&std::env::var("RABBIT_RESULTS").unwrap_or_else(|_| "rpc://".to_owned())).default_queue(QUEUE),
-        |app, mut task| {
-            task.policy.acks = Some(Acks::Late);
-            app.task(task)
-        },
-    )
+    tasks.into_iter().fold(App::new().broker(url).results("rpc://").default_queue(QUEUE), |app, mut task| {
+        task.policy.acks = Some(Acks::Late);
+        app.task(task)
+    })
 }
 
 async fn worker(url: &str, slots: usize) {

@@ -172,10 +172,6 @@ impl Consumer for RehearsalConsumer {
         ready(batch.iter().map(|finish| self.finish_one(finish)).collect())
     }
 
-    fn lends_again(&self) -> bool {
-        true
-    }
-
     fn serve(&self, queue: &str, on: bool) {
         self.turns.serve(queue, on);
         self.server.changed.notify_waiters();

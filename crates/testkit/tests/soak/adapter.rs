@@ -193,7 +193,12 @@ impl Link {
     /// Returns the model as a broker and a result backend.
     pub(crate) fn connected(self) -> Connected {
         let link = Arc::new(self);
-        Connected::whole(link.clone(), link)
+        let mut connected = Connected::new(link.clone(), link.clone());
+        connected.bus = Some(link.clone());
+        connected.inspect = Some(link.clone());
+        connected.letters = Some(link.clone());
+        connected.shared = Some(link);
+        connected
     }
 }
 

@@ -49,7 +49,6 @@ use super::{
     conclude::{self, UnrunReason},
     held::{HeldEntry, HeldMessages},
     notice::{TaskChange, WorkerEvent},
-    runs::LOOK_AGAIN,
     shared::Shared,
     suspects::{self, Accused, QuietWait},
     work::{ClaimedTask, TaskTicket},
@@ -289,9 +288,8 @@ impl Intake {
             works.push(work);
         }
         // What was lent before may run in a worker that lost its connection, and lives.
-        for work in self.run_elsewhere(&mut again, &mut works).await {
-            let (queue, crashes) = (work.queue.clone(), work.crashes);
-            let due = now + LOOK_AGAIN;
+        for (work, wait) in self.run_elsewhere(&mut again, &mut works).await {
+            let (queue, crashes, due) = (work.queue.clone(), work.crashes, now + wait);
             later.push(HeldEntry { due, receipt: work.receipt.0, queue, crashes, redelivered: true, paced: None, slot: false });
         }
         // It may have ended in a worker that died before it could say so.

@@ -20,7 +20,11 @@ const HOLDS: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
 const ROUNDS: u32 = 10;
 /// Time after which another worker's task is looked at again.
-pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(15);
+pub(crate) const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Time for which what was lent before waits for a note of whoever runs it, twice what that takes.
+pub(crate) const NOTED_WITHIN: Duration = Duration::from_secs(2);
+/// Most receipts that are remembered to have waited.
+const MOST_WAITED: usize = 100_000;
 
 /// Notes of one worker.
 pub(crate) struct RunNotes {
@@ -28,11 +32,28 @@ pub(crate) struct RunNotes {
     /// Names this process: a node's name may come again.
     worker: String,
     noted: Mutex<HashSet<String>>,
+    /// Receipts of messages that were lent before, and have waited for a note of whoever runs them.
+    waited: Mutex<HashSet<u64>>,
 }
 
 impl RunNotes {
     pub(crate) fn new(store: Arc<dyn SharedState>, worker: String) -> Self {
-        Self { store, worker, noted: Mutex::default() }
+        Self { store, worker, noted: Mutex::default(), waited: Mutex::default() }
+    }
+
+    /// Returns whether a message that was lent before has waited long enough for whoever runs it to
+    /// say so. The first time it has not.
+    pub(crate) fn has_waited(&self, receipt: u64) -> bool {
+        let mut waited = self.waited.lock().unwrap_or_else(PoisonError::into_inner);
+        // One that is taken back meanwhile is forgotten with the others.
+        if waited.len() > MOST_WAITED {
+            waited.clear();
+        }
+        let has = waited.remove(&receipt);
+        if !has {
+            waited.insert(receipt);
+        }
+        has
     }
 
     /// Notes that these are about to run here. Returns for each whether it is ours to run: not where

@@ -64,7 +64,12 @@ impl Closer {
             return Ok(Vec::new());
         }
         let said = self.shared.consumer.finish(&asked).await?;
-        Ok(places.into_iter().zip(said).filter(|(_, said)| *said == Ended::Refused).map(|(place, _)| place).collect())
+        let places: Vec<usize> = places.into_iter().zip(said).filter(|(_, said)| *said == Ended::Refused).map(|(place, _)| place).collect();
+        let Some(runs) = self.shared.runs.as_ref().filter(|_| !places.is_empty()) else { return Ok(places) };
+        // Whoever has the message now waits as long as our note holds, and then finds the result.
+        let id = |place: &usize| batch[*place].message.as_ref().map_or_else(String::new, |message| message.id.clone());
+        let ours = runs.claim(&places.iter().map(id).collect::<Vec<_>>()).await;
+        Ok(places.into_iter().zip(ours).filter(|(_, ours)| !ours).map(|(place, _)| place).collect())
     }
 }
 

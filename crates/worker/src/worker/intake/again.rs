@@ -1,7 +1,7 @@
 //! What was lent before and has ended: in a worker that died, or lost its lease, before it could
 //! say so to the broker; or what a scheduler has sent twice.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use longshore_brokers::{BrokerError, Key};
 use longshore_celery::{Message, State, TaskResult, Value};
@@ -10,6 +10,7 @@ use super::{
     super::{
         close::{self, Closing},
         conclude,
+        runs::{LOOK_AGAIN, NOTED_WITHIN},
         work::ClaimedTask,
     },
     Intake,
@@ -32,18 +33,30 @@ pub(super) fn may_come_twice(message: &Message) -> bool {
 }
 
 impl Intake {
-    /// Takes out, of those that were lent before, the ones that another worker runs.
-    pub(super) async fn run_elsewhere(&self, again: &mut LentBefore, works: &mut Vec<Arc<ClaimedTask>>) -> Vec<Arc<ClaimedTask>> {
+    /// Takes out, of those that were lent before, the ones that another worker runs, or may say so in
+    /// a moment; with the time after which they are looked at again.
+    pub(super) async fn run_elsewhere(
+        &self,
+        again: &mut LentBefore,
+        works: &mut Vec<Arc<ClaimedTask>>,
+    ) -> Vec<(Arc<ClaimedTask>, Duration)> {
         let Some(runs) = self.shared.runs.as_ref().filter(|_| !again.works.is_empty()) else { return Vec::new() };
-        let ids: Vec<String> = again.works.iter().map(|place| works[*place].message.id.clone()).collect();
-        let ours = runs.claim(&ids).await;
-        let mut elsewhere = Vec::new();
-        let mut stay = Vec::with_capacity(again.works.len());
-        for (place, ours) in std::mem::take(&mut again.works).into_iter().zip(ours) {
-            if ours {
-                stay.push(place - elsewhere.len());
-            } else {
-                elsewhere.push(works.remove(place - elsewhere.len()));
+        let waited: Vec<bool> = again.works.iter().map(|place| runs.has_waited(works[*place].receipt.0)).collect();
+        let asked = again.works.iter().zip(&waited).filter(|(_, waited)| **waited);
+        let ids: Vec<String> = asked.map(|(place, _)| works[*place].message.id.clone()).collect();
+        let mut ours = if ids.is_empty() { Vec::new() } else { runs.claim(&ids).await }.into_iter();
+        let (mut elsewhere, mut stay) = (Vec::new(), Vec::with_capacity(again.works.len()));
+        for (place, waited) in std::mem::take(&mut again.works).into_iter().zip(waited) {
+            let place = place - elsewhere.len();
+            match waited {
+                true if ours.next().unwrap_or(true) => stay.push(place),
+                true => {
+                    let work = works.remove(place);
+                    // It has waited already when it is looked at again.
+                    runs.has_waited(work.receipt.0);
+                    elsewhere.push((work, LOOK_AGAIN));
+                }
+                false => elsewhere.push((works.remove(place), NOTED_WITHIN)),
             }
         }
         again.works = stay;

@@ -1,0 +1,81 @@
+//! Workers on a real RabbitMQ, with results in a file.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use longshore_celery::Value;
+use longshore_testkit::rabbit;
+use longshore_worker::{App, Client, Signature, Task, Worker, WorkerOptions};
+use tokio::sync::Semaphore;
+
+const TASKS: usize = 8;
+
+fn options(node: &str) -> WorkerOptions {
+    let mut options = WorkerOptions::new(node);
+    options.lanes = [TASKS, 1, 1, 1];
+    options
+}
+
+async fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + Duration::from_secs(60);
+    while !is_so() {
+        assert!(std::time::Instant::now() < end, "{what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_while_its_connection_is_lost_is_run_by_nobody_else() {
+    let Some(url) = rabbit::vhost() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let results = format!("sqlite:{}?sync=normal", directory.path().join("results.db").display());
+    let (begun, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let app = || {
+        let (begun, go) = (begun.clone(), go.clone());
+        let task = Task::future("waits", move |_, _| {
+            let (begun, go) = (begun.clone(), go.clone());
+            async move {
+                begun.fetch_add(1, Ordering::SeqCst);
+                drop(go.acquire().await);
+                Ok(Value::from("done"))
+            }
+        });
+        App::new().broker(&url).results(&results).task(task)
+    };
+    let first = Worker::start(app(), options("first@test")).await.unwrap();
+    let client = Client::of(&app()).unwrap();
+    let mut answers = Vec::new();
+    for _ in 0..TASKS {
+        answers.push(client.send(Signature::named("waits")).await.unwrap());
+    }
+    until("all run", || begun.load(Ordering::SeqCst) == TASKS).await;
+    // Another one that has all its slots free, and may be lent whatever comes again.
+    let second = Worker::start(app(), options("second@test")).await.unwrap();
+    let server = rabbit::shared().unwrap();
+    let vhost = url.rsplit('/').next().unwrap();
+    // The other one keeps its connection, so that it is lent all of them.
+    until("it serves", || server.queues(vhost).iter().any(|(name, _, _, consumers)| name == "celery" && *consumers == 2)).await;
+    server.eval(&format!(
+        "[rabbit_networking:close_connection(proplists:get_value(pid, C), \"test\") || C <- rabbit_networking:connection_info_all([pid, vhost, client_properties]), proplists:get_value(vhost, C) =:= <<\"{vhost}\">>, lists:member({{<<\"connection_name\">>, longstr, <<\"longshore first@test\">>}}, proplists:get_value(client_properties, C))]."
+    ));
+    let lent = || server.queues(vhost).iter().find(|(name, ..)| name == "celery").map_or(0, |(_, _, lent, _)| *lent as usize);
+    until("all are lent again", || lent() == TASKS).await;
+    // Longer than it takes to be sure that nobody runs them.
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(begun.load(Ordering::SeqCst), TASKS, "none has begun a second time");
+    go.close();
+    for answer in answers {
+        assert_eq!(tokio::time::timeout(Duration::from_secs(60), answer.get()).await.unwrap().unwrap(), Value::from("done"));
+    }
+    until("all are acknowledged", || lent() == 0).await;
+    for worker in [first, second] {
+        worker.stopper().warm();
+        worker.join().await;
+    }
+    assert_eq!(begun.load(Ordering::SeqCst), TASKS, "none has begun a second time");
+}
