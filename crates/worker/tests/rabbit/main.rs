@@ -4,4 +4,5 @@
 
 mod bench;
 mod hostile;
+mod runs;
 mod strangers;
