@@ -65,7 +65,7 @@ impl From<ClientError> for Fault {
 impl From<OpsError> for Fault {
     fn from(error: OpsError) -> Self {
         let exit = match error {
-            OpsError::UnknownTask { .. } | OpsError::NoDeadLetter { .. } => Exit::Unknown,
+            OpsError::UnknownTask { .. } | OpsError::UnseenTask { .. } | OpsError::NoDeadLetter { .. } => Exit::Unknown,
             OpsError::NoWorkers => Exit::NoWorkers,
             OpsError::Broker(error) => return error.into(),
             OpsError::Client(error) => return error.into(),

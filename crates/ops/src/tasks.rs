@@ -78,13 +78,13 @@ pub struct TaskDetail {
 /// Looks up one task.
 ///
 /// # Errors
-/// [`OpsError::UnknownTask`] for one that nobody knows; a store cannot be reached, or refuses.
+/// [`OpsError::unknown`] for one that nobody knows; a store cannot be reached, or refuses.
 ///
 /// # Cancel safety
 /// Cancel safe: nothing is changed by asking.
 pub async fn show(client: &Client, id: &str) -> Result<TaskDetail, OpsError> {
     let found = each(client, &[id.to_owned()]).await?.pop();
-    let mut info = found.ok_or_else(|| OpsError::UnknownTask { id: id.to_owned() })?;
+    let mut info = found.ok_or_else(|| OpsError::unknown(client.connected(), id))?;
     let kept = kept::message(client, &info).await?;
     if let Some(raw) = &kept {
         info.describe(MessageBrief::read(raw));

@@ -127,14 +127,19 @@ impl Serialize for WhyAnswer {
 /// The broker looks through its queues for it, which costs their length.
 ///
 /// # Errors
-/// [`OpsError::UnknownTask`] for one that nobody knows; the broker or the result backend cannot be
+/// [`OpsError::unknown`] for one that nobody knows; the broker or the result backend cannot be
 /// reached, or refuses.
 ///
 /// # Cancel safety
 /// Cancel safe: nothing is changed by asking.
 pub async fn why(client: &Client, request: &WhyRequest) -> Result<Vec<WhyAnswer>, OpsError> {
     let id = &request.id;
-    let found = client.connected().inspect()?.find(id).await?;
+    let connected = client.connected();
+    // Where the broker lets nobody look, the results and the workers know what they know.
+    let found = match &connected.inspect {
+        Some(inspect) => inspect.find(id).await?,
+        None => Vec::new(),
+    };
     // What was finished between two looks has a result.
     let stored = client.result(id).stored().await?;
     if let Some(stored) = stored.filter(|stored| stored.state.is_ready() || found.is_empty()) {
@@ -143,7 +148,7 @@ pub async fn why(client: &Client, request: &WhyRequest) -> Result<Vec<WhyAnswer>
     }
     if found.is_empty() {
         // One that was acknowledged before it began is known to its worker alone.
-        let worker = at_worker(client, id).await.ok_or_else(|| OpsError::UnknownTask { id: id.clone() })?;
+        let worker = at_worker(client, id).await.ok_or_else(|| OpsError::unknown(connected, id))?;
         return Ok(vec![WhyAnswer { id: id.clone(), reason: worker.waits.clone(), place: TaskPlace::Worker(worker) }]);
     }
     let mut answers = Vec::new();

@@ -121,6 +121,41 @@ async fn the_reason_why_a_task_waits_follows_it_through_its_life() {
     }
 }
 
+#[tokio::test]
+async fn where_nobody_can_look_workers_say_what_they_have_and_the_rest_is_said_in_words() {
+    let Some(url) = longshore_testkit::rabbit::vhost() else { return };
+    let results = tempfile::tempdir().unwrap();
+    let kept = format!("sqlite:{}", results.path().join("results.db").display());
+    for (kept, word) in [(None, "rpc://"), (Some(kept), "no result")] {
+        let app = |app: App| match &kept {
+            Some(kept) => app.results(kept),
+            None => app,
+        };
+        let mut bench = Bench::on(&url, tempfile::tempdir().unwrap());
+        bench.app = app(bench.app);
+        bench.client = Client::of(&bench.app).unwrap();
+        let worker = bench.worker().await;
+        let id = bench.client.send(Signature::<Value>::named("slow").arg(&1)).await.unwrap().id().to_owned();
+        // Until a worker has it, nobody knows it.
+        let has = async {
+            while !matches!(why(&bench.client, &WhyRequest::new(&id)).await.as_deref(), Ok([answer]) if answer.state() == "active") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(30), has).await.unwrap();
+        let running = bench.why(&id).await;
+        assert!(matches!(&running.place, TaskPlace::Worker(at) if at.node == "w@test"), "{running:?}");
+        assert_eq!(bench.task(&id).await.standing, TaskStanding::Started);
+        bench.gate.add_permits(1);
+        let unknown = why(&bench.client, &WhyRequest::new("nobody")).await;
+        assert!(matches!(&unknown, Err(OpsError::UnseenTask { why, .. }) if why.contains(word)), "{unknown:?}");
+        let unknown = tasks::show(&bench.client, "nobody").await;
+        assert!(matches!(&unknown, Err(OpsError::UnseenTask { id, .. }) if id == "nobody"), "{unknown:?}");
+        worker.stopper().warm();
+        worker.join().await;
+    }
+}
+
 /// Asks the one worker of a broker for its view until it is so.
 async fn view_that(bench: &Bench, is: impl Fn(&workers::WorkerView) -> bool) -> workers::WorkerView {
     let look = async {

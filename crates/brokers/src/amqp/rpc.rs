@@ -125,7 +125,7 @@ pub(super) fn routed(stored: &Stored) -> Result<Option<Routed>, String> {
     let properties = BasicProperties::default()
         .with_content_type("application/json".into())
         .with_content_encoding("utf-8".into())
-        .with_delivery_mode(2)
+        .with_delivery_mode(1)
         .with_priority(0)
         .with_correlation_id(id.as_str().into());
     Ok(Some(Routed::over(&"".into(), reply_to, Parcel { properties, body: stored.doc.clone() })))

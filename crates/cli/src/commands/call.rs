@@ -78,7 +78,7 @@ pub async fn run(args: &CallArgs, place: &Place, out: &mut dyn Write) -> Result<
     match wait::result(place, &answer, limit).await {
         Ok(value) if !place.json => wait::print(&value, false, out)?,
         Ok(_) | Err(longshore_worker::ClientError::Remote(_)) => {
-            let Some(stored) = answer.stored().await? else { return Err(super::why::unknown()) };
+            let Some(stored) = answer.stored().await? else { return Err(super::why::unknown(place)) };
             if place.json {
                 json_line(out, &ResultInfo::of(answer.id(), &stored))?;
             } else {

@@ -104,7 +104,7 @@ pub async fn run(args: &ResultArgs, place: &Place, out: &mut dyn Write) -> Resul
         let known = known.as_ref().and_then(|known| known.get(id));
         if look.is_unknown() && known.is_none() {
             worst = worst.or(Exit::Unknown);
-            tell(several, id, &unknown().message);
+            tell(several, id, &unknown(place).message);
             continue;
         }
         let asked = Asked { id, at: known.and_then(Option::as_ref), until, several, args, place };
@@ -166,7 +166,7 @@ impl Asked<'_> {
                 Err(error) => return Err(error.into()),
             }
         }
-        let Some(stored) = look.stored else { return Err(unknown()) };
+        let Some(stored) = look.stored else { return Err(unknown(place)) };
         if place.json {
             json_line(out, &ResultInfo::of(id, &stored))?;
             return Ok(if stored.state == State::Success { Exit::Done } else { Exit::Failed });

@@ -122,8 +122,8 @@ fn at_worker(worker: &TaskAtWorker, now: SystemTime) -> String {
 }
 
 /// Returns what is said of an id that nobody knows.
-pub(super) fn unknown() -> Fault {
-    OpsError::UnknownTask { id: String::new() }.into()
+pub(super) fn unknown(place: &Place) -> Fault {
+    OpsError::unknown(place.connected(), "").into()
 }
 
 #[cfg(test)]

@@ -386,9 +386,14 @@ pub async fn each(client: &Client, ids: &[String]) -> Result<Vec<TaskInfo>, OpsE
 
 /// Looks up what the broker and the results know of one task.
 async fn one(client: &Client, id: &str) -> Result<Option<TaskInfo>, OpsError> {
-    let mut row = client.connected().inspect()?.find(id).await?.into_iter().map(TaskInfo::found).min_by_key(|row| row.standing);
-    if row.as_ref().is_none_or(|row| row.standing == TaskStanding::Dead) {
-        let letters = client.connected().letters()?.dead(row.as_ref().and_then(|row| row.queue.as_deref())).await?;
+    let connected = client.connected();
+    // Where the broker lets nobody look, the results and the workers know what they know.
+    let mut row = match &connected.inspect {
+        Some(inspect) => inspect.find(id).await?.into_iter().map(TaskInfo::found).min_by_key(|row| row.standing),
+        None => None,
+    };
+    if let Some(letters) = connected.letters.as_ref().filter(|_| row.as_ref().is_none_or(|row| row.standing == TaskStanding::Dead)) {
+        let letters = letters.dead(row.as_ref().and_then(|row| row.queue.as_deref())).await?;
         let letter = letters.into_iter().map(TaskInfo::letter).find(|letter| letter.id == id);
         row = letter.or(row);
     }

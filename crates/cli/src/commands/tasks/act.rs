@@ -148,7 +148,7 @@ fn finish(
     }
     out.flush()?;
     for id in which.ids.iter().filter(|id| !found.iter().any(|task| task.id == **id)) {
-        refuse(&mut worst, Exit::Unknown, id, &unknown().message);
+        refuse(&mut worst, Exit::Unknown, id, &unknown(place).message);
     }
     Ok(worst)
 }

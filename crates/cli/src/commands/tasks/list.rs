@@ -37,7 +37,7 @@ pub(super) async fn list(which: &Which, limit: usize, place: &Place, out: &mut d
     }
     // Of ids that were asked for, each is wanted.
     for id in which.ids.iter().filter(|id| !list.tasks.iter().any(|task| task.id == **id)) {
-        eprintln!("longshore: {id}: not among them, or {}", unknown().message);
+        eprintln!("longshore: {id}: not among them, or {}", unknown(place).message);
     }
     Ok(if list.tasks.is_empty() && !which.ids.is_empty() { Exit::Unknown } else { Exit::Done })
 }
