@@ -190,7 +190,7 @@ impl Listener {
 }
 
 impl Link {
-    /// Returns the model as a broker and a result backend.
+    /// Returns the model as a broker and a result backend. It keeps no schedules.
     pub(crate) fn connected(self) -> Connected {
         let link = Arc::new(self);
         let mut connected = Connected::new(link.clone(), link.clone());
