@@ -41,7 +41,7 @@ const REASON: &str = "x-reason";
 /// The header with the second since 1970 in which it died, and the one with its name.
 const DIED: &str = "x-died";
 const KEY: &str = "x-key";
-/// What the names of the queues of dead letters begin with.
+/// Beginning of the names of the queues of dead letters.
 const DEAD: &str = "dead.";
 
 /// A broker in the memory of this process.

@@ -16,7 +16,7 @@ struct Turns {
     queues: VecDeque<(Arc<str>, u64)>,
 }
 
-/// What a claim costs a queue of weight 1.
+/// Cost of a claim for a queue of weight 1.
 const COST: u64 = 1 << 20;
 
 impl Turns {

@@ -18,9 +18,9 @@ pub(crate) const BOTTOM: f64 = HEIGHT - 40.0;
 /// Meaning of a colour.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Tone {
-    /// What ended well.
+    /// Tone of what ended well.
     Good,
-    /// What failed.
+    /// Tone of what failed.
     Bad,
     /// Neither.
     #[default]

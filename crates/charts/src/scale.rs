@@ -36,7 +36,7 @@ pub(crate) fn time_ticks(span: f64) -> Vec<f64> {
 
 /// Times at which an axis with equal factors has ticks: by tens, as clocks count.
 const BY_TENS: [f64; 14] = [1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 60.0, 600.0, 3_600.0, 36_000.0, 86_400.0, 864_000.0];
-/// What stands between those on an axis that is short.
+/// Times between those, for an axis that is short.
 const BETWEEN: [f64; 26] = [
     2e-6,
     5e-6,

@@ -5,7 +5,7 @@ use crate::{
     scale::{log_ticks, show_number, show_time, value_ticks},
 };
 
-/// How times are spread.
+/// Spread of times.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Spread {
     /// Its title.

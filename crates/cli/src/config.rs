@@ -59,11 +59,11 @@ pub struct Sources {
 pub struct SettingsFile {
     /// Its path.
     pub path: PathBuf,
-    /// Who says that it counts.
+    /// The one who says that it counts.
     pub by: NamedBy,
 }
 
-/// Who says that a file of settings counts.
+/// The one who says that a file of settings counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NamedBy {
     /// The user, with a flag or a variable; it must exist.

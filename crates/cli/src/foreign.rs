@@ -28,7 +28,7 @@ pub(crate) struct ForeignWord {
     pub(crate) words: &'static [&'static str],
     /// The program.
     pub(crate) of: &'static str,
-    /// What to write here; words of the command line stand in backticks.
+    /// The words to write here; those of a command line stand in backticks.
     pub(crate) here: &'static str,
 }
 

@@ -63,7 +63,7 @@ impl Absent {
     }
 }
 
-/// What is said of files that are not there.
+/// Treatment of files that are not there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MissingFile {
     /// It is made.

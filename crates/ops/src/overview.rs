@@ -101,7 +101,7 @@ pub struct OverviewReader {
     next: Option<Instant>,
 }
 
-/// What is known of a worker from whatever came of it.
+/// Facts about a worker, from whatever came of it.
 #[derive(Clone, Copy, Debug)]
 struct Heard {
     at: Instant,
@@ -117,7 +117,7 @@ struct Look {
     done: BTreeMap<String, u64>,
 }
 
-/// What workers replied in one round.
+/// Replies of workers in one round.
 struct Told {
     stats: Vec<(String, Value)>,
     running: RunningTasks,

@@ -62,7 +62,7 @@ impl Live {
     }
 }
 
-/// What one attempt writes, on its way.
+/// Output of one attempt, on its way.
 #[derive(Debug)]
 struct LiveOutput {
     feed: Feed,

@@ -45,7 +45,7 @@ pub struct Report {
     /// Reasons for which ready tasks waited, each with the share of the wall time (0 to 1) in which
     /// some did. The order does not matter.
     pub waited: Vec<(Waited, f64)>,
-    /// What of the machine held new starts, and for how long, in this sitting.
+    /// Part of the machine that held new starts, and for how long, in this sitting.
     pub held: Vec<(Held, Duration)>,
     /// Tasks that failed for good by their error class (`status 503`). The order does not matter.
     pub failed_by_error: Vec<(String, u64)>,
@@ -71,7 +71,7 @@ pub struct Report {
     pub words: Vec<String>,
     /// An earlier sitting had done everything; this one ran nothing.
     pub nothing_left: bool,
-    /// How it went over time, where that was asked for
+    /// Its course over time, where that was asked for
     /// ([`ResultSpec::story`](crate::spec::ResultSpec::story)).
     pub story: Option<Box<Story>>,
 }

@@ -33,7 +33,7 @@ const LETTERS: usize = 400;
 /// Attempts that may wait to be noted.
 const WAITING: usize = 1 << 16;
 
-/// How a run went: what ended when and how, how long it took, and why it failed.
+/// Course of a run: what ended when and how, how long it took, and why it failed.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Story {
     /// The program, for people; without secrets.
@@ -52,7 +52,7 @@ pub struct Story {
     pub(crate) has_retried: bool,
 }
 
-/// What happened in a stretch of time.
+/// Ends in a stretch of time.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Bucket {
     /// Tasks that ended, by outcome.

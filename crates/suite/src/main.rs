@@ -26,7 +26,7 @@ use std::{
 
 use tally::Tally;
 
-/// What is tested.
+/// Flags that say which packages and features are tested.
 const FLAGS: [&str; 2] = ["--workspace", "--all-features"];
 
 /// Programs that wait for servers and for time to pass, and how many of their tests run at once.

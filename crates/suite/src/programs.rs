@@ -17,7 +17,7 @@ pub(crate) struct TestProgram {
     pub(crate) executable: PathBuf,
     /// The package's folder, in which its tests run.
     pub(crate) folder: PathBuf,
-    /// What cargo sets beside: `CARGO_BIN_EXE_*`.
+    /// Variables that cargo sets beside: `CARGO_BIN_EXE_*`.
     pub(crate) variables: Vec<(String, PathBuf)>,
 }
 

@@ -13,7 +13,7 @@ pub(crate) struct Tally {
     failed: u64,
     /// Tests with `#[ignore]`, by its reason.
     ignored: BTreeMap<String, Vec<String>>,
-    /// What was missing, and the tests that said so.
+    /// Each thing that was missing, and the tests that said so.
     left_out: BTreeMap<String, LeftOut>,
     /// Programs that failed, and the tests of theirs that did.
     broken: Vec<(String, Vec<String>)>,

@@ -17,7 +17,7 @@ use crate::{
 pub struct PublicName {
     /// Path from the crate: `longshore::Job`.
     pub path: String,
-    /// What it means; none for what comes from another workspace.
+    /// Its meaning; none for what comes from another workspace.
     pub place: Option<Place>,
 }
 

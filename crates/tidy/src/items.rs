@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::lex::{Token, TokenKind};
 
-/// What an item is.
+/// Kind of an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ItemKind {
     /// `mod`
@@ -31,7 +31,7 @@ pub enum ItemKind {
     Other,
 }
 
-/// Who may name an item.
+/// Those who may name an item.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Visibility {
     /// `pub`
@@ -45,11 +45,11 @@ pub enum Visibility {
 /// An item.
 #[derive(Clone, Debug)]
 pub struct Item {
-    /// What it is.
+    /// Its kind.
     pub kind: ItemKind,
     /// Its name; empty for an `impl`, a `use`, a macro that is called.
     pub name: String,
-    /// Who may name it.
+    /// Those who may name it.
     pub visibility: Visibility,
     /// Line of its first word.
     pub line: usize,

@@ -174,14 +174,14 @@ const PHRASES: &[([&str; 2], Option<bool>)] = &[
     (["service", "life"], None),
 ];
 
-/// What answers in another language than HTTP.
+/// Words for what answers in another language than HTTP.
 const STORES: &[&str] =
     &["database", "db", "sql", "query", "postgres", "mysql", "sqlite", "redis", "mongodb", "cache", "lookup", "wait", "sleep"];
 
-/// What speaks HTTP wherever it stands.
+/// Words for HTTP wherever they stand.
 const HTTP: &[&str] = &["web", "website", "site", "url", "http", "api", "rest", "graphql", "webhook", "page", "scrape", "crawl"];
 
-/// What speaks something else than HTTP.
+/// Words for what speaks something else than HTTP.
 const OTHER_WIRES: &[&str] = &["email", "mail", "ftp", "ssh", "dns", "ping", "socket", "sms", "rpc"];
 
 /// Returns true where words of waiting speak of something that is asked over HTTP.

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// So many in a time: a pace that somebody asks for.
+/// A number in a time: a pace that somebody asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Pace {
-    /// How many.
+    /// The number.
     pub count: f64,
     /// The unit of time: `s`, `min` or `h`.
     pub unit: &'static str,

@@ -20,7 +20,7 @@ impl Parameters {
     /// Checks the arguments.
     ///
     /// # Errors
-    /// What to reply.
+    /// The reply.
     pub(super) fn check(&self, arguments: &Map) -> Result<(), Value> {
         let known = |name: &str| self.required.contains(&name) || self.optional.contains(&name);
         if let Some((name, _)) = arguments.iter().find(|(name, _)| !self.open && !known(name)) {

@@ -12,7 +12,7 @@ use crate::value::{Map, Value};
 pub struct MessageParts {
     /// The body as it is, with no base64 around it.
     pub body: Vec<u8>,
-    /// How to read the body: `application/json`.
+    /// Type of the body: `application/json`.
     pub content_type: Option<String>,
     /// The encoding of its text: `utf-8`.
     pub content_encoding: Option<String>,

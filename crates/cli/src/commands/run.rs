@@ -56,7 +56,7 @@ pub fn take_words(argv: &mut Vec<OsString>) -> Option<Vec<OsString>> {
 /// Refuses the marks of other runners that would become records or words of the command.
 ///
 /// # Errors
-/// What to write in their place.
+/// The words to write in their place.
 pub fn refuse_marks(argv: &[OsString]) -> Result<(), Fault> {
     let table = "longshore run --format tsv --no-header -- CMD {1} {2}";
     let is = |mark: &str| argv.iter().any(|word| word == mark);

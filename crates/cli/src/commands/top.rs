@@ -132,7 +132,7 @@ async fn once(order: Order, place: &Place, out: &mut dyn Write) -> Result<Exit, 
     Ok(Exit::Done)
 }
 
-/// What the looker has seen.
+/// Views that the looker has seen.
 #[derive(Clone, Default)]
 struct Seen {
     /// Connections to a broker whose file was not there at first.

@@ -253,7 +253,7 @@ mod tests {
     struct Server {
         knee: f64,
         serves: Duration,
-        /// How much what it takes varies, as a share.
+        /// Variation of what it takes, as a share.
         jitter: f64,
         /// More at once than this are refused.
         refuses: usize,

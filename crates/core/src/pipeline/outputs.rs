@@ -151,7 +151,7 @@ impl<T> Collected<T> {
     /// The outputs, if nothing stopped the pipeline.
     ///
     /// # Errors
-    /// What stopped it: which stage, which item, which error.
+    /// Error that stopped it: which stage, which item, which error.
     pub fn results(self) -> Result<Vec<T>, Failure> {
         match self.report.failure {
             Some(failure) => Err(failure),

@@ -105,7 +105,7 @@ fn column(field: &str) -> &str {
     COLUMNS.into_iter().find(|column| column.eq_ignore_ascii_case(field)).unwrap_or(field)
 }
 
-/// What columns are made of.
+/// Parts of a result line that columns are made of.
 #[derive(Deserialize)]
 struct JobLine<'a> {
     seq: u64,
@@ -127,7 +127,7 @@ struct JobLine<'a> {
     spool: Option<JobSpool>,
 }
 
-/// What lies beside the journal.
+/// Output beside the journal, because it is long.
 #[derive(Deserialize)]
 struct JobSpool {
     bytes: u64,

@@ -140,7 +140,7 @@ fn spread(number: u64) -> [u32; 2] {
     [(spread >> 32) as u32, spread as u32]
 }
 
-/// What an entry says of its task.
+/// Returns what an entry says of its task.
 fn packed(entry: &[u32; 5]) -> [u32; 2] {
     [entry[3], entry[4]]
 }

@@ -50,7 +50,7 @@ impl PastError {
     }
 }
 
-/// What a result line has beyond its head.
+/// Rest of a result line, beyond its head.
 #[derive(Deserialize)]
 struct PastBody<'a> {
     seq: u64,

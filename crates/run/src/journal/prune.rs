@@ -9,7 +9,7 @@ use std::time::Duration;
 pub struct PruneRules {
     /// Those go that were last written to longer ago.
     pub older_than: Option<Duration>,
-    /// So many stay, the latest.
+    /// Number of the latest that stay.
     pub keep: Option<usize>,
     /// Most bytes that all jobs may take, unfinished ones too; the oldest finished ones go until
     /// that is so.

@@ -23,7 +23,7 @@ const BLOCK: usize = 256;
 #[derive(Debug)]
 pub(super) struct Table<const KEY: usize, const ALL: usize> {
     shards: Vec<Shard<KEY, ALL>>,
-    /// What the part that has grown last needs no more.
+    /// Blocks that the part that has grown last needs no more.
     spare: Vec<Block<ALL>>,
 }
 

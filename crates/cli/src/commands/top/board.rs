@@ -55,7 +55,7 @@ pub(super) struct Trouble {
     pub(super) since: Instant,
 }
 
-/// What is shown, and how.
+/// The board as it is shown.
 #[derive(Debug)]
 pub(super) struct Board {
     broker: String,

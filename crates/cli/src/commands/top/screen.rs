@@ -82,7 +82,7 @@ fn write(text: &str) -> io::Result<()> {
     out.flush()
 }
 
-/// What a terminal would have got.
+/// Output that a terminal would have got.
 #[cfg(test)]
 static WRITTEN: std::sync::Mutex<String> = std::sync::Mutex::new(String::new());
 

@@ -57,7 +57,7 @@ impl Ended<'_> {
     /// Says how it ended, and returns the exit code.
     ///
     /// # Errors
-    /// What ended it, if that was an error.
+    /// The error that ended it, if one did.
     pub(super) fn say(self, global: &Global, out: &mut dyn Write) -> Result<Exit, Fault> {
         let exit = self.exit();
         let form = match (self.args.summary.as_str(), global.voice().summary()) {
