@@ -99,6 +99,8 @@ class Worker:
 class Lab:
     # An ETA so far ahead is held by the worker.
     held = datetime.timedelta(hours=1)
+    # How a task is sent that its worker finds expired, at once or when it is due.
+    expired, overdue = {"expires": -1}, {"countdown": 0.5, "expires": 0.2}
 
     def __init__(self, server, db, folder, kind=None, conf=None, broker=None, results=None):
         self.server, self.db, self.folder, self.kind, self.conf = server, db, folder, kind, conf or {}
@@ -222,6 +224,8 @@ class RabbitLab(Lab):
 
     # What is due later than in half a minute waits in the server, where nobody sees it.
     held = datetime.timedelta(seconds=20)
+    # What has expired before a worker can take it is dropped by the server, and nobody is told.
+    expired = overdue = {"countdown": 3, "expires": 2}
 
     def __init__(self, rabbit, server, db, folder, kind=None, conf=None, rpc=False):
         self.rabbit, self.vhost, self.rpc = rabbit, rabbit.vhost(), rpc

@@ -139,7 +139,7 @@ def test_a_failed_member_fails_the_chord_with_its_id_and_its_error(lab):
 
 
 def test_an_expired_member_fails_the_chord(lab):
-    result = chord([lab.add.s(1, 1), lab.add.s(1, 1).set(expires=-1)], lab.tsum.s()).apply_async()
+    result = chord([lab.add.s(1, 1), lab.add.s(1, 1).set(**lab.expired)], lab.tsum.s()).apply_async()
     expired = result.parent.children[1].id
     assert str(failure(lab.app.AsyncResult(result.id), ChordError)) == f"Dependency {expired} raised TaskRevokedError('expired')"
     assert lab.wait_empty(chords=False) == {}

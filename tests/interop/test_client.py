@@ -98,9 +98,9 @@ def test_a_countdown_and_an_eta_are_kept(lab):
 
 
 def test_what_has_expired_is_revoked_and_what_has_not_is_run(lab):
-    gone = lab.add.apply_async((1, 1), expires=-1)
+    gone = lab.add.apply_async((1, 1), **lab.expired)
     fine = lab.add.apply_async((1, 1), expires=60)
-    later = lab.add.apply_async((1, 1), countdown=0.5, expires=0.2)
+    later = lab.add.apply_async((1, 1), **lab.overdue)
     with pytest.raises(TaskRevokedError) as caught:
         gone.get(timeout=10)
     assert caught.value.args == ("expired",) and gone.state == "REVOKED"

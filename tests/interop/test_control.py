@@ -400,7 +400,7 @@ def test_the_events_of_a_task_tell_its_story(own_lab, events):
     lab.worker(concurrency=2)
     assert ask(lab, "enable_events") == {"ok": "task events enabled"}
     good, bad, again = lab.add.delay(1, 2), lab.fail.delay("oh"), lab.flaky.delay(1, 0.05)
-    gone = lab.add.apply_async((1, 1), expires=-1)
+    gone = lab.add.apply_async((1, 1), **lab.expired)
     story = events.of
     over = {"task-succeeded", "task-failed", "task-revoked"}
     assert eventually(lambda: all(story(each) and story(each)[-1]["type"] in over for each in (good, bad, again, gone)), 10), events.seen
