@@ -450,8 +450,8 @@ impl Config {
         self.sections.keys().filter_map(|id| if let SectionId::Task(name) = id { Some(name.as_str()) } else { None })
     }
 
-    /// Returns true if something of `[tasks.NAME]`, or of the `[retry.NAME]` that it names, waits for
-    /// the user's word: then nobody may run it.
+    /// Returns true if something of `[tasks.NAME]`, or of the `[retry.NAME]` that it names, waits
+    /// for the user's word: then nobody may run it.
     pub fn task_waits(&self, name: &str) -> bool {
         let Some(section) = self.sections.get(&SectionId::Task(name.to_owned())) else { return false };
         let retry = section.get("retry").and_then(|setting| setting.value.clone().into_text());
@@ -459,7 +459,7 @@ impl Config {
         [Some(section), retry].into_iter().flatten().flat_map(BTreeMap::values).any(|setting| setting.waits.is_some())
     }
 
-    /// Returns the queue of `[tasks.NAME]`, if it says one. Where it goes does not wait with what it
+    /// Returns the queue of `[tasks.NAME]`, if it says one. That does not wait with what the task
     /// runs.
     ///
     /// # Errors

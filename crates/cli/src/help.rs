@@ -8,8 +8,8 @@ use clap::{Arg, Command, builder::Resettable};
 #[cfg(all(test, feature = "kafka"))]
 pub(crate) const SCREEN: usize = 42;
 
-/// Flags of a command that `-h` shows: their ids, each with its line, or with the first clause of its
-/// help.
+/// Flags of a command that `-h` shows: their ids, each with its line, or with the first clause of
+/// its help.
 type Shown = &'static [(&'static str, &'static str)];
 
 /// The commands that have more flags than a screen has lines.
