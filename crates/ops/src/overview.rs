@@ -7,7 +7,8 @@
 //! there and does not reply.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -165,6 +166,14 @@ impl OverviewReader {
             tokio::join!(ask_some(&client, "active_queues", asked, REPLIES), ask_some(&client, "active", mute(&stats), REPLIES));
         self.rounds += 1;
         self.served.extend(served?.iter().map(|(node, queues)| (node.clone(), names_of(queues))));
+        let states = if states.is_empty() {
+            // A broker that cannot list its queues (RabbitMQ) knows of those that workers serve.
+            let served: BTreeSet<&String> = self.served.values().flatten().collect();
+            let served: Vec<Arc<str>> = served.into_iter().map(|name| Arc::from(name.as_str())).collect();
+            if served.is_empty() { states } else { client.broker().queues(&served).await? }
+        } else {
+            states
+        };
         let told = Told { running: running(&stats, &active?), stats };
         self.note(&told, Instant::now());
         let sample = Sample { at, states, ended: ended(&told.stats) };

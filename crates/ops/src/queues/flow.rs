@@ -7,7 +7,7 @@
 //! unknown. What runs it says in the same reply; of one that does not, the tasks are counted.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -82,8 +82,10 @@ pub(super) async fn measure(client: &Client, names: &[Arc<str>], window: Duratio
     // What lies there is known all the same.
     let (Ok(stats), Ok(queues)) = (stats, queues) else { return Ok((states, Flows::default())) };
     let before = Sample { at, states, ended: ended(&stats) };
+    // A broker that cannot list its queues (RabbitMQ) knows of those that workers serve.
+    let served: Vec<Arc<str>> = if names.is_empty() && before.states.is_empty() { all_served(&queues) } else { names.to_vec() };
     let at = Instant::now();
-    let states = broker.queues(names).await?;
+    let states = broker.queues(&served).await?;
     let nodes: Vec<String> = before.ended.keys().cloned().collect();
     let mute = mute(&stats);
     let (stats, active) = tokio::join!(ask_some(client, "stats", nodes, patience), ask_some(client, "active", mute, patience));
@@ -115,6 +117,12 @@ pub(crate) fn mute(stats: &[(String, Value)]) -> Vec<String> {
 
 pub(crate) fn ended(stats: &[(String, Value)]) -> BTreeMap<String, Option<BTreeMap<String, u64>>> {
     stats.iter().map(|(node, value)| (node.clone(), ended_of(value))).collect()
+}
+
+/// Returns the queues that anybody serves.
+fn all_served(replies: &[(String, Value)]) -> Vec<Arc<str>> {
+    let names: BTreeSet<String> = replies.iter().flat_map(|(_, value)| names_of(value)).collect();
+    names.into_iter().map(Arc::from).collect()
 }
 
 /// Returns which queues each worker serves.

@@ -50,8 +50,8 @@ pub(super) fn write(facts: &Facts<'_>, log: &Log) {
     };
     let order = if options.order == QueueOrder::Strict && options.queues.len() > 1 { "   strictly in this order" } else { "" };
     log.say(format_args!("  queues  {}{order}", options.queues.iter().map(waiting).collect::<Vec<_>>().join("  ")));
-    // Elsewhere no workers of Celery's are beside us.
-    if !["sqlite:", "memory:"].iter().any(|scheme| broker.starts_with(scheme)) {
+    // Elsewhere no workers of Celery's are beside us, or (RabbitMQ) nothing is lent for a time.
+    if !["sqlite:", "memory:", "amqp", "pyamqp:"].iter().any(|scheme| broker.starts_with(scheme)) {
         let (lease, timeout) = (show_duration(options.lease), show_duration(options.visibility_timeout));
         log.say(format_args!("  leases  {lease}   visibility timeout {timeout}: no Celery on this database may have a shorter one"));
     }
