@@ -12,8 +12,8 @@ pub struct Global {
     /// Read this configuration in place of the project's longshore.toml
     #[arg(long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where tasks wait: redis://HOST:PORT/DB, or sqlite:FILE [LONGSHORE_BROKER, CELERY_BROKER_URL,
-    /// the configuration, sqlite:longshore.db]
+    /// Where tasks wait: redis://HOST:PORT/DB, amqp://HOST/VHOST, or sqlite:FILE
+    /// [LONGSHORE_BROKER, CELERY_BROKER_URL, the configuration, sqlite:longshore.db]
     #[arg(long, global = true, value_name = "URL", help_heading = "Task queue")]
     pub broker: Option<String>,
     /// Where results are stored, if not with the broker [LONGSHORE_RESULTS, CELERY_RESULT_BACKEND,
