@@ -1,6 +1,6 @@
 //! The optional halves of a message system: the bus, the view into queues, dead letters, what all
-//! who use it share, and schedules. A broker that lacks one says nothing of it; the store of the results may
-//! have it ([`Connected`](crate::Connected)).
+//! who use it share, and schedules. A broker that lacks one says nothing of it; the store of the
+//! results may have it ([`Connected`](crate::Connected)).
 
 use std::{
     sync::Arc,

@@ -106,8 +106,9 @@ pub trait ResultBackend: Send + Sync {
     /// arrives (a document may arrive twice). After a lost connection it looks again by itself.
     fn watch<'a>(&'a self, ids: &'a [String]) -> BoxFuture<'a, Result<Watch, BrokerError>>;
 
-    /// Returns the queue in which this process takes the results of what it sends, where results are
-    /// sent to whoever asked (`rpc://`): `reply_to` of its messages. `None` where they are kept.
+    /// Returns the queue in which this process takes the results of what it sends, where results
+    /// are sent to whoever asked (`rpc://`): `reply_to` of its messages. `None` where they are
+    /// kept.
     fn reply_queue(&self) -> Option<&str> {
         None
     }

@@ -30,7 +30,8 @@
 //!   `sqlite/wake.rs`: waking across processes
 //! - `sqlite/queues.rs`: messages, in SQL; `sqlite/consumer.rs`: claiming and waiting
 //! - `sqlite/list.rs`: what lies there, for people
-//! - `sqlite/shared.rs`: rates and revoked ids; `sqlite/runs.rs`: who runs what; `sqlite/schedules.rs`: schedules
+//! - `sqlite/shared.rs`: rates and revoked ids; `sqlite/runs.rs`: who runs what;
+//!   `sqlite/schedules.rs`: schedules
 //! - `sqlite/owners.rs`: leases and rescue; `sqlite/life.rs`: who is alive
 //! - `sqlite/bus.rs`: broadcasts, replies, waiting for results; `sqlite/sweep.rs`: what has expired
 //! - `sqlite/results.rs`: results and chords

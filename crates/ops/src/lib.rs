@@ -1,6 +1,6 @@
 //! Questions and actions about brokers and workers: why a task waits, queues, tasks, limits, dead
-//! letters, schedules, workers. Typed, so that a command line, a page and a program ask the same and show it
-//! each in its way; nothing here prints.
+//! letters, schedules, workers. Typed, so that a command line, a page and a program ask the same
+//! and show it each in its way; nothing here prints.
 //!
 //! A question is a request struct, an async function and an answer struct, which is serialisable;
 //! an action says what was done to how many, and what was not. All of them work over a
@@ -15,7 +15,8 @@
 //! | [`queues`] | how long, how fast, what is next? | pause, resume, purge, move |
 //! | [`dead`] | which messages are run no more, and why? | put back, throw away |
 //! | [`limits`] | which limits and rates hold, and who set them? | set |
-//! | [`schedules`] | what is due when, and who sends it? | put, pause, resume, run now, remove, import |
+//! | [`schedules`] | what is due when, and who sends it? | put, pause, resume, run now, remove,
+//! import |
 //! | [`overview`] | workers and queues at one glance, again and again | |
 //! | [`workers`] | who is there, and does what? | stop, scale, serve, set a rate, revoke |
 //!

@@ -14,7 +14,8 @@ pub(crate) struct CronPattern {
     fields: Crontab,
     /// All fields without the day of the month, where both must match.
     weekdays: Option<Crontab>,
-    /// True where the hour field begins with an asterisk: it counts hours that pass, and names none.
+    /// True where the hour field begins with an asterisk: it counts hours that pass, and names
+    /// none.
     pub(crate) is_hourly: bool,
 }
 

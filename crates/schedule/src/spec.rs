@@ -352,8 +352,9 @@ mod tests {
             prop_assert_eq!(timing.after(since, between).unwrap(), second);
         }
 
-        /// Whatever was missed: what is next is behind the last one, no later than it should be, and
-        /// running what is said to be next, again and again, comes to the future within the bound.
+        /// Whatever was missed: what is next is behind the last one, no later than it should be,
+        /// and running what is said to be next, again and again, comes to the future within the
+        /// bound.
         #[test]
         fn what_was_missed_is_run_within_its_bound_and_each_once(
             timing in timings(), last in 0_u64..10_000_000, gone in 0_u64..3_000_000, jitter in 0_u64..10_000,

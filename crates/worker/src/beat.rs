@@ -231,7 +231,8 @@ impl Scheduler {
         let term_nanos = u64::try_from(term.as_nanos()).unwrap_or(u64::MAX);
         match self.store.lead(&self.name, term).await? {
             Leading::Ours { version } => {
-                // A store that was emptied counts anew; what this program says is put into it again.
+                // A store that was emptied counts anew; what this program says is put into it
+                // again.
                 if version < self.state.version.unwrap_or(0).max(u64::from(!self.own.is_empty())) {
                     self.state.kept = false;
                     self.keep_own().await?;

@@ -70,7 +70,8 @@ impl AmqpBus {
         }
         let sent = self.publisher.send(&[routed], Wait::Patience).await;
         if sent.is_err() {
-            // It may have been deleted, which ends the channel; or a server has come back without it.
+            // It may have been deleted, which ends the channel; or a server has come back without
+            // it.
             locked(&self.known).retain(|known| *known != exchange.name);
         }
         sent?.into_iter().flatten().next().map_or(Ok(()), |why| Err(refused(&self.sends.place(), &why)))

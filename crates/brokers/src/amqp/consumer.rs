@@ -61,8 +61,8 @@ pub(super) struct Session {
     pub(super) outstanding: BTreeSet<u64>,
     /// Number of messages that it may send ahead.
     pub(super) window: u16,
-    /// First tag that counts against the window: those before it were delivered to consumers that are
-    /// no more.
+    /// First tag that counts against the window: those before it were delivered to consumers that
+    /// are no more.
     pub(super) counts_from: u64,
     last: u64,
 }
@@ -76,10 +76,11 @@ pub(super) struct State {
     pub(super) room: usize,
     /// A claim waits.
     pub(super) waits: bool,
-    /// Channels that give, while somebody claims what they send: the others rest until a claim waits.
+    /// Channels that give, while somebody claims what they send: the others rest until a claim
+    /// waits.
     pub(super) gives: [bool; 2],
-    /// Moments since which channels are there, or nothing is to come on one; `None` while one is to be
-    /// made.
+    /// Moments since which channels are there, or nothing is to come on one; `None` while one is to
+    /// be made.
     begun: [Option<Instant>; 2],
     last_session: u64,
 }
@@ -197,8 +198,8 @@ impl Shared {
                 match again {
                     Again::Ours => {}
                     Again::Over => over.push(tag),
-                    // Nobody else could do anything with it meanwhile, and the server waits for nobody for
-                    // ever.
+                    // Nobody else could do anything with it meanwhile, and the server waits for
+                    // nobody for ever.
                     Again::New if delay::due_of(&parcel).is_some_and(|due| due > now + delay::LONG) => off.push((tag, parcel)),
                     Again::New => {
                         let arrived = Arrived { tag, redelivered: delivery.redelivered, parcel, at: Instant::now() };
@@ -220,8 +221,8 @@ impl Shared {
         }
     }
 
-    /// Sends messages that are not due for long to where the server holds them back. Where it cannot,
-    /// they are lent as they are.
+    /// Sends messages that are not due for long to where the server holds them back. Where it
+    /// cannot, they are lent as they are.
     async fn put_off(&self, queue: &Arc<str>, off: Vec<(Tag, Arc<Parcel>)>) {
         let routed = |(_, parcel): &(Tag, Arc<Parcel>)| {
             let due = delay::due_of(parcel);
@@ -246,8 +247,8 @@ impl Shared {
         self.arrived.notify_waiters();
     }
 
-    /// Notes that a channel is gone: what came on it may be anybody's. Returns how many messages were
-    /// claimed of it.
+    /// Notes that a channel is gone: what came on it may be anybody's. Returns how many messages
+    /// were claimed of it.
     pub(super) fn lose(&self, giving: Giving) -> usize {
         let mut state = self.state();
         let Some(session) = state.sessions[giving as usize].take() else { return 0 };
@@ -333,8 +334,8 @@ impl Shared {
         sent
     }
 
-    /// Returns what is lent, with the tag under which it is ours now. Where its channel was lost, it
-    /// may come again: a server that is away is waited for.
+    /// Returns what is lent, with the tag under which it is ours now. Where its channel was lost,
+    /// it may come again: a server that is away is waited for.
     async fn ours(&self, number: u64) -> Option<Lent> {
         loop {
             let arrived = self.arrived.notified();
@@ -413,8 +414,8 @@ impl Shared {
                 ended.push(match plan {
                     Plan::Over(ended) => ended,
                     Plan::Keep(_) => Ended::Done,
-                    // Its tag may be another one by now, or gone: then the message comes again, and what
-                    // was sent on is sent twice.
+                    // Its tag may be another one by now, or gone: then the message comes again, and
+                    // what was sent on is sent twice.
                     Plan::Ack(_) => {
                         acks.extend(state.held.remove(number, true).and_then(|lent| lent.tag));
                         Ended::Done

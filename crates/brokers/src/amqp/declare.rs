@@ -108,8 +108,8 @@ impl Declarer {
         Asked { options, arguments }
     }
 
-    /// Declares as Celery does. A queue that is there and differs is taken as it is: the server names
-    /// one difference at a time.
+    /// Declares as Celery does. A queue that is there and differs is taken as it is: the server
+    /// names one difference at a time.
     async fn declare(&self, open: &Open, queue: &Arc<str>) -> Result<Giving, Undeclared> {
         let mut asked = self.asked(queue);
         let mut found = Vec::new();
@@ -210,8 +210,8 @@ fn undeclared(queue: &str, error: &lapin::Error) -> Undeclared {
     Undeclared::Away(words(error))
 }
 
-/// Makes the exchange that Celery makes beside a queue, and binds it. Nothing of ours needs it: where
-/// we may not, or where it is of another type, it is left as it is.
+/// Makes the exchange that Celery makes beside a queue, and binds it. Nothing of ours needs it:
+/// where we may not, or where it is of another type, it is left as it is.
 async fn bind(channel: &Channel, queue: &str) {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
     if channel.exchange_declare(queue.into(), ExchangeKind::Direct, options, FieldTable::default()).await.is_ok() {

@@ -191,7 +191,8 @@ pub(super) fn due_of(parcel: &Parcel) -> Option<SystemTime> {
     }
 }
 
-/// Delay from which on the server holds a message back, where a worker would hold up others with it.
+/// Delay from which on the server holds a message back, where a worker would hold up others with
+/// it.
 pub(super) const LONG: Duration = Duration::from_secs(30);
 
 #[cfg(test)]

@@ -42,8 +42,8 @@ pub(super) fn is_not_found(error: &lapin::Error) -> bool {
     is_soft(error, &AMQPSoftError::NOTFOUND)
 }
 
-/// Returns whether the server holds a condition for broken: arguments that differ, a message that is
-/// too large, an acknowledgement that came too late.
+/// Returns whether the server holds a condition for broken: arguments that differ, a message that
+/// is too large, an acknowledgement that came too late.
 pub(super) fn is_precondition(error: &lapin::Error) -> bool {
     is_soft(error, &AMQPSoftError::PRECONDITIONFAILED)
 }

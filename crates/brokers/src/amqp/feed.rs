@@ -197,8 +197,8 @@ impl Feed<'_> {
     async fn begin_anew(&self, serving: &mut Serving, claimed: usize, room: usize) -> Result<(), Lost> {
         self.cancel_all(serving).await?;
         self.shared.state().count_anew(self.giving);
-        // A limit for all consumers counts what is claimed; one for each begins with nothing, but for
-        // what comes again.
+        // A limit for all consumers counts what is claimed; one for each begins with nothing, but
+        // for what comes again.
         let claimed = if self.giving == Giving::Classic { claimed } else { self.shared.state().held.lost() };
         self.set_window(serving, window::wanted(claimed, room)).await
     }

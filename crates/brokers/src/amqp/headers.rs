@@ -259,8 +259,8 @@ impl<'a> Reader<'a> {
         Some(())
     }
 
-    /// Reads the size of a table or a list. Returns how much is left behind its end, and whether its
-    /// members have names.
+    /// Reads the size of a table or a list. Returns how much is left behind its end, and whether
+    /// its members have names.
     fn container(&mut self, named: bool) -> Option<(usize, bool)> {
         let size = self.size()?;
         Some((self.rest.len().checked_sub(size)?, named))

@@ -56,8 +56,8 @@ pub(super) struct Held {
     lent: HashMap<u64, Lent, BuildHasherDefault<NumberHasher>>,
     /// By their contents, those whose channel is gone.
     lost: HashMap<u64, Vec<u64>>,
-    /// Contents of what ended last, with the channel that carried the acknowledgement, and its place
-    /// among all: the acknowledgement may be lost with the channel.
+    /// Contents of what ended last, with the channel that carried the acknowledgement, and its
+    /// place among all: the acknowledgement may be lost with the channel.
     over: VecDeque<Over>,
     /// Contents of those of them whose channel is gone.
     doubtful: HashSet<u64>,
@@ -147,8 +147,8 @@ impl Held {
         self.lent.get(&number)
     }
 
-    /// Takes a message out. One whose acknowledgement is on its way (`ended`) is remembered until the
-    /// server has it.
+    /// Takes a message out. One whose acknowledgement is on its way (`ended`) is remembered until
+    /// the server has it.
     pub(super) fn remove(&mut self, number: u64, ended: bool) -> Option<Lent> {
         let lent = self.lent.remove(&number)?;
         if lent.tag.is_none() {

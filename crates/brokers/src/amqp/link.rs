@@ -158,8 +158,8 @@ impl Link {
                         self.back(&open.place);
                         return Ok(open);
                     }
-                    // What is wrong with a URL shows at once. What worked before may work again: a server
-                    // that comes back knows nobody for a while.
+                    // What is wrong with a URL shows at once. What worked before may work again: a
+                    // server that comes back knows nobody for a while.
                     Err(Unable::No(why)) if first && wait == Wait::Patience => return Err(refused(&self.place(), &why)),
                     Err(Unable::No(why) | Unable::Away(why)) => self.lost(&why),
                 }

@@ -135,7 +135,8 @@ impl Publisher {
                     Sent::Channel(_) | Sent::Away(_) => again.push(at),
                 }
             }
-            // Some message is to blame for the end of the channel. It shows which when each goes alone.
+            // Some message is to blame for the end of the channel. It shows which when each goes
+            // alone.
             for at in alone {
                 match self.send_alone(&batch[at], wait).await? {
                     Sent::Confirmed => {}

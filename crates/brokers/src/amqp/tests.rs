@@ -26,8 +26,9 @@ fn subject(url: String, options: &str) -> Subject {
     }
 }
 
-// Without `turns`: what is sent ahead is served in the order in which it came. Without `priorities`: the smaller number is first in a queue, not among queues. Without `inspect`:
-// nobody can look. Without `crashes`: nobody is accused. Without `one_store`: results are elsewhere.
+// Without `turns`: what is sent ahead is served in the order in which it came. Without
+// `priorities`: the smaller number is first in a queue, not among queues. Without `inspect`: nobody
+// can look. Without `crashes`: nobody is accused. Without `one_store`: results are elsewhere.
 crate::conformance!(
     classic,
     match rabbit::vhost() {

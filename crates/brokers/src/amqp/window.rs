@@ -9,8 +9,9 @@ pub(super) fn wanted(held: usize, room: usize) -> u16 {
     (held + room).clamp(1, MOST) as u16
 }
 
-/// Returns whether a window is to be changed. One that is too small holds up a claim that waits; one
-/// that is too large takes what others could do, which is worth a frame where it is twice as large.
+/// Returns whether a window is to be changed. One that is too small holds up a claim that waits;
+/// one that is too large takes what others could do, which is worth a frame where it is twice as
+/// large.
 pub(super) fn is_to_change(now: u16, wanted: u16, waits: bool) -> bool {
     (waits && wanted > now) || u32::from(wanted) * 2 < u32::from(now)
 }

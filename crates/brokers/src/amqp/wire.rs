@@ -128,7 +128,8 @@ impl futures_io::AsyncWrite for WireStream {
     }
 }
 
-/// Returns name and version, as they stand in what a server sends first. lapin keeps them to itself.
+/// Returns name and version, as they stand in what a server sends first. lapin keeps them to
+/// itself.
 fn greeting(bytes: &[u8]) -> String {
     let property = |name: &[u8]| {
         let at = memchr::memmem::find(bytes, name)? + name.len();

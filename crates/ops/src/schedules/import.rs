@@ -29,8 +29,8 @@ pub struct RefusedSchedule {
 /// [`import`] reads it.
 pub const SCRIPT: &str = include_str!("import.py");
 
-/// Reads what [`SCRIPT`] prints. A crontab keeps Celery's meaning: where it names a day of the month
-/// and a day of the week, both must match.
+/// Reads what [`SCRIPT`] prints. A crontab keeps Celery's meaning: where it names a day of the
+/// month and a day of the week, both must match.
 ///
 /// # Errors
 /// The text: it is not that.

@@ -1,8 +1,8 @@
 //! Notes of what runs here, in the store that all share: for brokers that may lend a message to
 //! another worker while this one lives and runs it.
 //!
-//! What runs for longer than a moment is noted, and again and again while it runs. Whoever is lent a
-//! message that was lent before looks for a note first. A short task costs nothing.
+//! What runs for longer than a moment is noted, and again and again while it runs. Whoever is lent
+//! a message that was lent before looks for a note first. A short task costs nothing.
 
 use std::{
     collections::HashSet,
@@ -16,7 +16,8 @@ use super::{shared::Shared, work::ClaimedTask};
 
 /// Time for which a note holds: what a dead worker ran starts elsewhere after it.
 const HOLDS: Duration = Duration::from_secs(60);
-/// Time between two looks whether what we hold may be another's; one in so many is a round of notes.
+/// Time between two looks whether what we hold may be another's; one in so many is a round of
+/// notes.
 const LOOK: Duration = Duration::from_secs(1);
 const ROUNDS: u32 = 10;
 /// Time after which another worker's task is looked at again.
@@ -56,8 +57,8 @@ impl RunNotes {
         has
     }
 
-    /// Notes that these are about to run here. Returns for each whether it is ours to run: not where
-    /// another worker runs it. Where nobody can be asked, it is ours.
+    /// Notes that these are about to run here. Returns for each whether it is ours to run: not
+    /// where another worker runs it. Where nobody can be asked, it is ours.
     pub(crate) async fn claim(&self, ids: &[String]) -> Vec<bool> {
         let ours = self.store.note_runs(&self.worker, ids, HOLDS).await.unwrap_or_else(|_| vec![true; ids.len()]);
         let mut noted = self.noted.lock().unwrap_or_else(PoisonError::into_inner);

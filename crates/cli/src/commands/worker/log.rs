@@ -168,7 +168,8 @@ impl Style {
         }
     }
 
-    /// Returns what is said of a task that was sent; the rest of a scheduler's events comes as news.
+    /// Returns what is said of a task that was sent; the rest of a scheduler's events comes as
+    /// news.
     fn schedule(self, event: &SchedulerEvent) -> Option<String> {
         let style = LineStyle { level: self.level, json: self.json, quiet: self.quiet };
         if event.is_notable() { None } else { style.line(event) }

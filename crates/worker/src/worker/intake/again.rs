@@ -33,8 +33,8 @@ pub(super) fn may_come_twice(message: &Message) -> bool {
 }
 
 impl Intake {
-    /// Takes out, of those that were lent before, the ones that another worker runs, or may say so in
-    /// a moment; with the time after which they are looked at again.
+    /// Takes out, of those that were lent before, the ones that another worker runs, or may say so
+    /// in a moment; with the time after which they are looked at again.
     pub(super) async fn run_elsewhere(
         &self,
         again: &mut LentBefore,
