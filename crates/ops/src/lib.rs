@@ -15,8 +15,7 @@
 //! | [`queues`] | how long, how fast, what is next? | pause, resume, purge, move |
 //! | [`dead`] | which messages are run no more, and why? | put back, throw away |
 //! | [`limits`] | which limits and rates hold, and who set them? | set |
-//! | [`schedules`] | what is due when, and who sends it? | put, pause, resume, run now, remove,
-//! import |
+//! | [`schedules`] | what is due when, who sends it? | put, pause, resume, run, remove, import |
 //! | [`overview`] | workers and queues at one glance, again and again | |
 //! | [`workers`] | who is there, and does what? | stop, scale, serve, set a rate, revoke |
 //!
