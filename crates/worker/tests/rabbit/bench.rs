@@ -13,7 +13,7 @@ use longshore_testkit::rabbit::raw::{Place, RawProperties, field, long, text};
 use longshore_worker::{App, Call, Task, Worker, WorkerOptions};
 
 /// Longest time for which a test waits for what must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Number of runs of each task by its first argument.
 pub(crate) type Ledger = Arc<Mutex<BTreeMap<i64, u32>>>;
@@ -48,6 +48,12 @@ impl Bench {
         let app = App::new().broker(&self.url).results(&self.results).told(notice).task(good);
         let app = more.into_iter().fold(app, App::task);
         Worker::start(app, WorkerOptions::new("w@rabbit")).await.unwrap()
+    }
+
+    /// The name of its virtual host.
+    pub(crate) fn vhost(&self) -> &str {
+        let path = self.url.rsplit('/').next().unwrap();
+        path.split('?').next().unwrap()
     }
 
     pub(crate) fn runs(&self, number: i64) -> u32 {

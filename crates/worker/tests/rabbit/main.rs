@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod bench;
+mod days;
 mod hostile;
 mod runs;
 mod strangers;
