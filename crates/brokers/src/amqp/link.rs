@@ -128,6 +128,11 @@ impl Link {
         self.config.place()
     }
 
+    /// Returns whether the server has said that it takes nothing for now.
+    pub(super) fn is_blocked(&self) -> bool {
+        self.state.blocked.load(Ordering::Relaxed)
+    }
+
     /// Says why it is away, or takes nothing, if it does.
     pub(super) fn trouble(&self) -> Option<String> {
         let blocked = self.state.blocked.load(Ordering::Relaxed);

@@ -1,13 +1,17 @@
 //! Sending, with the server's confirmation of each message.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{
+    pin::pin,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use futures_util::future::join_all;
 use lapin::{
     Channel, Confirmation,
     options::{BasicPublishOptions, ConfirmSelectOptions},
 };
-use tokio::time::sleep;
+use tokio::time::{sleep, timeout};
 
 use super::{
     declare::{Declarer, Giving, Undeclared},
@@ -20,6 +24,13 @@ use crate::{error::BrokerError, message::Outgoing, names, news::Happened};
 
 /// The largest body that a server takes unless it is told otherwise (`max_message_size`).
 const LARGEST: usize = 128 << 20;
+
+/// Time between two looks at what is not confirmed, and the time that is given for each message.
+const LOOK: Duration = Duration::from_millis(250);
+const MESSAGE: Duration = Duration::from_millis(2);
+/// Longest time without a word of the server's before something is sent once more that has to be.
+const SILENT: Duration = Duration::from_secs(30);
+const UNCONFIRMED: &str = "it confirms nothing of what it was sent (a queue without a leader?); unknown whether it was taken";
 
 /// A message and where it goes.
 #[derive(Clone)]
@@ -109,7 +120,15 @@ impl Publisher {
                 return Ok(refusals);
             }
             all_or_none = false;
-            let sent = join_all(ready.iter().map(|(_, routed)| publish(&outlet.channel, routed))).await;
+            let all = join_all(ready.iter().map(|(_, routed)| publish(&outlet.channel, routed)));
+            let Some(sent) = self.confirmed(all, ready.len(), wait).await else {
+                self.give_up(&outlet).await;
+                if wait == Wait::Patience {
+                    return Err(transient(&outlet.open.place, UNCONFIRMED));
+                }
+                left = ready.into_iter().map(|(at, _)| at).collect();
+                continue;
+            };
             let (mut again, mut alone, mut trouble) = (Vec::new(), Vec::new(), None);
             for ((at, _), sent) in ready.into_iter().zip(sent) {
                 match sent {
@@ -165,6 +184,32 @@ impl Publisher {
             (self.link.notice())(&Happened::Able { server, again: crate::Ability::Take }.into());
         }
         Ok(refusals)
+    }
+
+    /// Waits until the server has said something of each of so many messages. `None`: it takes what
+    /// it is given, and says nothing for too long (a queue without a leader, a frozen server).
+    async fn confirmed<T>(&self, sends: impl Future<Output = T>, count: usize, wait: Wait) -> Option<T> {
+        let patience = if wait == Wait::Patience { self.link.config().patience } else { SILENT };
+        let most = patience + MESSAGE * u32::try_from(count).unwrap_or(u32::MAX);
+        let mut sends = pin!(sends);
+        let mut silent = Duration::ZERO;
+        while silent < most {
+            match timeout(LOOK, sends.as_mut()).await {
+                Ok(sent) => return Some(sent),
+                // It has said so, and is waited for.
+                Err(_) if self.link.is_blocked() => silent = Duration::ZERO,
+                Err(_) => silent += LOOK,
+            }
+        }
+        None
+    }
+
+    /// Sends nothing more on a channel.
+    async fn give_up(&self, outlet: &Arc<Outlet>) {
+        let mut slot = self.outlet.lock().await;
+        if slot.as_ref().is_some_and(|other| Arc::ptr_eq(other, outlet)) {
+            *slot = None;
+        }
     }
 
     /// Says of each message why it can never be sent, as far as that shows before it is.
@@ -286,9 +331,9 @@ impl Publisher {
     /// Sends one message on a channel of its own.
     async fn send_alone(&self, routed: &Routed, wait: Wait) -> Result<Sent, BrokerError> {
         let outlet = self.new_outlet(wait).await?;
-        let sent = publish(&outlet.channel, routed).await;
-        let _ = outlet.channel.close(200, "".into()).await;
-        Ok(sent)
+        let sent = self.confirmed(publish(&outlet.channel, routed), 1, wait).await;
+        let _ = timeout(LOOK, outlet.channel.close(200, "".into())).await;
+        sent.ok_or_else(|| transient(&outlet.open.place, UNCONFIRMED))
     }
 }
 

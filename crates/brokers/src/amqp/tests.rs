@@ -1,8 +1,9 @@
 //! The suite on a real server, and what only RabbitMQ can get wrong.
 
-mod sent;
-
 mod closing;
+mod sent;
+mod silent;
+
 use std::time::{Duration, Instant, SystemTime};
 
 use longshore_testkit::rabbit;
