@@ -212,6 +212,8 @@ impl Broker for AmqpBroker {
 
     fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
         Box::pin(async move {
+            // Also where there is nothing to ask: a server that is away has no queues to show.
+            self.link.open(Wait::Patience).await?;
             let names = if names.is_empty() { self.names() } else { names.to_vec() };
             let mut states = Vec::with_capacity(names.len());
             for name in &names {

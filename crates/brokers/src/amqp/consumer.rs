@@ -59,6 +59,8 @@ pub(super) struct Session {
     pub(super) channel: Channel,
     /// Tags that are not acknowledged.
     pub(super) outstanding: BTreeSet<u64>,
+    /// Number of those that nobody has claimed.
+    ready: usize,
     /// Number of messages that it may send ahead.
     pub(super) window: u16,
     /// First tag that counts against the window: those before it were delivered to consumers that
@@ -110,7 +112,8 @@ impl State {
         self.last_session += 1;
         let id = self.last_session;
         self.begun[giving as usize] = Some(Instant::now());
-        self.sessions[giving as usize] = Some(Session { id, channel, outstanding: BTreeSet::new(), window, counts_from: 0, last: 0 });
+        self.sessions[giving as usize] =
+            Some(Session { id, channel, outstanding: BTreeSet::new(), ready: 0, window, counts_from: 0, last: 0 });
         id
     }
 
@@ -119,8 +122,7 @@ impl State {
     pub(super) fn claimed(&self, giving: Giving) -> usize {
         let lost = self.held.lost();
         let Some(session) = &self.sessions[giving as usize] else { return lost };
-        let ready: usize = self.ready.values().flatten().filter(|arrived| arrived.tag.session == session.id).count();
-        session.outstanding.len().saturating_sub(ready) + lost
+        session.outstanding.len().saturating_sub(session.ready) + lost
     }
 
     /// Notes that consumers begin anew, to which nothing was delivered yet.
@@ -150,7 +152,33 @@ impl State {
                 stays
             });
         }
+        if let Some(session) = self.session_of(Tag { session, tag: 0 }) {
+            session.ready -= tags.len();
+        }
         tags
+    }
+
+    /// Keeps a message until it is claimed. One whose channel is gone comes again.
+    fn keep(&mut self, queue: &Arc<str>, arrived: Arrived) {
+        if let Some(session) = self.session_of(arrived.tag) {
+            session.ready += 1;
+            self.ready.entry(queue.clone()).or_default().push_back(arrived);
+        }
+    }
+
+    /// Takes the next message of a queue, if it has one.
+    fn pop(&mut self, queue: &str) -> Option<Arrived> {
+        let arrived = self.ready.get_mut(queue)?.pop_front()?;
+        if let Some(session) = self.session_of(arrived.tag) {
+            session.ready -= 1;
+        }
+        Some(arrived)
+    }
+
+    /// Returns the queue that has something, if it is one alone: then there are no turns.
+    fn only_queue(&self) -> Option<Arc<str>> {
+        let mut some = self.ready.iter().filter(|(_, line)| !line.is_empty());
+        some.next().filter(|_| some.next().is_none()).map(|(queue, _)| queue.clone())
     }
 
     /// Returns when the first of what waits to be claimed came.
@@ -203,7 +231,7 @@ impl Shared {
                     Again::New if delay::due_of(&parcel).is_some_and(|due| due > now + delay::LONG) => off.push((tag, parcel)),
                     Again::New => {
                         let arrived = Arrived { tag, redelivered: delivery.redelivered, parcel, at: Instant::now() };
-                        state.ready.entry(queue.clone()).or_default().push_back(arrived);
+                        state.keep(queue, arrived);
                     }
                 }
             }
@@ -237,9 +265,8 @@ impl Shared {
         for ((tag, parcel), is_off) in off.into_iter().zip(refusals) {
             if is_off {
                 acks.push(tag);
-            } else if state.session_of(tag).is_some() {
-                let arrived = Arrived { tag, redelivered: false, parcel, at: Instant::now() };
-                state.ready.entry(queue.clone()).or_default().push_back(arrived);
+            } else {
+                state.keep(queue, Arrived { tag, redelivered: false, parcel, at: Instant::now() });
             }
         }
         drop(state);
@@ -269,11 +296,16 @@ impl Shared {
         {
             let mut state = self.state();
             let state = &mut *state;
+            let only = state.only_queue().filter(|queue| self.turns.order().contains(queue));
             while taken.len() < room {
-                let order = self.turns.order();
-                let next = order.into_iter().find_map(|queue| Some((state.ready.get_mut(&queue)?.pop_front()?, queue)));
+                let next = match &only {
+                    Some(queue) => state.pop(queue).map(|arrived| (arrived, queue.clone())),
+                    None => self.turns.order().into_iter().find_map(|queue| Some((state.pop(&queue)?, queue))),
+                };
                 let Some((arrived, queue)) = next else { break };
-                self.turns.served(&queue);
+                if only.is_none() {
+                    self.turns.served(&queue);
+                }
                 let number = state.held.add(queue.clone(), arrived.parcel.clone(), arrived.tag);
                 taken.push((number, queue, arrived));
             }
