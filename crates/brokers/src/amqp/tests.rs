@@ -37,8 +37,7 @@ crate::conformance!(
         None => return,
     },
     core,
-    letters,
-    junk
+    letters
 );
 
 crate::conformance!(
@@ -48,8 +47,7 @@ crate::conformance!(
         None => return,
     },
     core,
-    letters,
-    junk
+    letters
 );
 
 /// A message with an ETA, as a client of Celery's sends it.
