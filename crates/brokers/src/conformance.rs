@@ -30,11 +30,11 @@ pub struct Subject {
     pub connect: Box<dyn Fn() -> Connected + Send + Sync>,
     /// What must live as long as the store.
     pub keep: Box<dyn Any + Send + Sync>,
-    /// What it cannot do as all others can.
+    /// Abilities of all others that it has not.
     pub lacks: Lacks,
 }
 
-/// What a broker cannot keep, of what all must do.
+/// Abilities that a broker may lack, of those that all must have.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Lacks {
     /// It cannot say how many messages are lent.

@@ -74,7 +74,7 @@ pub(super) struct State {
     pub(super) ready: HashMap<Arc<str>, VecDeque<Arrived>>,
     pub(super) held: Held,
     pub(super) sessions: [Option<Session>; 2],
-    /// What the latest claim has asked for.
+    /// Room of the latest claim.
     pub(super) room: usize,
     /// A claim waits.
     pub(super) waits: bool,
@@ -87,7 +87,7 @@ pub(super) struct State {
     last_session: u64,
 }
 
-/// What a consumer's parts share.
+/// State that a consumer's parts share.
 pub(super) struct Shared {
     pub(super) link: Link,
     pub(super) publisher: Arc<Publisher>,

@@ -27,7 +27,7 @@ const REASON: &str = "x-longshore-reason";
 /// The header with the microsecond since 1970 in which it died, and the one with its name.
 const DIED: &str = "x-longshore-died";
 const KEY: &str = "x-longshore-key";
-/// What the names of the queues of dead letters begin with, and of those of junk.
+/// Beginnings of the names of the queues of dead letters, and of those of junk.
 const DEAD: &str = "longshore.dead.";
 const JUNK: &str = "longshore.junk.";
 /// Bytes that these headers take beside the reason, at most.

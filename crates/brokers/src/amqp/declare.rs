@@ -43,14 +43,14 @@ pub(super) enum Undeclared {
     Away(String),
 }
 
-/// What is known of the queues of a server.
+/// Knowledge of the queues of a server.
 pub(super) struct Declarer {
     config: Arc<Config>,
     notice: Notice,
     known: Mutex<HashMap<Arc<str>, Giving>>,
 }
 
-/// How a queue is asked for.
+/// Options and arguments that a queue is asked for with.
 #[derive(Clone)]
 struct Asked {
     options: QueueDeclareOptions,

@@ -87,7 +87,7 @@ pub(super) struct Link {
     closed: AtomicBool,
 }
 
-/// What is told of a link.
+/// State of a link, as it is told.
 #[derive(Default)]
 struct LinkState {
     /// Reason why it is away, while it is.

@@ -3,7 +3,7 @@
 use super::{dead, held::Lent, parts::Parcel, publish::Routed, rpc};
 use crate::message::{End, Ended, Finish};
 
-/// What is to be done at the end of a message that is ours.
+/// Steps at the end of a message that is ours.
 pub(super) enum Plan {
     /// Nothing.
     Over(Ended),

@@ -29,7 +29,8 @@ fn subject(url: String, options: &str) -> Subject {
 
 // Without `turns`: what is sent ahead is served in the order in which it came. Without
 // `priorities`: the smaller number is first in a queue, not among queues. Without `inspect`: nobody
-// can look. Without `crashes`: nobody is accused. Without `one_store`: results are elsewhere.
+// can look. Without `junk`: ten thousand letters take a real server too long; they have a queue of
+// their own. Without `crashes`: nobody is accused. Without `one_store`: results are elsewhere.
 crate::conformance!(
     classic,
     match rabbit::vhost() {

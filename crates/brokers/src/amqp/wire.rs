@@ -39,7 +39,7 @@ pub(super) struct WireStream {
     socket: Socket,
     filter: HeaderFilter,
     input: Box<[u8]>,
-    /// What has come and was looked at, and how much of it was read.
+    /// Bytes that have come and were looked at, and how many of them were read.
     ready: Vec<u8>,
     at: usize,
     /// Name and version of the server, once it has said them.
