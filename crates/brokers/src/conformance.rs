@@ -153,6 +153,7 @@ macro_rules! conformance {
         $crate::conformance! { = $subject,
             a_broadcast_reaches_those_who_listen_by_their_pattern
             a_reply_reaches_the_client_that_asked
+            what_a_slow_listener_has_no_room_for_is_counted
         }
     };
     (@ shared, $subject:expr) => {
@@ -165,6 +166,8 @@ macro_rules! conformance {
             revoked_ids_are_known_to_whoever_comes_later
             the_oldest_of_too_many_revoked_ids_are_forgotten
             a_run_is_noted_by_one_worker_at_a_time
+            what_is_to_be_sent_once_is_for_one_to_send_at_a_time
+            a_note_of_a_sending_ends_with_its_time
         }
     };
     (@ schedules, $subject:expr) => {

@@ -122,7 +122,7 @@ pub fn connect_with(broker_url: &str, results_url: Option<&str>, notice: Notice)
         inspect: here.inspect,
         letters: here.letters,
         shared: here.shared.or(store.shared),
-        schedules: here.schedules.or(store.schedules),
+        schedules: here.schedules.or(store.schedules).or(here.schedules_last),
     })
 }
 

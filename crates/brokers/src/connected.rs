@@ -41,12 +41,14 @@ pub(crate) struct Halves {
     pub(crate) letters: Option<Arc<dyn DeadLetters>>,
     pub(crate) shared: Option<Arc<dyn SharedState>>,
     pub(crate) schedules: Option<Arc<dyn Schedules>>,
+    /// Schedules of a broker that is no store: for those beside whose results there are none.
+    pub(crate) schedules_last: Option<Arc<dyn Schedules>>,
 }
 
 impl From<Connected> for Halves {
     fn from(pair: Connected) -> Self {
         let Connected { broker, results, bus, inspect, letters, shared, schedules } = pair;
-        Self { broker: Some(broker), results: Some(results), bus, inspect, letters, shared, schedules }
+        Self { broker: Some(broker), results: Some(results), bus, inspect, letters, shared, schedules, schedules_last: None }
     }
 }
 

@@ -3,15 +3,23 @@
 //! results may have it ([`Connected`](crate::Connected)).
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
 use futures_util::future::BoxFuture;
-use longshore_core::Rate;
+use longshore_core::{ErrorKind, Rate};
 use tokio::sync::mpsc;
 
-use crate::{error::BrokerError, message::Outgoing, rates::Slot};
+use crate::{
+    error::BrokerError,
+    message::Outgoing,
+    rates::Slot,
+    send_notes::{NotedEnd, NotedSend, SendNote},
+};
 
 /// Time for which an id that was [revoked](SharedState::revoke) is remembered, as by Celery's
 /// workers.
@@ -77,8 +85,28 @@ pub trait Bus: Send + Sync {
 pub struct Subscription {
     /// Routing key and message.
     pub messages: mpsc::Receiver<(String, Vec<u8>)>,
+    /// Count of the messages that were left out, because nobody took those before them.
+    pub left_out: LeftOut,
     /// Guard that ends the subscription when it is dropped.
     pub guard: Box<dyn Send + Sync>,
+}
+
+/// Count of messages that found no room.
+#[derive(Clone, Debug, Default)]
+pub struct LeftOut(Arc<AtomicU64>);
+
+impl LeftOut {
+    /// Returns how many there were.
+    pub fn count(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    /// Notes one more if there was no room for it.
+    pub fn note<T, E>(&self, sent: Result<T, E>) {
+        if sent.is_err() {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
 }
 
 /// Looks into queues, and moves what lies in them, where the broker lets anybody but a consumer see
@@ -261,7 +289,8 @@ pub trait SharedState: Send + Sync {
 
     /// Notes that a worker runs the tasks of these ids, for so long unless it says so again, where
     /// the broker may [lend a message to another](crate::Consumer::lends_again) meanwhile. Returns
-    /// for each whether the note is that worker's: not where another's still holds.
+    /// for each whether the note is that worker's: not where another's still holds. A note for no
+    /// time is none, and says only that.
     ///
     /// # Errors
     /// It cannot be reached, or it refuses us. Calling again does no harm.
@@ -272,6 +301,25 @@ pub trait SharedState: Send + Sync {
     /// # Errors
     /// As [`note_runs`](SharedState::note_runs).
     fn forget_runs<'a>(&'a self, worker: &'a str, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>>;
+
+    /// Notes that a task is to be sent once under a key, or returns what was noted before.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us, or it keeps no such notes.
+    fn note_send<'a>(&'a self, note: &'a SendNote) -> BoxFuture<'a, Result<NotedSend, BrokerError>> {
+        let message = format!("this store keeps no notes of what was sent, not of {} either", note.id);
+        Box::pin(std::future::ready(Err(BrokerError { kind: ErrorKind::Refused, message })))
+    }
+
+    /// Says how the sending that was noted has ended. Only that it was sent is believed of others
+    /// than its sender.
+    ///
+    /// # Errors
+    /// As [`note_send`](SharedState::note_send). Calling again does no harm.
+    fn end_send<'a>(&'a self, note: &'a SendNote, ending: NotedEnd) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let _ = ending;
+        Box::pin(async move { self.note_send(note).await.map(drop) })
+    }
 }
 
 /// State of one bucket of a limit that is shared.

@@ -48,6 +48,8 @@ pub mod redis;
 pub mod rehearsal;
 pub mod results;
 mod rotation;
+mod schedule_rows;
+mod send_notes;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 #[cfg(any(feature = "redis", feature = "amqp"))]
@@ -60,8 +62,8 @@ pub use connect::{connect, connect_with, missing_file};
 pub use connected::Connected;
 pub use error::BrokerError;
 pub use halves::{
-    Bus, DeadLetter, DeadLetters, Doing, Fired, Firing, Found, Inspect, Leading, LimitState, MOST_REVOKED, REVOKED_FOR, ScheduleBook,
-    ScheduleRow, SchedulerName, Schedules, SharedState, Subscription,
+    Bus, DeadLetter, DeadLetters, Doing, Fired, Firing, Found, Inspect, Leading, LeftOut, LimitState, MOST_REVOKED, REVOKED_FOR,
+    ScheduleBook, ScheduleRow, SchedulerName, Schedules, SharedState, Subscription,
 };
 pub use mask::{HIDDEN, is_secret, mask, mask_text, mask_value, mask_words};
 pub use message::{Claimed, End, Ended, Finish, Outgoing};
@@ -69,6 +71,7 @@ pub use names::refused_queue;
 pub use news::{Ability, Half, Happened, News, Notice};
 pub use rates::{AHEAD, BUCKET, Slot};
 pub use results::{ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch};
+pub use send_notes::{NotedEnd, NotedSend, SendNote};
 pub use urls::decode_url;
 
 /// The exchange of answers to remote control.

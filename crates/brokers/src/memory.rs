@@ -8,12 +8,14 @@
 //! Layout:
 //! - `memory/state.rs`: the state and its steps, without waiting
 //! - `memory/consumer.rs`: claiming and waiting
-//! - `memory/shared.rs`: rates and revoked ids; `memory/schedules.rs`: schedules
+//! - `memory/shared.rs`: rates and revoked ids; `memory/sends.rs`: what is sent once;
+//!   `memory/schedules.rs`: schedules
 //! - `memory/results.rs`: results and chords
 
 mod consumer;
 pub(crate) mod results;
 mod schedules;
+mod sends;
 mod shared;
 pub(crate) mod state;
 
@@ -37,13 +39,14 @@ use crate::{
     ends::Looked,
     error::BrokerError,
     halves::{
-        Bus, DeadLetter, DeadLetters, Doing, Fired, Firing, Found, Inspect, Leading, LimitState, ScheduleBook, SchedulerName, Schedules,
-        SharedState, Subscription,
+        Bus, DeadLetter, DeadLetters, Doing, Fired, Firing, Found, Inspect, Leading, LeftOut, LimitState, ScheduleBook, SchedulerName,
+        Schedules, SharedState, Subscription,
     },
     json,
     message::Outgoing,
     names,
     rates::{Bucket, Slot},
+    send_notes::{NotedEnd, NotedSend, SendNote},
 };
 
 /// Messages beyond which a subscription that does not keep up loses those that come.
@@ -85,8 +88,10 @@ impl Memory {
         let (sender, messages) = mpsc::channel(MOST_UNREAD);
         let mut state = self.lock();
         let number = state.number();
-        state.listeners.push(BusListener { number, exchange: exchange.to_owned(), pattern: pattern.to_owned(), sender });
-        Subscription { messages, guard: Box::new(MemoryListening { memory: Arc::clone(self), number }) }
+        let left_out = LeftOut::default();
+        let (exchange, pattern) = (exchange.to_owned(), pattern.to_owned());
+        state.listeners.push(BusListener { number, exchange, pattern, sender, left_out: left_out.clone() });
+        Subscription { messages, left_out, guard: Box::new(MemoryListening { memory: Arc::clone(self), number }) }
     }
 }
 
@@ -338,6 +343,15 @@ impl SharedState for MemoryHandle {
 
     fn forget_runs<'a>(&'a self, worker: &'a str, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {
         self.0.lock().shared.forget_runs(worker, ids);
+        ready(())
+    }
+
+    fn note_send<'a>(&'a self, note: &'a SendNote) -> BoxFuture<'a, Result<NotedSend, BrokerError>> {
+        ready(self.0.lock().shared.sends.note(note))
+    }
+
+    fn end_send<'a>(&'a self, note: &'a SendNote, ending: NotedEnd) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.0.lock().shared.sends.end(note, ending);
         ready(())
     }
 }

@@ -11,7 +11,8 @@ use crate::results::{ChordPart, PartState, Stored};
 pub struct Outgoing {
     /// The queue.
     pub queue: Arc<str>,
-    /// 0 to 9; 0 is served first.
+    /// 0 is served first, and all from 9 on as 9; where priorities are AMQP's, the largest number
+    /// is.
     pub priority: u8,
     /// Not to be started before this time. Brokers that can hold it back do; the others lend it
     /// early, and the worker holds it.

@@ -83,6 +83,7 @@ use crate::{
     names,
     rates::Slot,
     results::ResultBackend,
+    send_notes::{NotedEnd, NotedSend, SendNote},
 };
 
 /// A broker at this URL. It is connected to when it is first needed, on the runtime that is current
@@ -250,6 +251,12 @@ impl Broker for RedisBroker {
         })
     }
 
+    fn look_cost(&self, queues: usize) -> usize {
+        // Lengths of its lists, dead letters and junk, and how old the first is; what is held and
+        // paused is asked for once.
+        queues * (self.layout.steps() + 4) + 4
+    }
+
     fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
         Box::pin(async move { Ok(self.admin().queues(names).await?) })
     }
@@ -360,6 +367,14 @@ impl SharedState for RedisBroker {
 
     fn forget_runs<'a>(&'a self, worker: &'a str, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(async move { Ok(shared::forget_runs(&self.link, &self.layout, worker, ids).await?) })
+    }
+
+    fn note_send<'a>(&'a self, note: &'a SendNote) -> BoxFuture<'a, Result<NotedSend, BrokerError>> {
+        Box::pin(async move { Ok(shared::note_send(&self.link, &self.layout, note).await?) })
+    }
+
+    fn end_send<'a>(&'a self, note: &'a SendNote, ending: NotedEnd) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move { Ok(shared::end_send(&self.link, &self.layout, note, ending).await?) })
     }
 }
 

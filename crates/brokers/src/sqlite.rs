@@ -31,7 +31,7 @@
 //! - `sqlite/queues.rs`: messages, in SQL; `sqlite/consumer.rs`: claiming and waiting
 //! - `sqlite/list.rs`: what lies there, for people
 //! - `sqlite/shared.rs`: rates and revoked ids; `sqlite/runs.rs`: who runs what;
-//!   `sqlite/schedules.rs`: schedules
+//!   `sqlite/sends.rs`: what is sent once; `sqlite/schedules.rs`: schedules
 //! - `sqlite/owners.rs`: leases and rescue; `sqlite/life.rs`: who is alive
 //! - `sqlite/bus.rs`: broadcasts, replies, waiting for results; `sqlite/sweep.rs`: what has expired
 //! - `sqlite/results.rs`: results and chords
@@ -47,6 +47,7 @@ mod queues;
 mod results;
 mod runs;
 mod schedules;
+mod sends;
 mod shared;
 mod store;
 mod sweep;
@@ -78,6 +79,7 @@ use crate::{
     names,
     news::Notice,
     rates::{Bucket, Slot},
+    send_notes::{NotedEnd, NotedSend, SendNote},
 };
 
 /// Longest time that a broadcast waits for another program that writes: it is for those who listen
@@ -309,6 +311,16 @@ impl SharedState for Sqlite {
     fn forget_runs<'a>(&'a self, worker: &'a str, ids: &'a [String]) -> BoxFuture<'a, Result<(), BrokerError>> {
         let (worker, ids) = (worker.to_owned(), ids.to_vec());
         self.0.write(move |step| runs::forget(step, &worker, &ids)).boxed()
+    }
+
+    fn note_send<'a>(&'a self, note: &'a SendNote) -> BoxFuture<'a, Result<NotedSend, BrokerError>> {
+        let note = note.clone();
+        self.0.write(move |step| sends::note(step, &note)).boxed()
+    }
+
+    fn end_send<'a>(&'a self, note: &'a SendNote, ending: NotedEnd) -> BoxFuture<'a, Result<(), BrokerError>> {
+        let note = note.clone();
+        self.0.write(move |step| sends::end(step, &note, ending)).boxed()
     }
 }
 

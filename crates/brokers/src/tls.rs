@@ -119,14 +119,16 @@ fn roots(how: &Tls) -> io::Result<RootCertStore> {
     Ok(roots)
 }
 
+/// Words for a server that wants to know who we are.
+pub(crate) const WANTS: &str =
+    "; does the server want a certificate of ours? It is named by `?ssl_certfile=/path/client.pem&ssl_keyfile=/path/client.key`";
+
 /// Returns the other side's objection to us, if it was a matter of TLS. It says so after its own
 /// part of the handshake: the first read hears it.
 pub(crate) fn objection(error: &io::Error) -> Option<String> {
     let error = error.get_ref()?.downcast_ref::<rustls::Error>()?;
     let wants = match error {
-        rustls::Error::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure) => {
-            "; the server wants a certificate of ours: `?ssl_certfile=/path/client.pem&ssl_keyfile=/path/client.key`"
-        }
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired | AlertDescription::HandshakeFailure) => WANTS,
         _ => "",
     };
     Some(format!("TLS: {error}{wants}"))

@@ -20,6 +20,7 @@ mod message;
 mod repr;
 mod result;
 mod signature;
+mod trace;
 mod value;
 
 pub use glob::glob;
@@ -30,6 +31,7 @@ pub use message::{
 pub use repr::{REPR_LENGTH, args_repr, kwargs_repr, repr, short_repr};
 pub use result::{Exception, Extended, FailedRequest, GroupResult, ResultTree, State, TaskResult};
 pub use signature::{Subtask, WireSignature};
+pub use trace::TraceContext;
 pub use value::{Map, Value, ValueError};
 
 /// Reads a time as Celery writes it, or as Python's users do (with `Z`, or without an offset, which

@@ -81,7 +81,7 @@ pub struct Message {
     pub reply_to: Option<String>,
     /// `correlation_id`, where it is not the task's id.
     pub correlation_id: Option<String>,
-    /// 0 to 9. On Redis 0 is served first. Absent is written as 0.
+    /// 0 to 9, on RabbitMQ to 255. On Redis 0 is served first. Absent is written as 0.
     pub priority: Option<u8>,
     /// Exchange to which it was sent; empty for the default one.
     pub exchange: String,

@@ -86,7 +86,7 @@ fn what_is_built_here_is_what_celery_builds() {
 }
 
 fn context() -> Context<'static> {
-    Context { oid: "oid", origin: "gen1@here", now: SystemTime::UNIX_EPOCH, parent: None, defaults: &|_| None }
+    Context { oid: "oid", origin: "gen1@here", now: SystemTime::UNIX_EPOCH, parent: None, trace: None, defaults: &|_| None }
 }
 
 fn ids() -> impl FnMut() -> String {

@@ -20,7 +20,7 @@ use longshore_celery::{
 use proptest::{collection::vec, prelude::*};
 
 fn context() -> Context<'static> {
-    Context { oid: "oid", origin: "gen1@here", now: SystemTime::UNIX_EPOCH, parent: None, defaults: &|_| None }
+    Context { oid: "oid", origin: "gen1@here", now: SystemTime::UNIX_EPOCH, parent: None, trace: None, defaults: &|_| None }
 }
 
 fn ids() -> impl FnMut() -> String {

@@ -42,6 +42,7 @@ pub const STYLE: &str = "\
 .chart{--good:#1a7f4b;--bad:#c4314b;--plain:#2f6fb5;--ink:#24292f;--faint:#5f6873;--line:#d5dae0;\
 display:block;width:100%;height:auto;font-family:system-ui,sans-serif;font-size:12px}
 @media (prefers-color-scheme:dark){.chart{--good:#46b97d;--bad:#f0708a;--plain:#6cabf0;--ink:#e6e9ed;--faint:#a3acb7;--line:#3a424c}}
+.spark{height:24px;margin-top:4px}
 .chart text{fill:var(--ink)}
 .chart .faint{fill:var(--faint)}
 .chart .title{font-weight:600;font-size:14px}
@@ -93,6 +94,12 @@ impl Frame {
             let _ = write!(self.0, "{}{} {}", if place == 0 { "M" } else { "L" }, short(*x), short(*y));
         }
         self.0.push_str("Z\"/>");
+    }
+
+    /// Draws what a path goes round, as dark as this share of the colour.
+    pub(crate) fn shade(&mut self, share: f64, path: &str) {
+        let (class, share) = (Tone::Plain.class(), short(share));
+        let _ = write!(self.0, "<path class=\"{class}\" fill-opacity=\"{share}\" d=\"{path}\"/>");
     }
 
     /// Draws the lines and numbers of the upright axis, and its name.

@@ -21,6 +21,8 @@ pub struct OverTime {
     pub bucket: f64,
     /// Seconds that all values stand for; the last one may stand for less or more than the others.
     pub span: f64,
+    /// The last value is of now: the level axis counts back from it, and not from the start.
+    pub ends_now: bool,
     /// A value that is not passed; drawn where it is not far above the others.
     pub limit: Option<Limit>,
 }
@@ -86,8 +88,9 @@ impl OverTime {
             let names: Vec<_> = self.series.iter().map(|series| (series.name.as_str(), series.tone)).collect();
             frame.legend(&names);
         }
-        let labels: Vec<_> = time_ticks(span).into_iter().map(|tick| (across(tick), show_time(tick))).collect();
-        frame.level(&labels, "time since the start");
+        let place = |tick: f64| across(if self.ends_now { span - tick } else { tick });
+        let labels: Vec<_> = time_ticks(span).into_iter().map(|tick| (place(tick), show_time(tick))).collect();
+        frame.level(&labels, if self.ends_now { "ago" } else { "time since the start" });
         frame.end()
     }
 }
@@ -104,6 +107,7 @@ mod tests {
             series: vec![series("ok", Tone::Good, &[10.0, 20.0]), series("failed", Tone::Bad, &[0.0, 10.0])],
             bucket: 4.0,
             span: 6.0,
+            ends_now: false,
             limit: Some(Limit { name: "limit 40".to_owned(), value: 40.0 }),
         }
     }
@@ -124,6 +128,16 @@ mod tests {
         let limit = Some(Limit { name: "limit 4000".to_owned(), value: 4_000.0 });
         let svg = OverTime { limit, ..chart() }.svg();
         assert!(!svg.contains("limit") && svg.contains(">30</text>"), "{svg}");
+    }
+
+    #[test]
+    fn a_chart_that_ends_now_counts_back_from_it() {
+        let svg = OverTime { ends_now: true, ..chart() }.svg();
+        // Two seconds ago stand at two thirds of the width.
+        assert!(
+            svg.contains(">ago</text>") && svg.contains("<text class=\"faint\" x=\"300.7\" y=\"213\" text-anchor=\"middle\">2s</text>"),
+            "{svg}"
+        );
     }
 
     #[test]

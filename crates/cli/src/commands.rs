@@ -5,6 +5,7 @@ pub mod beat;
 pub mod bench;
 pub mod call;
 pub mod config;
+pub mod dashboard;
 pub mod dead;
 pub mod demo;
 pub mod enqueue;

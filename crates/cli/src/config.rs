@@ -178,7 +178,8 @@ impl Config {
         let var = |name: &str| sources.vars.get(name).filter(|text| !text.is_empty());
         // A name that `run` and `worker` share means both.
         let worker = schema::all(schema::WORKER).map(|key| (Some(SectionId::Worker), key));
-        for (of, key) in schema::variables().map(|key| (None, key)).chain(worker) {
+        let dashboard = schema::all(schema::DASHBOARD).map(|key| (Some(SectionId::Dashboard), key));
+        for (of, key) in schema::variables().map(|key| (None, key)).chain(worker).chain(dashboard) {
             let name = schema::variable(key.name);
             let Some(text) = var(&name) else { continue };
             let origin = Origin::Env(name);
@@ -400,7 +401,7 @@ impl Config {
     /// the stronger file first: pattern, queue, priority.
     ///
     /// # Errors
-    /// A `${VAR}` that is not set; a priority beyond 9.
+    /// A `${VAR}` that is not set; a priority beyond 255.
     pub fn routes(&self) -> Result<Vec<(String, Option<String>, Option<u8>)>, ConfigError> {
         let mut found = Vec::new();
         for (id, section) in &self.sections {
@@ -409,8 +410,8 @@ impl Config {
             let queue = setting("queue")?.and_then(|setting| setting.value.into_text());
             let priority = match setting("priority")? {
                 None => None,
-                Some(set) => match set.values().first().and_then(|text| text.parse::<u8>().ok()).filter(|priority| *priority <= 9) {
-                    None => return Err(set.wrong("priority", &id.place(), "a priority is a number from 0 to 9")),
+                Some(set) => match set.values().first().and_then(|text| text.parse::<u8>().ok()) {
+                    None => return Err(set.wrong("priority", &id.place(), "a priority is a number from 0 to 9, on RabbitMQ to 255")),
                     priority => priority,
                 },
             };
@@ -438,6 +439,14 @@ impl Config {
     /// A `${VAR}` that is not set.
     pub fn worker(&self) -> Result<Section, ConfigError> {
         self.section(&SectionId::Worker)
+    }
+
+    /// `[dashboard]`, by the names of its flags.
+    ///
+    /// # Errors
+    /// A `${VAR}` that is not set.
+    pub fn dashboard(&self) -> Result<Section, ConfigError> {
+        self.section(&SectionId::Dashboard)
     }
 
     /// The names of the limits.
@@ -532,7 +541,7 @@ impl Config {
 #[cfg(all(test, feature = "kafka"))]
 pub(crate) fn flags_of_sections() -> Vec<(Vec<String>, &'static str)> {
     let mut flags = Vec::new();
-    for id in [SectionId::Worker, SectionId::Kafka("orders".to_owned())] {
+    for id in [SectionId::Worker, SectionId::Dashboard, SectionId::Kafka("orders".to_owned())] {
         let words: Vec<String> = id.command().into_iter().flatten().map(str::to_owned).collect();
         flags.extend(schema::all(id.keys()).map(|key| (words.clone(), id.flag(key.name))));
     }

@@ -7,7 +7,7 @@ use longshore_worker::App;
 
 use crate::{
     commands::{
-        advise, beat, bench, call, config as config_command, dead, demo, enqueue, events, jobs, limits, queues, remote, result,
+        advise, beat, bench, call, config as config_command, dashboard, dead, demo, enqueue, events, jobs, limits, queues, remote, result,
         run::{self, args::RunArgs},
         schedule, shell, tasks, top, why,
         worker::{self, args::WorkerArgs},
@@ -103,6 +103,8 @@ enum Command {
     /// second at most: with three queues and two workers some 90 small commands, which take Redis
     /// 0.2 ms.
     Top(top::TopArgs),
+    /// A page of all workers and queues, in your browser
+    Dashboard(Box<dashboard::DashboardArgs>),
     /// Limits: list, set
     Limits {
         #[command(subcommand)]
@@ -191,12 +193,7 @@ pub fn main(app: &App) -> ExitCode {
     let settings = config.map_err(|errors| errors.to_string()).and_then(|config| {
         let state_dir = config.state_dir().map_err(|error| error.to_string())?;
         let flags = section_flags(config.top(), RUN_WORDS, "", given)?;
-        if command == "worker" {
-            // Behind the command's name, before the flags that are given, which win.
-            let own = section_flags(config.worker(), &["worker"], " in [worker]", given)?;
-            let at = argv.iter().skip(1).position(|word| word == "worker").map_or(argv.len(), |at| at + 2);
-            argv.splice(at..at, own);
-        }
+        add_section(&mut argv, command, &config, given)?;
         #[cfg(feature = "kafka")]
         if let Some(("consume", given)) = given.subcommand().filter(|_| command == "kafka") {
             let own = consume_flags(&config, given)?;
@@ -246,6 +243,7 @@ pub fn main(app: &App) -> ExitCode {
             let (color, keys) = (cli.global.color, !cli.global.no_input);
             with_queue(queue, async |place, out| top::run(&args, place, color, keys, out).await)
         }
+        Command::Dashboard(args) => dashboard::run(&args, app, &config, &cli.global),
         Command::Limits { command } => with_queue(queue, async |place, out| limits::run(command, &config, place, out).await),
         #[cfg(feature = "kafka")]
         Command::Kafka(command) => command.run(&config, &cli.global),
@@ -315,8 +313,24 @@ fn verb_of(argv: &[OsString]) -> Option<&OsString> {
 
 /// The commands of the task queue.
 const OF_QUEUE: &[&str] = &[
-    "worker", "call", "enqueue", "result", "why", "tasks", "dead", "queues", "status", "workers", "inspect", "control", "events", "top",
-    "limits", "schedule", "beat",
+    "worker",
+    "call",
+    "enqueue",
+    "result",
+    "why",
+    "tasks",
+    "dead",
+    "queues",
+    "status",
+    "workers",
+    "inspect",
+    "control",
+    "events",
+    "top",
+    "limits",
+    "schedule",
+    "beat",
+    "dashboard",
 ];
 
 /// Runs a command of the task queue, or one that only looks.
@@ -337,6 +351,20 @@ fn with_queue(
 fn is_given(given: &ArgMatches, name: &str) -> bool {
     let id = name.replace('-', "_");
     given.try_get_raw(&id).is_ok() && given.value_source(&id) == Some(ValueSource::CommandLine)
+}
+
+/// Puts the settings of a command's own section behind its name, before the flags that are given,
+/// which win.
+fn add_section(argv: &mut Vec<OsString>, command: &str, config: &Config, given: &ArgMatches) -> Result<(), String> {
+    let section = match command {
+        "worker" => config.worker(),
+        "dashboard" => config.dashboard(),
+        _ => return Ok(()),
+    };
+    let own = section_flags(section, &[command], &format!(" in [{command}]"), given)?;
+    let at = argv.iter().skip(1).position(|word| word == command).map_or(argv.len(), |at| at + 2);
+    argv.splice(at..at, own);
+    Ok(())
 }
 
 /// Settings of a command as its flags, but those that are given; each is checked, so that a mistake

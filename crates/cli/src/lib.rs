@@ -34,6 +34,7 @@ pub mod runtime;
 pub mod schedules;
 pub mod signals;
 pub mod tasks;
+pub mod web;
 
 pub use entry::main;
 pub use longshore_run::units;

@@ -134,8 +134,8 @@ fn read(name: &str, section: &Section) -> Result<Schedule, ConfigError> {
         call = call.queue(queue);
     }
     if let Some(priority) = text("priority") {
-        let read = priority.parse().ok().filter(|priority| *priority <= 9);
-        call = call.priority(read.ok_or_else(|| wrong("priority", "a priority is a number from 0 to 9"))?);
+        let read = priority.parse().ok();
+        call = call.priority(read.ok_or_else(|| wrong("priority", "a priority is a number from 0 to 9, on RabbitMQ to 255"))?);
     }
     if let Some(expires) = text("expires") {
         call = call.expires_in(seconds(expires).map_err(|why| wrong("expires", &why))?);

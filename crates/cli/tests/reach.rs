@@ -56,9 +56,7 @@ fn a_run_is_seen_and_steered_from_elsewhere_whether_it_has_a_journal_or_not() {
         let state = place.path(&"long".repeat(40));
         let child = start(&place, &state, flags);
         let job = if flags.contains(&"off") { child.id().to_string() } else { "far".to_owned() };
-        // In a folder of its owner's it is there a moment before it is for its owner alone.
-        let mode = || fs::metadata(&sockets(&state)[0]).unwrap().permissions().mode() & 0o777;
-        until("it is for its owner alone", 20 * SECOND, || mode() == 0o600);
+        assert_eq!(fs::metadata(&sockets(&state)[0]).unwrap().permissions().mode() & 0o777, 0o600);
         until("two that run", 20 * SECOND, || view(&state, &job)["running"].as_array().unwrap().len() == 2);
         let (code, out, err) = jobs(&state, &["set", &job, "--concurrency", "5", "--rate", "50/s"]);
         assert_eq!(code, 0, "{err}");

@@ -1,7 +1,7 @@
 //! The tasks of `tests/interop/labapp.py` in Rust, as a program with longshore's whole command
 //! line: what the interop tests start as a worker (`labapp worker …`; where LAB_ONE_LANE is set,
-//! with a single task). With `labapp client URL` it is a client that is told by lines of JSON what
-//! to send.
+//! with a single task; where LAB_SEED is, with that of seed 004). With `labapp client URL` it is a
+//! client that is told by lines of JSON what to send.
 
 mod client;
 mod tasks;
@@ -18,6 +18,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         _ if std::env::var_os("LAB_ONE_LANE").is_some() => longshore::main(&tasks::of_one_lane()),
+        _ if std::env::var_os("LAB_SEED").is_some() => longshore::main(&tasks::of_the_seed()),
         _ => longshore::main(&tasks::app()),
     }
 }

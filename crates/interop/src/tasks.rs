@@ -66,6 +66,18 @@ pub(crate) fn of_one_lane() -> App {
     App::new().task(slow)
 }
 
+/// The application of seed 004.
+pub(crate) fn of_the_seed() -> App {
+    App::new().task(slow_add)
+}
+
+/// Seed 004's task, by the name that it has there.
+#[task(name = "tasks._add")]
+fn slow_add(a: i64, b: i64) -> i64 {
+    thread::sleep(Duration::from_secs(3));
+    a + b
+}
+
 #[task(name = "lab.add")]
 async fn add(x: i64, y: i64) -> i64 {
     x + y

@@ -236,13 +236,13 @@ fn queue(entry: &Entry) -> Result<LitStr> {
 }
 
 fn priority(entry: &Entry) -> Result<u8> {
-    let help = "`priority` is a number from 0 to 9; on Redis and SQLite 0 is served first";
+    let help = "`priority` is a number from 0 to 9, on RabbitMQ to 255; on Redis and SQLite 0 is served first";
     let number = match &entry.value {
         Some(Expr::Lit(ExprLit { lit: Lit::Int(number), .. })) => number,
         Some(other) => return Err(Error::new_spanned(other, help)),
         None => return Err(Error::new(entry.span, help)),
     };
-    number.base10_parse().ok().filter(|priority| *priority <= 9).ok_or_else(|| Error::new(number.span(), help))
+    number.base10_parse().ok().ok_or_else(|| Error::new(number.span(), help))
 }
 
 fn lane(entry: &Entry) -> Result<Lane> {

@@ -63,7 +63,7 @@ use proc_macro::TokenStream;
 /// | `prefix = "shop"` | what stands before the function's name; a text or a constant |
 /// | `lane = "cpu"` | where it runs: `async` (an async fn's only one), `blocking` (a plain fn's, unless told otherwise), `cpu`, `process` (a child process of this program, which a crash ends alone; its `main` begins with `longshore::init_app`); a plain fn on `async` must never wait |
 /// | `queue = "mail"` | the queue of calls that name none; else the app's routes say |
-/// | `priority = 3` | the priority of calls that name none, 0 to 9 |
+/// | `priority = 3` | the priority of calls that name none, 0 to 9, on RabbitMQ to 255 |
 /// | `retries = 3` | how often a retry that it asks for is granted; `"forever"` |
 /// | `retry_delay = "180s"` | the time until a retry that does not name one |
 /// | `backoff = "exp:1s..10m"` | retry after any error, waiting longer each time, with full jitter; also `fixed:5s`, `list:1s,5s,60s` |

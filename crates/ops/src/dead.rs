@@ -10,7 +10,7 @@ use longshore_brokers::DeadLetter;
 use longshore_worker::Client;
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
-use crate::{error::OpsError, message::MessageBrief, results::again_from_now, wire::time_text};
+use crate::{error::OpsError, message::MessageBrief, queues::flow::served, results::again_from_now, wire::time_text};
 
 /// Asks for dead letters: those for which all of it is true. Of each queue a broker keeps the
 /// latest ten thousand, which are looked through.
@@ -128,12 +128,28 @@ impl DeadRequest {
 /// Cancel safe: nothing is changed by asking.
 pub async fn list(client: &Client, request: &DeadRequest) -> Result<Vec<DeadInfo>, OpsError> {
     let now = SystemTime::now();
-    let letters = client.connected().letters()?.dead(request.queue.as_deref()).await?;
+    let letters = letters(client, request.queue.as_deref()).await?;
     let found: Vec<DeadInfo> = letters.into_iter().map(DeadInfo::of).filter(|dead| request.matches(dead, now)).collect();
     match request.ids.iter().find(|id| !found.iter().any(|dead| dead.is(id))) {
         Some(id) => Err(OpsError::NoDeadLetter { id: id.clone() }),
         None => Ok(found),
     }
+}
+
+/// Returns the letters of a queue, or of all that are known: where the broker cannot name its
+/// queues, those that workers serve are among them.
+async fn letters(client: &Client, queue: Option<&str>) -> Result<Vec<DeadLetter>, OpsError> {
+    let half = client.connected().letters()?;
+    let mut letters = half.dead(queue).await?;
+    if queue.is_some() || client.broker().unlisted().is_none() {
+        return Ok(letters);
+    }
+    let known: BTreeSet<String> = letters.iter().map(|letter| letter.key.clone()).collect();
+    for queue in served(client).await? {
+        letters.extend(half.dead(Some(&queue)).await?.into_iter().filter(|letter| !known.contains(&letter.key)));
+    }
+    letters.sort_by_key(|letter| std::cmp::Reverse(letter.at));
+    Ok(letters)
 }
 
 /// Looks which of the queues of these letters had more of them than are kept.

@@ -27,6 +27,12 @@ pub enum OpsError {
         /// The id (or the letter's key) that was asked for.
         id: String,
     },
+    /// There is no schedule of this name.
+    #[error("there is no schedule {name}; longshore schedule lists those that there are")]
+    NoSchedule {
+        /// The name that was asked for.
+        name: String,
+    },
     /// No worker has replied in time.
     #[error("no nodes replied within time constraint: does a worker run on this broker?")]
     NoWorkers,

@@ -71,7 +71,7 @@ pub mod workers;
 
 pub use self::{
     error::OpsError,
-    message::{MessageBrief, cut},
+    message::{CallArguments, MessageBrief, cut},
     reason::{LaneUse, WaitReason},
     remote::{TaskAtWorker, WorkerStage, tasks_at_workers},
     wire::time_text,

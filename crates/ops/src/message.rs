@@ -49,6 +49,25 @@ impl MessageBrief {
     }
 }
 
+/// Arguments of a message as JSON, for somebody who wants to change them and send another.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct CallArguments {
+    /// The positional ones: a list.
+    pub args: serde_json::Value,
+    /// The named ones: an object.
+    pub kwargs: serde_json::Value,
+}
+
+impl CallArguments {
+    /// Reads them from a message as a broker or a store has it; `None` where it cannot be read.
+    pub fn read(raw: &[u8]) -> Option<Self> {
+        let message = Message::decode(raw, &Limits::default()).ok()?;
+        let args = message.args.iter().map(wire::json_of).collect();
+        Some(Self { args, kwargs: wire::json_of(&message.kwargs.clone().into()) })
+    }
+}
+
 /// Returns a task's arguments, as far as they are shown.
 fn args_of(message: &Message) -> String {
     let args = message.argsrepr.clone().unwrap_or_else(|| args_repr(&message.args, REPR_LENGTH));

@@ -5,6 +5,10 @@
 //! they run, Celery's, the tasks are asked for (`active`). There is at most one round a second,
 //! however often it is looked. Heartbeats are listened to: they say the machine's load, and who is
 //! there and does not reply.
+//!
+//! A reader that [spares](OverviewReader::sparing) the broker asks our workers nothing after the
+//! first round, since their heartbeats say the same, and Celery's every ten seconds; it looks at
+//! queues as often as some commands a second allow.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -12,7 +16,7 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::{BrokerError, Subscription, mask};
+use longshore_brokers::{BrokerError, QueueState, Subscription, mask};
 use longshore_celery::{
     Value,
     control::Request,
@@ -45,6 +49,18 @@ const PATIENCE: Duration = Duration::from_secs(6);
 const WINDOW: Duration = Duration::from_secs(5);
 /// Rounds from one question which queues are served to the next.
 const SERVED_EVERY: u64 = 10;
+/// Time from one question to workers that say nothing in their heartbeats to the next, for a reader
+/// that spares the broker; so much more for each of them.
+const ASK_EVERY: Duration = Duration::from_secs(10);
+const ASK_EACH: Duration = Duration::from_millis(500);
+/// The same for which queues there are, beside those that are served; and so many times as long as
+/// the answer took.
+const NAMES_EVERY: Duration = Duration::from_secs(20);
+const NAMES_TIMES: u32 = 100;
+/// Time for which what a heartbeat said counts as now.
+const SAID_WITHIN: Duration = Duration::from_secs(6);
+/// Time over which traffic is measured where it is heard of every two seconds.
+const LONG_WINDOW: Duration = Duration::from_secs(12);
 /// Time after which a worker is forgotten that neither replies nor beats.
 const GONE: Duration = Duration::from_secs(60);
 /// Longest event that is read, in bytes.
@@ -100,14 +116,41 @@ pub struct OverviewReader {
     looks: VecDeque<Look>,
     rounds: u64,
     next: Option<Instant>,
+    spare: Option<Spare>,
+}
+
+/// Memory of a reader that spares the broker.
+#[derive(Default)]
+struct Spare {
+    /// Most commands a second for looks at queues.
+    commands: f64,
+    /// Replies of workers that do not say it in their heartbeats, and when they are asked
+    /// again.
+    replies: Vec<(String, Value)>,
+    active: Vec<(String, Value)>,
+    ask_at: Option<Instant>,
+    /// Queues that were found, beside those that are served, and when they are looked for again.
+    names: BTreeSet<String>,
+    names_at: Option<Instant>,
+    /// States that were seen of queues, and when they are looked at again.
+    states: Vec<QueueState>,
+    states_at: Option<Instant>,
 }
 
 /// Facts about a worker, from whatever came of it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Heard {
     at: Instant,
     running: Option<u64>,
     load: Option<f64>,
+    /// Account of its heartbeats, in the words of its reply to `stats`.
+    account: Option<(Value, Instant)>,
+}
+
+impl Heard {
+    fn at(at: Instant) -> Self {
+        Self { at, running: None, load: None, account: None }
+    }
 }
 
 /// The counts of one round.
@@ -124,10 +167,50 @@ struct Told {
     running: RunningTasks,
 }
 
+impl Heard {
+    /// Returns what its heartbeats say, if the last one was just now.
+    fn said(&self, now: Instant) -> Option<Value> {
+        self.account.as_ref().filter(|(_, at)| now - *at < SAID_WITHIN).map(|(account, _)| account.clone())
+    }
+}
+
+impl Spare {
+    /// Notes the states of queues, and when it is time for the next look.
+    fn saw(&mut self, client: &Client, states: Vec<QueueState>, now: Instant) {
+        let cost = client.broker().look_cost(states.len()) as f64;
+        self.states_at = Some(now + Duration::from_secs_f64((cost / self.commands).clamp(0.0, 60.0)).max(EVERY));
+        self.states = states;
+    }
+}
+
+/// Returns the queues that a worker's account says it serves.
+fn serves(account: &Value) -> Option<Vec<String>> {
+    let names = account.get("serves")?.as_list()?;
+    Some(names.iter().filter_map(Value::as_str).map(str::to_owned).collect())
+}
+
 impl OverviewReader {
     /// Reads over this client. Nothing is asked before the first look.
     pub fn new(client: Client) -> Self {
-        Self { client, beats: None, heard: BTreeMap::new(), served: BTreeMap::new(), looks: VecDeque::new(), rounds: 0, next: None }
+        Self {
+            client,
+            beats: None,
+            heard: BTreeMap::new(),
+            served: BTreeMap::new(),
+            looks: VecDeque::new(),
+            rounds: 0,
+            next: None,
+            spare: None,
+        }
+    }
+
+    /// Spares the broker: after the first round it is sent about this many commands a second for
+    /// looks at queues, and workers that tell of themselves in their heartbeats are asked nothing.
+    /// Figures are then as old as a heartbeat, and of many queues some seconds older.
+    #[must_use]
+    pub fn sparing(self, commands_per_second: f64) -> Self {
+        let spare = Spare { commands: commands_per_second.max(0.1), ..Spare::default() };
+        Self { spare: Some(spare), ..self }
     }
 
     /// Looks at everything. The first look knows no traffic; another one waits until a second has
@@ -152,9 +235,34 @@ impl OverviewReader {
         }
     }
 
-    async fn round(&mut self) -> Result<Overview, OpsError> {
-        let client = self.client.clone();
+    /// Lets the next look ask anew, at once: something was changed since the last one.
+    pub fn renew(&mut self) {
+        self.next = None;
+        if let Some(spare) = &mut self.spare {
+            (spare.states_at, spare.names_at) = (None, None);
+        }
+    }
+
+    /// Takes what heartbeats have said meanwhile, and asks nothing: for whoever looks only while
+    /// somebody watches, and wants to know then who was there.
+    ///
+    /// # Errors
+    /// The broker cannot be reached, or refuses.
+    ///
+    /// # Cancel safety
+    /// Cancel safe.
+    pub async fn keep_up(&mut self) -> Result<(), OpsError> {
         self.hear().await?;
+        self.note(&Told { stats: Vec::new(), running: RunningTasks::new() }, Instant::now());
+        Ok(())
+    }
+
+    async fn round(&mut self) -> Result<Overview, OpsError> {
+        self.hear().await?;
+        if self.rounds > 0 && self.spare.is_some() {
+            return self.spared_round().await;
+        }
+        let client = self.client.clone();
         let at = std::time::Instant::now();
         let (states, stats) = tokio::join!(client.broker().queues(&[]), async {
             if client.connected().bus().is_ok() { ask(client.connected(), Request::new("stats"), REPLIES).await } else { Ok(Vec::new()) }
@@ -174,10 +282,78 @@ impl OverviewReader {
         } else {
             states
         };
-        let told = Told { running: running(&stats, &active?), stats };
-        self.note(&told, Instant::now());
+        let (active, now) = (active?, Instant::now());
+        if let Some(spare) = &mut self.spare {
+            (spare.replies, spare.active, spare.ask_at) = (stats.clone(), active.clone(), Some(now + ASK_EVERY));
+            (spare.names, spare.names_at) = (states.iter().map(|state| state.name.clone()).collect(), Some(now + NAMES_EVERY));
+            spare.saw(&client, states.clone(), now);
+        }
+        let told = Told { running: running(&stats, &active), stats };
+        self.note(&told, now);
         let sample = Sample { at, states, ended: ended(&told.stats) };
         Ok(self.overview(sample, &told))
+    }
+
+    /// Puts together what heartbeats say, and asks for what they do not, now and then.
+    async fn spared_round(&mut self) -> Result<Overview, OpsError> {
+        let Some(mut spare) = self.spare.take() else { return Ok(Overview::default()) };
+        let looked = self.ask_sparingly(&mut spare).await;
+        let now = Instant::now();
+        let said: Vec<(String, Value)> = self.heard.iter().filter_map(|(node, heard)| Some((node.clone(), heard.said(now)?))).collect();
+        let served = said.iter().filter_map(|(node, account)| Some((node.clone(), serves(account)?)));
+        self.served.extend(served);
+        let mut stats = said;
+        // A reply counts until the next one is due, of whoever is still heard.
+        let is_there = |heard: &Heard| heard.account.is_none() && now - heard.at < ASK_EVERY + SAID_WITHIN;
+        let rest = spare.replies.iter().filter(|(node, _)| self.heard.get(node).is_some_and(is_there));
+        stats.extend(rest.cloned());
+        let active: Vec<(String, Value)> = spare.active.iter().filter(|(node, _)| self.heard.contains_key(node)).cloned().collect();
+        let told = Told { running: running(&stats, &active), stats };
+        self.rounds += 1;
+        self.note(&Told { running: RunningTasks::new(), stats: Vec::new() }, now);
+        let sample = Sample { at: std::time::Instant::now(), states: spare.states.clone(), ended: ended(&told.stats) };
+        self.spare = Some(spare);
+        looked?;
+        Ok(self.overview(sample, &told))
+    }
+
+    /// Asks the broker and the workers what it is time for.
+    async fn ask_sparingly(&mut self, spare: &mut Spare) -> Result<(), OpsError> {
+        let (client, now) = (self.client.clone(), Instant::now());
+        let is_due = |at: Option<Instant>| at.is_none_or(|at| at <= now);
+        let mute: Vec<String> = self.heard.iter().filter(|(_, heard)| heard.account.is_none()).map(|(node, _)| node.clone()).collect();
+        // One that has just come is asked at once.
+        let has_new = mute.iter().any(|node| !spare.replies.iter().any(|(known, _)| known == node));
+        if !mute.is_empty() && (is_due(spare.ask_at) || has_new && is_due(spare.ask_at.map(|at| at - ASK_EVERY + EVERY))) {
+            spare.ask_at = Some(now + ASK_EVERY + ASK_EACH * u32::try_from(mute.len()).unwrap_or(u32::MAX));
+            let ask = |command, within| ask_some(&client, command, mute.clone(), within);
+            let (stats, served, active) = tokio::join!(ask("stats", REPLIES), ask("active_queues", REPLIES), ask("active", REPLIES));
+            (spare.replies, spare.active) = (stats?, active?);
+            self.served.extend(served?.iter().map(|(node, queues)| (node.clone(), names_of(queues))));
+            for (node, _) in &spare.replies {
+                self.heard.entry(node.clone()).or_insert_with(|| Heard::at(now)).at = now;
+            }
+        }
+        let served: BTreeSet<&String> = self.served.values().flatten().collect();
+        let is_new = served.iter().any(|name| !spare.states.iter().any(|state| state.name == ***name));
+        if is_due(spare.states_at) || is_new {
+            let mut states = Vec::new();
+            if is_due(spare.names_at) {
+                spare.names_at = Some(now + NAMES_EVERY);
+                states = client.broker().queues(&[]).await?;
+                spare.names = states.iter().map(|state| state.name.clone()).collect();
+                spare.names_at = Some(now + NAMES_EVERY.max(now.elapsed() * NAMES_TIMES));
+            }
+            // Those that it has just told of are not asked for again.
+            let told: BTreeSet<&str> = states.iter().map(|state| state.name.as_str()).collect();
+            let names: BTreeSet<&String> = served.into_iter().chain(&spare.names).filter(|name| !told.contains(name.as_str())).collect();
+            let names: Vec<Arc<str>> = names.into_iter().map(|name| Arc::from(name.as_str())).collect();
+            if !names.is_empty() {
+                states.extend(client.broker().queues(&names).await?);
+            }
+            spare.saw(&client, states, now);
+        }
+        Ok(())
     }
 
     /// Takes the heartbeats that have come.
@@ -210,8 +386,11 @@ impl OverviewReader {
                 self.served.remove(&node);
             }
             EventKind::WorkerHeartbeat(beat) | EventKind::WorkerOnline(beat) => {
-                let heard = self.heard.entry(node).or_insert(Heard { at: now, running: None, load: None });
+                let heard = self.heard.entry(node).or_insert_with(|| Heard::at(now));
                 heard.at = now;
+                if let Some(account) = &beat.account {
+                    heard.account = Some((Value::Map(account.clone()), now));
+                }
                 heard.running = beat.active.and_then(|count| u64::try_from(count).ok()).or(heard.running);
                 heard.load = beat.loadavg.map(|loads| loads[0]).or(heard.load);
             }
@@ -222,7 +401,7 @@ impl OverviewReader {
     /// Notes who has replied, and forgets who has not been heard for long.
     fn note(&mut self, told: &Told, now: Instant) {
         for (node, _) in &told.stats {
-            self.heard.entry(node.clone()).or_insert(Heard { at: now, running: None, load: None }).at = now;
+            self.heard.entry(node.clone()).or_insert_with(|| Heard::at(now)).at = now;
         }
         self.heard.retain(|_, heard| now - heard.at < GONE);
         self.served.retain(|node, _| self.heard.contains_key(node));
@@ -244,7 +423,8 @@ impl OverviewReader {
         if self.looks.back().is_some_and(|before| !before.done.keys().eq(look.done.keys())) {
             self.looks.clear();
         }
-        while self.looks.len() > 1 && look.sample.at - self.looks[0].sample.at > WINDOW {
+        let longest = if self.spare.is_some() { LONG_WINDOW } else { WINDOW };
+        while self.looks.len() > 1 && look.sample.at - self.looks[0].sample.at > longest {
             self.looks.pop_front();
         }
         let before = self.looks.front();

@@ -77,7 +77,7 @@ pub struct QueueInfo {
     pub in_per_second: Option<f64>,
     /// Messages that came to their end, a second.
     pub out_per_second: Option<f64>,
-    /// Workers that serve it, and answer.
+    /// Workers that serve it: those that answer, and where the broker counts them, all.
     pub workers: Option<u64>,
     /// Time over which traffic was measured, in seconds when serialised; zero: not at all.
     #[serde(rename = "window_seconds", serialize_with = "wire::seconds")]
@@ -104,7 +104,8 @@ impl QueueInfo {
             oldest_at_least: state.oldest_at_least,
             in_per_second: flow.incoming,
             out_per_second: flow.outgoing,
-            workers: flow.workers,
+            // Also those that do not answer.
+            workers: flow.workers.max(state.consumers),
             window,
             paused_by: state.paused,
             paused_since: state.paused_since,

@@ -128,7 +128,7 @@ pub async fn list(client: &Client, request: &SchedulesRequest) -> Result<Schedul
 }
 
 fn unknown(name: &str) -> OpsError {
-    OpsError::Invalid(format!("there is no schedule {name}; longshore schedule lists those that there are"))
+    OpsError::NoSchedule { name: name.to_owned() }
 }
 
 /// An action on schedules.

@@ -416,14 +416,17 @@ fn counts_of(stats: &Value, of: &str) -> Option<BTreeMap<String, u64>> {
 pub(crate) fn info(node: &str, stats: &Value, queues: Vec<String>) -> WorkerInfo {
     let number = |value: &Value, name: &str| value.get(name).and_then(Value::as_i64).unwrap_or_default();
     let total = stats.get("total").and_then(Value::as_map);
+    let lanes = lanes_of(node, stats);
+    // A heartbeat's account has no pool.
+    let all_lanes = || lanes.iter().map(|lane| i64::try_from(lane.slots).unwrap_or(i64::MAX)).sum();
     WorkerInfo {
         node: node.to_owned(),
         pid: number(stats, "pid"),
-        slots: stats.get("pool").map_or(0, |pool| number(pool, "max-concurrency")),
+        slots: stats.get("pool").map_or_else(all_lanes, |pool| number(pool, "max-concurrency")),
         processed: total.map_or(0, |total| total.iter().filter_map(|(_, count)| count.as_i64()).sum()),
         uptime: Duration::from_secs(u64::try_from(number(stats, "uptime")).unwrap_or_default()),
         queues,
-        lanes: lanes_of(node, stats),
+        lanes,
         is_ours: is_ours(stats),
         ended: ended_of(stats),
     }

@@ -260,7 +260,8 @@ fn storyteller(opened: &Opened, hub: &Hub<longshore_core::watch::Event>) -> Opti
     let before = opened.before.as_ref().filter(|before| before.resumed);
     let spent = before.map_or(Duration::ZERO, |before| before.spent);
     let story = opened.plan.spec.output.story.then(|| Storyteller::new(opened.plan.job.what.clone(), spent))?;
-    story.listen(hub);
+    // Where nothing is tried again there is nothing to be heard, and hearing costs each task.
+    story.listen(hub, opened.plan.retry.retries > 0);
     Some(story)
 }
 

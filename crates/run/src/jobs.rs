@@ -1,9 +1,15 @@
 //! What a state directory knows of its jobs, as plain data.
 
+mod digest;
 mod export;
 mod past;
 
-use std::{collections::BTreeMap, io, path::Path, time::SystemTime};
+use std::{
+    collections::BTreeMap,
+    io,
+    path::Path,
+    time::{Duration, SystemTime},
+};
 
 use longshore_brokers::mask_text;
 use longshore_core::{Word, watch::Counts};
@@ -11,6 +17,7 @@ use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use serde_json::value::RawValue;
 
 pub use self::{
+    digest::JobDigest,
     export::{COLUMNS, ExportForm, ExportSpec, export},
     past::{report, trace},
 };
@@ -20,7 +27,11 @@ pub use crate::journal::{
     info::{JobInfo, JobState},
 };
 use crate::{
-    journal::{Index, file::read},
+    journal::{
+        Index,
+        file::{Lines, read},
+        format::{Line, is_final, parse},
+    },
     report::FailureSample,
 };
 
@@ -212,10 +223,26 @@ pub fn prune(state: &StateDir, rules: &PruneRules) -> Result<Pruned, JobError> {
     state.prune(rules)
 }
 
+/// Calls `each` for every task's last final result, without keeping anything of any task: a failure
+/// is none if it stands before the last line that says that failures are tried again.
 fn each_current(info: &JobInfo, mut each: impl FnMut(Word, &[u8]) -> io::Result<()>) -> Result<(), JobError> {
-    let contents = read(&info.path)?;
-    crate::output::each_current(&info.path, contents.len, &contents.index, |_, head, line| each(head.outcome, line))
-        .map_err(|error| JobError::Io { path: info.path.clone(), cause: error.to_string() })
+    let fail = |error: &io::Error| JobError::Io { path: info.path.clone(), cause: error.to_string() };
+    // First of all: a journal that is broken is not shown in part.
+    let mut digest = JobDigest::without_story(&info.path);
+    digest.read_on(Duration::MAX)?;
+    let mut lines = Lines::open(&info.path, 0).map_err(|error| fail(&error))?;
+    while let Some((at, line)) = lines.next().map_err(|error| fail(&error))? {
+        if at >= digest.bytes() {
+            break;
+        }
+        if let Ok(Line::Result(head)) = parse(line)
+            && is_final(head.outcome)
+            && (!head.outcome.is_failure() || at >= digest.retried_at())
+        {
+            each(head.outcome, line).map_err(|error| fail(&error))?;
+        }
+    }
+    Ok(())
 }
 
 fn row(info: &JobInfo) -> JobRow {

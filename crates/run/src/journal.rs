@@ -38,7 +38,7 @@ pub(crate) use feed::{Feed, LiveText};
 pub(crate) use format::{End, ErrorLine, ResultLine, Shared, Start};
 pub(crate) use index::{Index, Occurrences, TaskState};
 pub(crate) use lock::JobLock;
-pub(crate) use past::{PastEnd, PastError, each_past};
+pub(crate) use past::{PastClock, PastEnd, PastError, each_past, past_end};
 pub use prune::{PruneRules, Pruned};
 pub use state::{Begin, StateDir};
 pub(crate) use state::{JobSpec, OpenJob};

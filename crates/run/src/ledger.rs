@@ -328,8 +328,10 @@ impl Sink<Call, Reply> for Ledger {
             for ended in &ended {
                 self.tally.add(ended);
                 self.say(&ended.finished);
-                self.story.iter().for_each(|story| story.add(&ended.finished));
                 self.lines(ended, &mut lines);
+            }
+            if let Some(story) = &self.story {
+                story.add(ended.iter().map(|ended| &ended.finished));
             }
             drop(ended);
             let (tell, written) = oneshot::channel();

@@ -117,6 +117,7 @@ fn charts(report: &Report, story: &Story) -> String {
         series: vec![series("ok", Tone::Good, &stretches.ok_per_s), series("failed", Tone::Bad, &stretches.failed_per_s)],
         bucket: stretches.seconds,
         span,
+        ends_now: false,
         limit: None,
     };
     let limit =
@@ -127,6 +128,7 @@ fn charts(report: &Report, story: &Story) -> String {
         series: vec![series("running", Tone::Plain, &stretches.running)],
         bucket: stretches.seconds,
         span,
+        ends_now: false,
         limit,
     };
     let mut charts = vec![spread.svg(), throughput.svg(), slots.svg()];

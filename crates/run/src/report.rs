@@ -8,7 +8,7 @@ use longshore_core::watch::Counts;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-pub use crate::story::Story;
+pub use crate::story::{HeatRow, SlowEnd, Story, StoryFailure, StoryHeat, StorySample, StoryView};
 use crate::{ending::Facts, reply::Cut, text::harmless, units::round, view::RunView};
 
 /// A finished or stopped run. Counts, rates and times are over all sittings of the job.

@@ -93,7 +93,7 @@ impl Run {
         let (orders, mut ordered) = mpsc::unbounded_channel::<Order>();
         let first = RunView { name: assembled.name.clone(), job: opened.id.clone(), ..RunView::default() };
         let (views, viewed) = watch::channel(Arc::new(first));
-        let handle = RunHandle { orders, views: viewed, heard };
+        let handle = RunHandle { orders, views: viewed, heard, story: assembled.story.clone() };
         let Assembled { engine, name, counts, tally, unread, median, auto, estimate, end_children, is_http, story } = assembled;
         let checked = opened.plan.spec.stop.checks.iter().any(Check::is_on_failed);
         let watch = Watch {

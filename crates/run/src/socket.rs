@@ -34,6 +34,8 @@ const VERSION: u32 = 1;
 const MOST_LINE: u64 = 1 << 20;
 /// Ending of the names of sockets.
 const ENDING: &str = "sock";
+/// Ending of one that does not listen yet. One that is left is of a process that was killed there.
+const UNNAMED: &str = "sock-new";
 
 /// First line of a run, to whoever connects.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -10,7 +10,7 @@ use longshore_core::{
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
 
-use crate::{heard::Heard, view::RunView};
+use crate::{heard::Heard, report::StoryView, story::Storyteller, view::RunView};
 
 /// Order to a run. On the wire: `{"command":"concurrency","most":8}`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -64,6 +64,7 @@ pub struct RunHandle {
     pub(crate) orders: mpsc::UnboundedSender<Order>,
     pub(crate) views: watch::Receiver<Arc<RunView>>,
     pub(crate) heard: Arc<Heard>,
+    pub(crate) story: Option<Storyteller>,
 }
 
 impl std::fmt::Debug for RunHandle {
@@ -159,6 +160,13 @@ impl RunHandle {
         let (answer, view) = oneshot::channel();
         self.order(Order::Look(answer));
         view.await.ok()
+    }
+
+    /// Returns how this sitting has gone so far, where that was asked for
+    /// ([`ResultSpec::story`](crate::spec::ResultSpec::story)).
+    #[must_use]
+    pub fn story(&self) -> Option<StoryView> {
+        self.story.as_ref().map(Storyteller::view)
     }
 
     /// Waits until it looks different; false when it is over.

@@ -3,8 +3,14 @@
 //! Times stand in buckets that become twice as long when there would be too many of them, and in
 //! bins whose edges grow by a factor; of failures a few samples of each kind are kept. So a story
 //! of a million tasks takes as much memory as one of a thousand.
+//!
+//! - `story/heat.rs`: run times over time; `story/view.rs`: all of it as plain data
+
+mod heat;
+mod view;
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
@@ -16,6 +22,11 @@ use longshore_core::{
     watch::{Counts, Detail, Event, Heard, Hub},
 };
 
+use self::heat::Heat;
+pub use self::{
+    heat::{HeatRow, StoryHeat},
+    view::{SlowEnd, StoryFailure, StorySample, StoryView},
+};
 use crate::{call::Call, journal::PastEnd, reply::Reply};
 
 /// Most buckets of time.
@@ -24,6 +35,10 @@ const BUCKETS: usize = 512;
 const SHORTEST: u64 = 1_000;
 /// Bins of run times in each doubling: their edges are 2.2 % apart.
 const BINS: f64 = 32.0;
+/// The bin of a microsecond, and of all that is shorter.
+const FIRST_BIN: i32 = -20 * BINS as i32;
+/// The bin of 2²⁴ s, half a year, and of all that is longer.
+const LAST_BIN: i32 = 24 * BINS as i32;
 /// Kinds of failures that are told apart; further ones are one kind.
 const KINDS: usize = 40;
 /// Samples that are kept of each kind.
@@ -41,15 +56,40 @@ pub struct Story {
     /// Microseconds that a bucket is long.
     bucket: u64,
     buckets: Vec<Bucket>,
-    /// Number of run times in each bin.
-    bins: BTreeMap<i32, u64>,
+    bins: Bins,
     longest: Duration,
+    heat: Heat,
+    slowest: Vec<SlowEnd>,
     span: Duration,
     kinds: BTreeMap<String, FailureGroup>,
     /// Attempts that ended too fast to be noted.
     pub(crate) missed: u64,
     /// Attempts before a task's last one are in it.
     pub(crate) has_retried: bool,
+}
+
+/// Number of run times in each bin, from [`FIRST_BIN`] on.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Bins(Vec<u64>);
+
+impl Bins {
+    fn add(&mut self, bin: i32) {
+        let place = (bin - FIRST_BIN) as usize;
+        if place >= self.0.len() {
+            self.0.resize(place + 1, 0);
+        }
+        self.0[place] += 1;
+    }
+
+    fn count(&self, bin: i32) -> u64 {
+        usize::try_from(bin - FIRST_BIN).ok().and_then(|place| self.0.get(place)).copied().unwrap_or(0)
+    }
+
+    /// Returns the first and the last bin in which something is.
+    fn ends(&self) -> Option<(i32, i32)> {
+        let first = self.0.iter().position(|count| *count > 0)?;
+        Some((FIRST_BIN + first as i32, FIRST_BIN + self.0.len() as i32 - 1))
+    }
 }
 
 /// Ends in a stretch of time.
@@ -65,15 +105,7 @@ pub(crate) struct Bucket {
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(crate) struct FailureGroup {
     pub(crate) count: u64,
-    pub(crate) samples: Vec<Sample>,
-}
-
-/// One failure, for people.
-#[derive(Clone, Debug, PartialEq)]
-pub(crate) struct Sample {
-    pub(crate) seq: u64,
-    pub(crate) record: String,
-    pub(crate) message: String,
+    pub(crate) samples: Vec<StorySample>,
 }
 
 /// The end of one call. Times are counted from the start of the story.
@@ -112,8 +144,10 @@ impl Default for Story {
             what: String::new(),
             bucket: SHORTEST,
             buckets: Vec::new(),
-            bins: BTreeMap::new(),
+            bins: Bins::default(),
             longest: Duration::ZERO,
+            heat: Heat::default(),
+            slowest: Vec::new(),
             span: Duration::ZERO,
             kinds: BTreeMap::new(),
             missed: 0,
@@ -135,16 +169,33 @@ impl Story {
         }
         self.ran(end.started, end.ended);
         let run = end.ended.saturating_sub(end.started);
-        *self.bins.entry(bin_of(run)).or_default() += 1;
+        let bin = bin_of(run);
+        self.bins.add(bin);
         self.longest = self.longest.max(run);
+        self.heat.add(end.ended, bin);
         self.bucket_at(micros(end.ended)).counts.add(end.word, end.records);
-        let Some(failure) = &end.failure else { return };
+        if let Some(failure) = &end.failure {
+            self.fail(failure, end.records);
+        }
+    }
+
+    /// Adds tasks that failed in one way.
+    fn fail(&mut self, failure: &Failing<'_>, tasks: u64) {
         let known = self.kinds.len() < KINDS || self.kinds.contains_key(&failure.class);
         let kind = self.kinds.entry(if known { failure.class.clone() } else { "other kinds".to_owned() }).or_default();
-        kind.count += end.records;
+        kind.count += tasks;
         if kind.samples.len() < SAMPLES {
             let (record, message) = (cut(failure.record), cut(&failure.message));
-            kind.samples.push(Sample { seq: failure.seq, record, message });
+            kind.samples.push(StorySample { seq: failure.seq, record, message });
+        }
+    }
+
+    /// Keeps an attempt among the slowest, if it is one of them. `record` is asked for only then.
+    fn keep_slow<'a>(&mut self, seq: u64, outcome: Word, run: Duration, record: impl FnOnce() -> Option<Cow<'a, str>>) {
+        let run = run.as_secs_f64();
+        if !matches!(outcome, Word::Cancelled | Word::Skipped) && view::is_slow(&self.slowest, run) {
+            let record = record().map_or_else(String::new, |record| cut(&record));
+            view::keep_slow(&mut self.slowest, SlowEnd { seq, record, run, outcome });
         }
     }
 
@@ -155,8 +206,9 @@ impl Story {
         // Far enough for the whole of it, so that buckets do not change on the way.
         self.bucket_at(to);
         while from < to {
-            let until = to.min((from / self.bucket + 1) * self.bucket);
-            self.bucket_at(from).busy += until - from;
+            let place = from / self.bucket;
+            let until = to.min((place + 1) * self.bucket);
+            self.buckets[place as usize].busy += until - from;
             from = until;
         }
     }
@@ -164,15 +216,26 @@ impl Story {
     /// Adds a task of which a journal tells.
     pub(crate) fn add_past(&mut self, past: &PastEnd<'_>) {
         // The first record of a call stands for all that shared it.
-        let (Some(started), 1..) = (past.in_sittings, past.call_records) else { return };
+        let (word, records @ 1..) = (past.word, past.call_records) else { return };
         let failure = past.failure.as_ref().map(|error| Failing {
             class: error.class(),
             seq: past.seq,
             record: past.record,
             message: error.tail.as_ref().map_or_else(|| error.message.clone(), |tail| format!("{}\n{tail}", error.message)),
         });
-        let (word, records) = (past.word, past.call_records);
+        let Some(started) = past.in_sittings else {
+            // It has no place in time: a record that is none, or that was in flight when its run
+            // died.
+            failure.iter().for_each(|failure| self.fail(failure, records));
+            return;
+        };
+        self.keep_slow(past.seq, word, past.run, || Some(past.record.into()));
         self.add(&TaskEnding { word, records, started, ended: started + past.run, failure });
+    }
+
+    /// Forgets why tasks failed, since they are tried again. That they ran is still a part of it.
+    pub(crate) fn forget_failures(&mut self) {
+        self.kinds.clear();
     }
 
     fn bucket_at(&mut self, micros: u64) -> &mut Bucket {
@@ -206,12 +269,12 @@ impl Story {
 
     /// Returns the run times by bins: from, to, in seconds, and how many. The bins have no gaps.
     pub(crate) fn times(&self) -> Vec<(f64, f64, u64)> {
-        let (Some((first, _)), Some((last, _))) = (self.bins.first_key_value(), self.bins.last_key_value()) else { return Vec::new() };
+        let Some((first, last)) = self.bins.ends() else { return Vec::new() };
         // As many bars as can be told apart; the edges stay the same factor apart.
         let together = (f64::from(last - first + 1) / 48.0).ceil().max(4.0) as i32;
         let (first, last) = (first.div_euclid(together) - 1, last.div_euclid(together) + 1);
         let bar = |bar: i32| {
-            let count = self.bins.range(bar * together..(bar + 1) * together).map(|(_, count)| count).sum();
+            let count = (bar * together..(bar + 1) * together).map(|bin| self.bins.count(bin)).sum();
             (edge(bar * together), edge((bar + 1) * together), count)
         };
         (first..=last).map(bar).collect()
@@ -219,13 +282,14 @@ impl Story {
 
     /// Returns the time in which a share of the attempts were done, within 2 %.
     pub(crate) fn quantile(&self, share: f64) -> Duration {
-        let all: u64 = self.bins.values().sum();
+        let all: u64 = self.bins.0.iter().sum();
         let wanted = (share * all as f64).ceil().max(1.0) as u64;
         let mut sum = 0;
-        for (bin, count) in &self.bins {
+        for (place, count) in self.bins.0.iter().enumerate() {
             sum += count;
-            if sum >= wanted {
-                let middle = (edge(*bin) * edge(bin + 1)).sqrt();
+            if *count > 0 && sum >= wanted {
+                let bin = FIRST_BIN + place as i32;
+                let middle = (edge(bin) * edge(bin + 1)).sqrt();
                 return Duration::try_from_secs_f64(middle).unwrap_or_default().min(self.longest);
             }
         }
@@ -272,7 +336,7 @@ fn micros(time: Duration) -> u64 {
 }
 
 fn bin_of(run: Duration) -> i32 {
-    (run.as_secs_f64().max(1e-6).log2() * BINS).floor() as i32
+    ((run.as_secs_f64().max(1e-6).log2() * BINS).floor() as i32).clamp(FIRST_BIN, LAST_BIN)
 }
 
 fn edge(bin: i32) -> f64 {
@@ -304,11 +368,14 @@ impl Storyteller {
     }
 
     /// Listens for attempts that are followed by another one; the last one of a task comes by
-    /// [`add`](Self::add).
-    pub(crate) fn listen(&self, hub: &Hub<Event>) {
+    /// [`add`](Self::add). `retries` says whether there can be any.
+    pub(crate) fn listen(&self, hub: &Hub<Event>, retries: bool) {
+        self.story().has_retried = true;
+        if !retries {
+            return;
+        }
         let this = self.clone();
         let mut events = hub.listen_to(Detail::Tasks, WAITING, |event| matches!(event, Event::Ended { again_after: Some(_), .. }));
-        this.story().has_retried = true;
         tokio::spawn(async move {
             while let Some(heard) = events.next().await {
                 match heard {
@@ -320,8 +387,13 @@ impl Storyteller {
         });
     }
 
-    /// Adds a task that has ended for good.
-    pub(crate) fn add(&self, finished: &Finished<Call, Reply>) {
+    /// Adds tasks that have ended for good.
+    pub(crate) fn add<'a>(&self, ended: impl Iterator<Item = &'a Finished<Call, Reply>>) {
+        let mut story = self.story();
+        ended.for_each(|finished| self.add_to(&mut story, finished));
+    }
+
+    fn add_to(&self, story: &mut Story, finished: &Finished<Call, Reply>) {
         let Some(call) = &finished.task.payload else { return };
         let (started, ended) = (self.of(finished.started.since(self.began.into())), self.of(finished.ended.since(self.began.into())));
         let failure = finished.outcome.class().filter(|_| finished.outcome.word().is_failure()).map(|(kind, code)| {
@@ -341,7 +413,15 @@ impl Storyteller {
             message,
         });
         let end = TaskEnding { word: finished.outcome.word(), records: call.len() as u64, started, ended, failure };
-        self.story().add(&end);
+        story.add(&end);
+        let record = || call.first().map(|item| item.record.to_json().get().to_owned().into());
+        story.keep_slow(finished.task.id, end.word, ended.saturating_sub(started), record);
+    }
+
+    /// Returns the story so far, as plain data.
+    pub(crate) fn view(&self) -> StoryView {
+        // Drawn from a copy: whoever adds to it does not wait.
+        self.told().view()
     }
 
     /// Returns the story so far.
@@ -383,7 +463,7 @@ mod tests {
             let word = if task % 1_000 == 0 { Word::Failed } else { Word::Ok };
             story.add(&ending(word, task * 10, task * 10 + 20));
         }
-        assert!(story.buckets.len() <= BUCKETS && story.bins.len() < 10 && story.kinds["exit 1"].samples.len() == SAMPLES);
+        assert!(story.buckets.len() <= BUCKETS && story.bins.0.len() < 2_000 && story.kinds["exit 1"].samples.len() == SAMPLES);
         let sum = story.buckets.iter().copied().fold(Bucket::default(), Bucket::and);
         assert_eq!((sum.counts.ok, sum.counts.failures(), sum.busy), (999_000, 1_000, 1_000_000 * 20_000));
         // Two at once, a hundred a second, from the first stretch to the last.

@@ -51,3 +51,37 @@ async fn a_run_that_was_stopped_goes_on_where_it_was() {
     let none = tokio::time::timeout(Duration::from_secs(20), Run::start(Run::retry_failed(spec(), None).unwrap())).await;
     assert!(none.unwrap().unwrap().await.nothing_left);
 }
+
+#[test]
+fn a_socket_that_has_its_name_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let over = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        // Looks for sockets without a pause, and connects to each that it sees.
+        let looking = scope.spawn(|| {
+            let (mut met, mut refused) = (0, 0);
+            while !over.load(std::sync::atomic::Ordering::Relaxed) {
+                for file in std::fs::read_dir(folder.path()).unwrap().flatten().map(|entry| entry.path()) {
+                    if file.extension().is_some_and(|ending| ending == "sock") {
+                        match std::os::unix::net::UnixStream::connect(&file) {
+                            Ok(_) => met += 1,
+                            Err(error) => refused += usize::from(error.kind() == std::io::ErrorKind::ConnectionRefused),
+                        }
+                    }
+                }
+            }
+            (met, refused)
+        });
+        tokio::runtime::Runtime::new().unwrap().block_on(async {
+            for _ in 0..300 {
+                let mut spec = RunSpec::new(Program::command(["sleep"])).records(["0.001"]).state_dir(folder.path());
+                spec.journal.reachable = true;
+                let report = Run::start(Run::plan(spec).unwrap()).await.unwrap().await;
+                assert_eq!(report.finished(), 1, "{report:?}");
+            }
+        });
+        over.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (met, refused) = looking.join().unwrap();
+        assert!(met > 0 && refused == 0, "{met} answered, {refused} did not");
+    });
+}

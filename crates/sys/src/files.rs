@@ -246,6 +246,19 @@ pub fn size_limit() -> Option<u64> {
     rustix::process::getrlimit(rustix::process::Resource::Fsize).current
 }
 
+/// Lets this process open as many files as its hard limit allows, and no more than `most`. Returns
+/// how many those are.
+pub fn raise_open_files(most: u64) -> u64 {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    let Some(now) = current else { return most };
+    let wanted = maximum.map_or(most, |maximum| maximum.min(most));
+    if wanted <= now || setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum }).is_err() {
+        return now;
+    }
+    wanted
+}
+
 /// Returns what the system said about a file, with advice where there is some.
 pub fn cause(error: &io::Error) -> String {
     match Errno::from_io_error(error) {

@@ -1,15 +1,17 @@
 //! Sends tasks, and waits for their results.
 
 mod bulk;
+mod prepared;
 
 use std::{collections::HashMap, fmt, sync::Arc};
 
 use futures_util::Stream;
 use longshore_brokers::{Broker, BrokerError, Connected, Key, Notice, Outgoing, ResultBackend};
-use longshore_celery::{Map, Message, ResultTree, Value, WireSignature, canvas};
+use longshore_celery::{Map, Message, ResultTree, TraceContext, Value, WireSignature, canvas};
 use longshore_core::ErrorKind;
 
 pub use bulk::{Refused, SendAll, Sent};
+pub use prepared::PreparedTask;
 
 use crate::{
     answer::Answer,
@@ -37,6 +39,8 @@ use crate::{
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<ClientInner>,
+    /// The trace that what it sends belongs to.
+    trace: Option<Arc<TraceContext>>,
 }
 
 struct ClientInner {
@@ -84,7 +88,24 @@ impl Client {
         };
         let connections = Connections { settings, connected, environment, told, unserved: UnservedQueues::default() };
         let runtime = tokio::runtime::Handle::try_current().ok();
-        Self { inner: Arc::new(ClientInner { connections: Arc::new(connections), sender, runtime }) }
+        Self { inner: Arc::new(ClientInner { connections: Arc::new(connections), sender, runtime }), trace: None }
+    }
+
+    /// Returns this client within a trace: what it sends carries `traceparent` and `tracestate`
+    /// among its headers, with all that is sent because of it.
+    ///
+    /// ```
+    /// # use longshore_worker::{Client, Settings, TraceContext};
+    /// # tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+    /// # let client = Client::connect(&Settings::new("memory://traced"))?;
+    /// let trace = TraceContext::parse("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01", None);
+    /// let client = client.in_trace(trace);
+    /// # Ok::<(), longshore_worker::ClientError>(())
+    /// # }).unwrap();
+    /// ```
+    #[must_use]
+    pub fn in_trace(&self, trace: Option<TraceContext>) -> Self {
+        Self { inner: self.inner.clone(), trace: trace.map(Arc::new) }
     }
 
     /// Returns the answer that will stand here.
@@ -204,6 +225,7 @@ impl Client {
             origin: &self.inner.sender.origin,
             now: self.inner.connections.environment.wall(),
             parent: parent.map(canvas::Parent::of),
+            trace: self.trace.as_deref(),
             defaults: &*self.inner.sender.defaults,
         }
     }
@@ -244,12 +266,18 @@ impl Client {
         if batch.is_empty() {
             return Ok(());
         }
-        let Connected { broker, results, .. } = &self.inner.connections.connected;
+        self.listen().await?;
+        self.inner.connections.connected.broker.publish(batch).await
+    }
+
+    /// Makes sure that results are taken that are sent to this client: those that are sent to a
+    /// queue that is not there yet are lost.
+    async fn listen(&self) -> Result<(), BrokerError> {
+        let results = &self.inner.connections.connected.results;
         if results.reply_queue().is_some() {
-            // Results that are sent to a queue that is not there yet are lost.
             results.listen().await?;
         }
-        broker.publish(batch).await
+        Ok(())
     }
 
     async fn start(&self, start: &canvas::ChordStart) -> Result<(), BrokerError> {

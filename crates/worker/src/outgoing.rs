@@ -21,7 +21,7 @@ pub(crate) fn of(settings: &Settings, mut message: Message, routing: &Routing) -
     let compression = routing.compression.as_deref().and_then(Compression::named).or(settings.compression);
     Outgoing {
         queue: queue.as_str().into(),
-        priority: message.priority.unwrap_or(0).min(9),
+        priority: message.priority.unwrap_or(0),
         due: message.eta,
         raw: message.encode_as(encoding, compression),
     }
@@ -71,7 +71,7 @@ mod tests {
             let message =
                 Message { task: task.to_owned(), id: "i".to_owned(), args: vec![1.into()], priority: Some(12), ..Message::default() };
             let outgoing = of(&settings, message, &routing);
-            assert_eq!((&*outgoing.queue, outgoing.priority), (queue, 9));
+            assert_eq!((&*outgoing.queue, outgoing.priority), (queue, 12));
             let read = Message::decode(&outgoing.raw, &Limits::default()).unwrap();
             assert_eq!((read.exchange.as_str(), read.routing_key.as_str()), ("", queue));
             assert_eq!((read.argsrepr.as_deref(), read.kwargsrepr.as_deref()), (Some("(1,)"), Some("{}")));

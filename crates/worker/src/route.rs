@@ -14,7 +14,7 @@ use longshore_celery::glob;
 pub struct Route {
     /// The queue; the default one where absent.
     pub queue: Option<String>,
-    /// The priority, 0 to 9; 0 where absent.
+    /// The priority, 0 to 9, on RabbitMQ to 255; 0 where absent.
     pub priority: Option<u8>,
 }
 

@@ -139,7 +139,8 @@ impl<R> Signature<R> {
         self.map(|wire| wire.queue(queue))
     }
 
-    /// Sets the priority, 0 to 9. On Redis and SQLite 0 is served first.
+    /// Sets the priority, 0 to 9. On Redis and SQLite 0 is served first; on RabbitMQ the largest
+    /// that the queue knows, which may be up to 255.
     pub fn priority(self, priority: u8) -> Self {
         self.map(|wire| wire.priority(priority))
     }

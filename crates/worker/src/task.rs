@@ -136,7 +136,7 @@ pub enum RateScope {
 pub struct TaskPolicy {
     /// The queue of calls that name none; the app's [route](crate::App::route) for it where absent.
     pub queue: Option<Arc<str>>,
-    /// The priority of calls that name none, 0 to 9.
+    /// The priority of calls that name none, 0 to 9, on RabbitMQ to 255.
     pub priority: Option<u8>,
     /// Most times that [`Failure::Retry`] is granted; without end, where absent. Celery's default
     /// is 3.

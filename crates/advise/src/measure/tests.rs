@@ -1,9 +1,16 @@
 use super::*;
 use crate::{Bound, Place};
 
+/// Measures again, as the advice says, while others had most of the machine: ten times at most.
+fn when_others_are_done(measure: impl Fn() -> Measurement) -> Measurement {
+    let busy = |seen: &Measurement| seen.measured.others > 0.5;
+    (1..10).map(|_| measure()).find(|seen| !busy(seen)).unwrap_or_else(&measure)
+}
+
 #[test]
 fn waiting_is_told_from_computing() {
-    let nap = Measure::of(vec![(); 32]).budget(Duration::from_millis(500)).run(|()| std::thread::sleep(Duration::from_millis(2))).unwrap();
+    let nap = || std::thread::sleep(Duration::from_millis(2));
+    let nap = when_others_are_done(|| Measure::of(vec![(); 32]).budget(Duration::from_millis(500)).run(move |()| nap()).unwrap());
     assert_eq!((nap.advice.bound, nap.advice.place), (Bound::Io, Place::Lane(LaneKind::Blocking)), "{nap:?}");
     assert!(nap.advice.workers >= 4 && nap.measured.item.voluntary >= 0.9, "{nap:?}");
 
@@ -11,7 +18,7 @@ fn waiting_is_told_from_computing() {
         let begin = longshore_sys::clock::thread_cpu_time();
         while longshore_sys::clock::thread_cpu_time() - begin < Duration::from_millis(1) {}
     };
-    let computes = Measure::of(vec![(); 32]).budget(Duration::from_millis(300)).run(move |()| spin()).unwrap();
+    let computes = when_others_are_done(|| Measure::of(vec![(); 32]).budget(Duration::from_millis(300)).run(move |()| spin()).unwrap());
     // How many, tests with made-up measurements say: here other tests have the cores too.
     assert_eq!(computes.advice.bound, Bound::Cpu, "{computes:?}");
     assert!([Place::Sequential, Place::Lane(LaneKind::Cpu)].contains(&computes.advice.place), "{computes:?}");
@@ -20,7 +27,8 @@ fn waiting_is_told_from_computing() {
 #[test]
 fn an_async_function_is_measured_on_its_lane() {
     let nap = |_| tokio::time::sleep(Duration::from_millis(5));
-    let measured = Measure::of((0..64).collect::<Vec<u8>>()).budget(Duration::from_millis(600)).run_async(nap).unwrap();
+    let all = || Measure::of((0..64).collect::<Vec<u8>>()).budget(Duration::from_millis(600));
+    let measured = when_others_are_done(|| all().run_async(nap).unwrap());
     assert_eq!(measured.advice.place, Place::Lane(LaneKind::Async), "{measured:?}");
     assert!(measured.advice.workers >= 4, "{measured:?}");
     assert!(measured.measured.runs.iter().all(|run| run.lane == LaneKind::Async && run.workers <= 64));

@@ -18,7 +18,7 @@ use super::{
 use crate::{
     REPLIES,
     error::BrokerError,
-    halves::{Bus, Subscription},
+    halves::{Bus, LeftOut, Subscription},
 };
 
 /// Most messages that wait for a subscriber; what comes beyond is left out.
@@ -79,12 +79,14 @@ impl AmqpBus {
 
     async fn listen(&self, queue: OwnQueue) -> Result<Subscription, BrokerError> {
         let (sink, messages) = mpsc::channel(ROOM);
+        let left_out = LeftOut::default();
+        let counted = left_out.clone();
         let tap = Tap::open(self.listens.clone(), queue, move |delivery| {
             let (exchange, key) = (delivery.exchange.to_string(), delivery.routing_key.to_string());
-            let raw = Parcel { properties: delivery.properties, body: delivery.data }.to_raw(&exchange, &key);
-            let _ = sink.try_send((key, raw));
+            let raw = Parcel::read(&delivery.properties, delivery.data).to_raw(&exchange, &key);
+            counted.note(sink.try_send((key, raw)));
         });
-        Ok(Subscription { messages, guard: Box::new(tap.await?) })
+        Ok(Subscription { messages, left_out, guard: Box::new(tap.await?) })
     }
 }
 

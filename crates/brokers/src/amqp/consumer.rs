@@ -10,12 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::{BoxFuture, join_all};
-use lapin::{
-    Channel,
-    message::Delivery,
-    options::{BasicAckOptions, BasicNackOptions},
-};
+use futures_util::future::BoxFuture;
 use longshore_celery::crashes_of;
 use longshore_core::{Receipt, source::Fetched};
 use tokio::{
@@ -25,7 +20,9 @@ use tokio::{
 
 use super::{
     declare::{Declarer, Giving},
-    delay, feed,
+    delay,
+    direct::{Arrival, DirectChannel},
+    feed,
     held::{Again, Held, Lent, Tag, acknowledgements},
     link::{Link, Wait, locked},
     parts::Parcel,
@@ -56,7 +53,7 @@ pub(super) struct Arrived {
 /// A channel that gives.
 pub(super) struct Session {
     pub(super) id: u64,
-    pub(super) channel: Channel,
+    pub(super) direct: Arc<DirectChannel>,
     /// Tags that are not acknowledged.
     pub(super) outstanding: BTreeSet<u64>,
     /// Number of those that nobody has claimed.
@@ -96,6 +93,8 @@ pub(super) struct Shared {
     /// A new term begins whenever a channel is lost.
     pub(super) lease: Arc<Lease>,
     pub(super) node: String,
+    /// Deliveries, taken in on a thread of lapin's.
+    runtime: tokio::runtime::Handle,
     state: Mutex<State>,
     /// Something has come, or a channel was lost or made.
     pub(super) arrived: Notify,
@@ -108,13 +107,16 @@ pub(super) struct Shared {
 }
 
 impl State {
-    pub(super) fn begin(&mut self, giving: Giving, channel: Channel, window: u16) -> u64 {
+    /// Returns the number of the next channel.
+    pub(super) fn next_session(&mut self) -> u64 {
         self.last_session += 1;
-        let id = self.last_session;
+        self.last_session
+    }
+
+    pub(super) fn begin(&mut self, giving: Giving, id: u64, direct: Arc<DirectChannel>, window: u16) {
         self.begun[giving as usize] = Some(Instant::now());
         self.sessions[giving as usize] =
-            Some(Session { id, channel, outstanding: BTreeSet::new(), ready: 0, window, counts_from: 0, last: 0 });
-        id
+            Some(Session { id, direct, outstanding: BTreeSet::new(), ready: 0, window, counts_from: 0, last: 0 });
     }
 
     /// Returns how many messages of a channel are claimed and have not ended; with those that are
@@ -210,15 +212,15 @@ impl Shared {
     }
 
     /// Takes in what has come for a queue.
-    pub(super) fn arrive(self: &Arc<Self>, queue: &Arc<str>, session: u64, deliveries: Vec<Delivery>) {
+    pub(super) fn arrive(self: &Arc<Self>, queue: &Arc<str>, session: u64, deliveries: Vec<Arrival>) {
         let (mut over, mut off) = (Vec::new(), Vec::new());
         let now = SystemTime::now();
         {
             let mut state = self.state();
             let state = &mut *state;
             for delivery in deliveries {
-                let tag = Tag { session, tag: delivery.delivery_tag };
-                let parcel = Arc::new(Parcel { properties: delivery.properties, body: delivery.data });
+                let tag = Tag { session, tag: delivery.tag };
+                let parcel = Arc::new(Parcel { properties: delivery.properties, body: delivery.body });
                 let Some(of) = state.sessions.iter_mut().flatten().find(|other| other.id == session) else { return };
                 of.outstanding.insert(tag.tag);
                 of.last = of.last.max(tag.tag);
@@ -237,11 +239,11 @@ impl Shared {
             }
         }
         if !over.is_empty() {
-            self.send_acknowledgements(over);
+            self.settle(over, Vec::new());
         }
         if !off.is_empty() {
             let (shared, queue) = (self.clone(), queue.clone());
-            tokio::spawn(async move { shared.put_off(&queue, off).await });
+            self.runtime.spawn(async move { shared.put_off(&queue, off).await });
         }
         self.arrived.notify_waiters();
         if self.is_closed() {
@@ -270,7 +272,7 @@ impl Shared {
             }
         }
         drop(state);
-        self.send_acknowledgements(acks);
+        self.settle(acks, Vec::new());
         self.arrived.notify_waiters();
     }
 
@@ -328,42 +330,22 @@ impl Shared {
         }
     }
 
-    /// Acknowledges. What was delivered on a channel that is gone comes again.
-    fn send_acknowledgements(&self, tags: Vec<Tag>) -> Vec<BoxFuture<'static, bool>> {
-        let mut by_session: HashMap<u64, Vec<u64>> = HashMap::new();
-        tags.into_iter().for_each(|tag| by_session.entry(tag.session).or_default().push(tag.tag));
-        let mut sent: Vec<BoxFuture<'static, bool>> = Vec::new();
+    /// Acknowledges some and gives others back to their places. What was delivered on a channel
+    /// that is gone comes again.
+    ///
+    /// An acknowledgement of many is of all that came before, so what is outstanding and what goes
+    /// to the server change in one step.
+    pub(super) fn settle(&self, acks: Vec<Tag>, backs: Vec<Tag>) {
+        let mut by_session: HashMap<u64, [Vec<u64>; 2]> = HashMap::new();
+        acks.into_iter().for_each(|tag| by_session.entry(tag.session).or_default()[0].push(tag.tag));
+        backs.into_iter().for_each(|tag| by_session.entry(tag.session).or_default()[1].push(tag.tag));
         let mut state = self.state();
-        for (session, tags) in by_session {
+        for (session, [acks, mut backs]) in by_session {
             let Some(session) = state.session_of(Tag { session, tag: 0 }) else { continue };
-            for (tag, multiple) in acknowledgements(&mut session.outstanding, tags) {
-                let channel = session.channel.clone();
-                // The frame is on its way when this is made; its future says that it was written.
-                let mut ack: BoxFuture<'static, bool> =
-                    Box::pin(async move { channel.basic_ack(tag, BasicAckOptions { multiple }).await.is_ok() });
-                if futures_util::FutureExt::now_or_never(&mut ack).is_none() {
-                    sent.push(ack);
-                }
-            }
+            let acks = acknowledgements(&mut session.outstanding, acks);
+            backs.retain(|tag| session.outstanding.remove(tag));
+            session.direct.settle(&acks, &backs);
         }
-        sent
-    }
-
-    /// Gives messages back to their places.
-    fn give_back(&self, tags: Vec<Tag>) -> Vec<BoxFuture<'static, bool>> {
-        let mut sent: Vec<BoxFuture<'static, bool>> = Vec::new();
-        let mut state = self.state();
-        for tag in tags {
-            let Some(session) = state.session_of(tag) else { continue };
-            session.outstanding.remove(&tag.tag);
-            let channel = session.channel.clone();
-            let options = BasicNackOptions { multiple: false, requeue: true };
-            let mut nack: BoxFuture<'static, bool> = Box::pin(async move { channel.basic_nack(tag.tag, options).await.is_ok() });
-            if futures_util::FutureExt::now_or_never(&mut nack).is_none() {
-                sent.push(nack);
-            }
-        }
-        sent
     }
 
     /// Returns what is lent, with the tag under which it is ours now. Where its channel was lost,
@@ -433,11 +415,11 @@ impl Shared {
                 }
             }
         }
-        Ok(self.end(batch, plans).await)
+        Ok(self.end(batch, plans))
     }
 
     /// Says to the server what has ended.
-    async fn end(&self, batch: &[Finish], plans: Vec<Plan>) -> Vec<Ended> {
+    fn end(&self, batch: &[Finish], plans: Vec<Plan>) -> Vec<Ended> {
         let (mut acks, mut backs, mut ended) = (Vec::new(), Vec::new(), Vec::with_capacity(plans.len()));
         {
             let mut state = self.state();
@@ -459,9 +441,7 @@ impl Shared {
                 });
             }
         }
-        let mut sent = self.send_acknowledgements(acks);
-        sent.extend(self.give_back(backs));
-        join_all(sent).await;
+        self.settle(acks, backs);
         ended
     }
 }
@@ -499,6 +479,7 @@ impl AmqpConsumer {
             turns: Rotation::new(options.queues, options.order),
             lease: Arc::new(Lease::new(heartbeat)),
             node: options.node,
+            runtime: tokio::runtime::Handle::current(),
             state: Mutex::default(),
             arrived: Notify::new(),
             changed: Notify::new(),

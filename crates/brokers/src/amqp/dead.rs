@@ -41,7 +41,7 @@ pub(super) fn is_dead(queue: &str) -> bool {
 }
 
 /// Returns the queues of another's dead letters.
-fn queues_of(queue: &str) -> [Arc<str>; 2] {
+pub(super) fn queues_of(queue: &str) -> [Arc<str>; 2] {
     [format!("{DEAD}{queue}").into(), format!("{JUNK}{queue}").into()]
 }
 
@@ -54,12 +54,13 @@ pub(super) fn letter(queue: &str, parcel: &Parcel, reason: &str, junk: bool, roo
     if letter.size_of_properties() + reason.len() + OURS > room {
         letter = Parcel::as_it_is(letter.to_raw("", queue));
     }
-    let mut headers = letter.properties.headers().clone().unwrap_or_default();
+    let properties = letter.properties.parse();
+    let mut headers = properties.headers().clone().unwrap_or_default();
     let died = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_micros();
     headers.insert(REASON.into(), AMQPValue::LongString(reason.into()));
     headers.insert(DIED.into(), AMQPValue::LongLongInt(i64::try_from(died).unwrap_or(i64::MAX)));
     headers.insert(KEY.into(), AMQPValue::LongString(uuid::Uuid::new_v4().to_string().into()));
-    letter.properties = lasting(letter.properties).with_headers(headers);
+    let letter = Parcel::read(&lasting(properties).with_headers(headers), letter.body);
     Routed::to(if junk { &heap } else { &dead }, letter)
 }
 
@@ -147,7 +148,7 @@ fn letter_of(queue: &str, message: BasicGetMessage) -> (DeadLetter, Parcel) {
     let (key, reason) = (text(KEY), text(REASON));
     let kept = headers.inner().iter().filter(|(name, _)| ![REASON, DIED, KEY].contains(&name.as_str()));
     let headers = FieldTable::from(kept.map(|(name, value)| (name.clone(), value.clone())).collect::<BTreeMap<_, _>>());
-    let parcel = Parcel { properties: delivery.properties.with_headers(headers), body: delivery.data };
+    let parcel = Parcel::read(&delivery.properties.with_headers(headers), delivery.data);
     let raw = parcel.to_raw("", queue);
     let at = SystemTime::UNIX_EPOCH + Duration::from_micros(died);
     let crashes = longshore_celery::crashes_of(&raw);

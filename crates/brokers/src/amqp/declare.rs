@@ -12,15 +12,17 @@ use lapin::{
 };
 
 use super::{
-    dead,
-    fail::{Consequence, consequence, is_locked, is_not_found, is_precondition, words},
+    fail::{Consequence, advised, consequence, is_denied, is_not_found, is_precondition, words},
     link::{Open, locked},
+    own,
     url::{Config, QueueKind},
 };
 use crate::news::{News, Notice};
 
 /// Names of queues have so many bytes at most.
 pub(super) const LONGEST_NAME: usize = 255;
+/// Reason for which no queue is made.
+const PASSIVE: &str = "`declare=passive` stands in the URL; declare it, or leave that out";
 /// Arguments that a queue may have and we have not named, before we stop asking for the next.
 const MOST_SURPRISES: usize = 16;
 
@@ -88,15 +90,15 @@ impl Declarer {
             return Err(Undeclared::No(format!("the name of a queue is {} bytes long; AMQP has {LONGEST_NAME} at most", queue.len())));
         }
         let giving =
-            if self.config.passive && !dead::is_dead(queue) { look(open, queue).await? } else { self.declare(open, queue).await? };
+            if self.config.passive && !own::is_own(queue) { look(open, queue, PASSIVE).await? } else { self.declare(open, queue).await? };
         locked(&self.known).insert(queue.clone(), giving);
         Ok(giving)
     }
 
     fn asked(&self, queue: &str) -> Asked {
         let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-        if dead::is_dead(queue) {
-            return Asked { options, arguments: dead::arguments() };
+        if own::is_own(queue) {
+            return Asked { options, arguments: own::arguments(queue, self.config.kind) };
         }
         let mut arguments = FieldTable::default();
         if self.config.kind == QueueKind::Quorum {
@@ -117,7 +119,7 @@ impl Declarer {
             let channel = channel(open).await?;
             match channel.queue_declare((**queue).into(), asked.options, asked.arguments.clone()).await {
                 Ok(_) => {
-                    if dead::is_dead(queue) {
+                    if own::is_own(queue) {
                         // Nothing of Celery's.
                     } else if found.is_empty() {
                         bind(&channel, queue).await;
@@ -134,14 +136,14 @@ impl Declarer {
                         found.push(difference.to_string());
                         asked.take(&difference);
                     }
-                    None => return look(open, queue).await,
+                    None => return look(open, queue, &words(&error)).await,
                 },
                 // We may not make queues here, but may use those that are there.
-                Err(error) if consequence(&error) == Consequence::Refused => return look(open, queue).await,
-                Err(error) => return Err(undeclared(queue, &error)),
+                Err(error) if is_denied(&error) => return look(open, queue, &advised(&error, "configure")).await,
+                Err(error) => return Err(undeclared(queue, &error, "")),
             }
         }
-        look(open, queue).await
+        look(open, queue, "").await
     }
 }
 
@@ -185,8 +187,8 @@ async fn channel(open: &Open) -> Result<Channel, Undeclared> {
     open.connection.create_channel().await.map_err(|error| Undeclared::Away(words(&error)))
 }
 
-/// Looks whether a queue is there.
-async fn look(open: &Open, queue: &Arc<str>) -> Result<Giving, Undeclared> {
+/// Looks whether a queue is there. Where it is not, it was not made for this reason.
+async fn look(open: &Open, queue: &Arc<str>, not_made: &str) -> Result<Giving, Undeclared> {
     let channel = channel(open).await?;
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     match channel.queue_declare((**queue).into(), options, FieldTable::default()).await {
@@ -194,18 +196,17 @@ async fn look(open: &Open, queue: &Arc<str>) -> Result<Giving, Undeclared> {
             let _ = channel.close(200, "".into()).await;
             Ok(Giving::Fixed)
         }
-        Err(error) => Err(undeclared(queue, &error)),
+        Err(error) => Err(undeclared(queue, &error, not_made)),
     }
 }
 
-fn undeclared(queue: &str, error: &lapin::Error) -> Undeclared {
+fn undeclared(queue: &str, error: &lapin::Error, not_made: &str) -> Undeclared {
     if is_not_found(error) {
-        return Undeclared::No(format!(
-            "there is no queue {queue}, and it is not declared here (`declare=passive`); declare it, or leave that out"
-        ));
+        let why = if not_made.is_empty() { words(error) } else { not_made.to_owned() };
+        return Undeclared::No(format!("there is no queue {queue}, and none is made: {why}"));
     }
-    if is_locked(error) || consequence(error) != Consequence::Connection {
-        return Undeclared::No(format!("queue {queue}: {}", words(error)));
+    if consequence(error) != Consequence::Connection {
+        return Undeclared::No(format!("queue {queue}: {}", advised(error, "configure")));
     }
     Undeclared::Away(words(error))
 }

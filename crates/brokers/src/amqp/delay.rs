@@ -21,6 +21,7 @@ use super::{
     fail::{Consequence, consequence, is_precondition, words},
     link::{Open, locked},
     parts::Parcel,
+    properties::RawValue,
     publish::Routed,
 };
 use crate::news::{News, Notice};
@@ -185,8 +186,8 @@ async fn queue(open: &Open, channel: Channel, name: &str, number: usize, next: &
 
 /// Returns when a message is due, by its header.
 pub(super) fn due_of(parcel: &Parcel) -> Option<SystemTime> {
-    match parcel.properties.headers().as_ref()?.inner().get("eta")? {
-        AMQPValue::LongString(text) => longshore_celery::parse_iso(std::str::from_utf8(text.as_bytes()).ok()?),
+    match parcel.properties.fields().header("eta")? {
+        RawValue::Text(text) => longshore_celery::parse_iso(std::str::from_utf8(text).ok()?),
         _ => None,
     }
 }

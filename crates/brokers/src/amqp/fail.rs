@@ -48,11 +48,6 @@ pub(super) fn is_precondition(error: &lapin::Error) -> bool {
     is_soft(error, &AMQPSoftError::PRECONDITIONFAILED)
 }
 
-/// Returns whether a queue is somebody's alone.
-pub(super) fn is_locked(error: &lapin::Error) -> bool {
-    is_soft(error, &AMQPSoftError::RESOURCELOCKED) || is_soft(error, &AMQPSoftError::ACCESSREFUSED)
-}
-
 fn is_soft(error: &lapin::Error, which: &AMQPSoftError) -> bool {
     matches!(error.kind(), Kind::ProtocolError(error) if matches!(error.kind(), AMQPErrorKind::Soft(kind) if kind == which))
 }
@@ -68,6 +63,37 @@ pub(super) fn words(error: &lapin::Error) -> String {
     }
 }
 
+/// Returns whether the user has no permission for what was asked for.
+pub(super) fn is_denied(error: &lapin::Error) -> bool {
+    is_soft(error, &AMQPSoftError::ACCESSREFUSED)
+}
+
+/// Returns the error in words, with what to do about it. What was asked for needs this permission:
+/// `configure`, `write` or `read`.
+pub(super) fn advised(error: &lapin::Error, permission: &str) -> String {
+    let text = words(error);
+    let Some(advice) = advice(&text, permission) else { return text };
+    format!("{}; {advice}", text.trim_end_matches('.'))
+}
+
+/// Returns what to do about a refusal, of which RabbitMQ says this.
+fn advice(text: &str, permission: &str) -> Option<String> {
+    let advice = match text.split_once(" - ")? {
+        ("ACCESS_REFUSED", what) if what.starts_with("Login") => "look at user and password of the URL".to_owned(),
+        ("NOT_ALLOWED", what) if what.ends_with("not found") => {
+            "make it (`rabbitmqctl add_vhost`), or name another one in the URL".to_owned()
+        }
+        ("NOT_ALLOWED", what) if what.starts_with("access to vhost") => "let that user in (`rabbitmqctl set_permissions`)".to_owned(),
+        ("ACCESS_REFUSED", what) if what.ends_with("in exclusive use") => "another consumer has it for itself: end that one".to_owned(),
+        ("RESOURCE_LOCKED", _) => "it belongs to another connection, and goes with it: name another queue".to_owned(),
+        ("ACCESS_REFUSED", what) if what.contains("refused for user") => {
+            format!("let that user {permission} it (`rabbitmqctl set_permissions`)")
+        }
+        _ => return None,
+    };
+    Some(advice)
+}
+
 /// Makes an error for callers: transient, where the connection went away.
 pub(super) fn transient(place: &str, what: &str) -> BrokerError {
     BrokerError { kind: ErrorKind::Transient, message: format!("rabbitmq at {place}: {what}") }
@@ -76,4 +102,28 @@ pub(super) fn transient(place: &str, what: &str) -> BrokerError {
 /// Makes an error for callers: asking again is no use.
 pub(super) fn refused(place: &str, what: &str) -> BrokerError {
     BrokerError { kind: ErrorKind::Refused, message: format!("rabbitmq at {place}: {what}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::advice;
+
+    #[test]
+    fn what_to_do_stands_behind_what_is_refused_and_nowhere_else() {
+        for (text, expected) in [
+            ("ACCESS_REFUSED - Login was refused using authentication mechanism PLAIN.", Some("user and password")),
+            ("NOT_ALLOWED - vhost v not found", Some("add_vhost")),
+            ("NOT_ALLOWED - access to vhost '/' refused for user 'u'", Some("let that user in")),
+            ("ACCESS_REFUSED - access to queue 'q' in vhost 'v' refused for user 'u'", Some("let that user read it")),
+            ("ACCESS_REFUSED - queue 'q' in vhost 'v' in exclusive use", Some("end that one")),
+            ("RESOURCE_LOCKED - cannot obtain exclusive access to locked queue 'q' in vhost 'v'", Some("another queue")),
+            ("ACCESS_REFUSED - queue name 'amq.mine' contains reserved prefix 'amq.*'", None),
+            ("NOT_FOUND - no queue 'q' in vhost 'v'", None),
+            ("Connection reset by peer", None),
+        ] {
+            let found = advice(text, "read");
+            assert_eq!(found.is_some(), expected.is_some(), "{text}: {found:?}");
+            assert!(found.is_none_or(|found| found.contains(expected.unwrap_or_default())), "{text}");
+        }
+    }
 }

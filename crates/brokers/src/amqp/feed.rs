@@ -3,10 +3,10 @@
 
 use std::{collections::HashMap, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::{FutureExt as _, StreamExt as _};
+use futures_util::StreamExt as _;
 use lapin::{
-    Channel,
-    options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions},
+    Channel, Consumer,
+    options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions},
     types::FieldTable,
 };
 use tokio::{
@@ -17,26 +17,40 @@ use tokio::{
 use super::{
     consumer::Shared,
     declare::{Giving, Undeclared},
-    fail::{Consequence, consequence, is_not_found, words},
+    direct::{DirectChannel, Inbox},
+    fail::{Consequence, advised, consequence, is_not_found, words},
+    held::Tag,
     link::{Open, Wait, pause},
     window,
 };
 use crate::{lease, news::News};
 
-/// Time between two looks whether the server still answers.
-const LOOK: Duration = Duration::from_secs(3);
+/// Longest time between two looks whether the server still answers, which cost two frames each.
+const LOOK: Duration = Duration::from_secs(5);
+/// Time that a channel has to close.
+const CLOSE: Duration = Duration::from_secs(3);
 /// Time after which what nobody claims goes back.
 const UNCLAIMED: Duration = Duration::from_secs(1);
 /// Time after which a queue that cannot be had is asked for again.
 const AGAIN: Duration = Duration::from_secs(5);
-/// The most deliveries that are taken in at once.
-const BATCH: usize = 256;
+/// Longest time that a queue has to answer.
+const ANSWER: Duration = Duration::from_secs(10);
+const NO_ANSWER: &str = "it does not answer (a quorum queue without a leader?); look at it with `rabbitmq-queues quorum_status`, and make it anew where it \
+                         is lost";
 
 /// End of one queue's deliveries.
 struct Stopped {
     queue: Arc<str>,
     tag: String,
     error: Option<lapin::Error>,
+}
+
+/// Failure to become a queue's consumer.
+enum Unserved {
+    /// The queue does not take us: the reason. The channel is lost.
+    No(String),
+    /// The connection went away.
+    Away(String),
 }
 
 /// Reason why a channel is given up.
@@ -50,15 +64,21 @@ enum Lost {
 /// Looks after the channel of one kind of queues until the consumer is closed.
 pub(super) async fn run(shared: Arc<Shared>, giving: Giving, heartbeat: Duration) {
     let mut attempt = 0;
+    let (mut missing, mut kept_out) = (Reasons::new(), Reasons::new());
     while !shared.is_closed() {
         let Ok(open) = shared.link.open(Wait::Forever).await else { return };
         let begun = Instant::now();
-        let lost = Feed { shared: &shared, giving, heartbeat, open: &open, refused: HashMap::new() }.serve().await;
+        let mut feed = Feed { shared: &shared, giving, heartbeat, open: &open, missing: &mut missing, kept_out: &mut kept_out };
+        let lost = feed.serve().await;
         let count = shared.lose(giving);
         match lost {
             Lost::Closed => return,
             Lost::Away(why) if count > 0 => {
                 let text = format!("rabbitmq at {}: {why}; {} lent to {} may run again", open.place, messages(count), shared.node);
+                (shared.link.notice())(&News::remark(text));
+            }
+            Lost::Away(why) if giving == Giving::Classic && !open.is_up() && !shared.has_left() => {
+                let text = format!("rabbitmq at {}: {why}; nothing was lent to {}", open.place, shared.node);
                 (shared.link.notice())(&News::remark(text));
             }
             Lost::Away(_) => {}
@@ -68,27 +88,52 @@ pub(super) async fn run(shared: Arc<Shared>, giving: Giving, heartbeat: Duration
     }
 }
 
+/// Returns the time between two looks: some come within the time after which a side that is silent
+/// is taken for dead, which is the lease's.
+fn between_looks(heartbeat: Duration) -> Duration {
+    LOOK.min(heartbeat / 4)
+}
+
 fn messages(count: usize) -> String {
     if count == 1 { "1 message that was".to_owned() } else { format!("{count} messages that were") }
 }
+
+/// Reasons that were told for which queues give nothing, and when they are asked for again.
+type Reasons = HashMap<Arc<str>, (String, Instant)>;
 
 struct Feed<'a> {
     shared: &'a Arc<Shared>,
     giving: Giving,
     heartbeat: Duration,
     open: &'a Open,
-    /// Queues that cannot be had, with the reason that was told, and when they are asked for again.
-    refused: HashMap<Arc<str>, (String, Instant)>,
+    /// Queues that are not there, and cannot be made.
+    missing: &'a mut Reasons,
+    /// Queues that are there, and do not take us as a consumer.
+    kept_out: &'a mut Reasons,
 }
 
 /// A channel in service.
 struct Serving {
+    /// Our share in the channel, given back before that ends.
+    direct: Arc<DirectChannel>,
+    inbox: Arc<Inbox>,
     channel: Channel,
     session: u64,
     window: u16,
     /// Queues that give, with the tags of their consumers.
     consuming: HashMap<Arc<str>, String>,
     stopped: mpsc::UnboundedSender<Stopped>,
+}
+
+/// Returns whether a queue is not to be asked for yet.
+fn is_to_wait(reasons: &Reasons, queue: &str) -> bool {
+    reasons.get(queue).is_some_and(|(_, again)| *again > Instant::now())
+}
+
+/// Notes a reason, and returns whether it is to be told.
+fn note(reasons: &mut Reasons, queue: &Arc<str>, why: &str) -> bool {
+    let before = reasons.insert(queue.clone(), (why.to_owned(), Instant::now() + AGAIN));
+    before.is_none_or(|(before, _)| before != why)
 }
 
 impl Feed<'_> {
@@ -98,14 +143,16 @@ impl Feed<'_> {
         if let Some(serving) = serving
             && serving.channel.status().connected()
         {
-            let _ = timeout(LOOK, serving.channel.close(200, "".into())).await;
+            serving.direct.give_back();
+            let _ = timeout(CLOSE, serving.channel.close(200, "".into())).await;
         }
         lost
     }
 
     async fn serve_on(&mut self, serving: &mut Option<Serving>) -> Lost {
         let (stopped, mut stops) = mpsc::unbounded_channel();
-        let mut look = Instant::now() + LOOK;
+        let every = between_looks(self.heartbeat);
+        let mut look = Instant::now() + every;
         loop {
             let changed = self.shared.changed.notified();
             let mut changed = pin!(changed);
@@ -127,7 +174,7 @@ impl Feed<'_> {
                 }
                 () = sleep_until(wake) => {
                     if Instant::now() >= look {
-                        look = Instant::now() + LOOK;
+                        look = Instant::now() + every;
                         if let Err(lost) = self.look(serving.as_ref()).await {
                             return lost;
                         }
@@ -215,12 +262,12 @@ impl Feed<'_> {
     async fn mine(&mut self) -> Result<Vec<Arc<str>>, Lost> {
         let mut mine = Vec::new();
         for queue in self.shared.turns.order() {
-            if self.refused.get(&queue).is_some_and(|(_, again)| *again > Instant::now()) {
+            if is_to_wait(self.missing, &queue) {
                 continue;
             }
             match self.shared.declarer.ensure(self.open, &queue).await {
                 Ok(giving) => {
-                    if self.refused.remove(&queue).is_some() && giving == self.giving {
+                    if self.missing.remove(&queue).is_some() && giving == self.giving {
                         self.tell(format!("queue {queue} is there"));
                     }
                     if giving == self.giving {
@@ -228,17 +275,25 @@ impl Feed<'_> {
                     }
                 }
                 // Both channels look; one of them tells.
-                Err(Undeclared::No(why)) => self.refuse(&queue, why, self.giving == Giving::Classic),
+                Err(Undeclared::No(why)) => {
+                    if note(self.missing, &queue, &why) && self.giving == Giving::Classic {
+                        self.tell_refusal(&queue, &why);
+                    }
+                }
                 Err(Undeclared::Away(why)) => return Err(Lost::Away(why)),
             }
         }
         Ok(mine)
     }
 
-    fn refuse(&mut self, queue: &Arc<str>, why: String, tells: bool) {
-        let before = self.refused.insert(queue.clone(), (why.clone(), Instant::now() + AGAIN));
-        if tells && before.is_none_or(|(before, _)| before != why) {
-            self.tell(format!("nothing is taken from queue {queue}: {why}; asked again every {} s", AGAIN.as_secs()));
+    fn tell_refusal(&self, queue: &str, why: &str) {
+        self.tell(format!("nothing is taken from queue {queue}: {why}; asked again every {} s", AGAIN.as_secs()));
+    }
+
+    /// Notes that a queue does not take us.
+    fn keep_out(&mut self, queue: &Arc<str>, why: &str) {
+        if note(self.kept_out, queue, why) {
+            self.tell_refusal(queue, why);
         }
     }
 
@@ -251,9 +306,18 @@ impl Feed<'_> {
         let asked = lease::clock();
         channel.basic_qos(window, self.qos()).await.map_err(|error| Lost::Away(words(&error)))?;
         self.shared.lease.renewed(asked, lease::clock());
-        let session = self.shared.state().begin(self.giving, channel.clone(), window);
+        let session = self.shared.state().next_session();
+        // Whoever drops the consumer drops its connection.
+        let shared = Arc::downgrade(self.shared);
+        let inbox = Inbox::new(Box::new(move |queue, arrivals| {
+            if let Some(shared) = shared.upgrade() {
+                shared.arrive(queue, session, arrivals);
+            }
+        }));
+        let direct = Arc::new(self.open.direct.consumes(channel.id(), inbox.clone()));
+        self.shared.state().begin(self.giving, session, direct.clone(), window);
         self.shared.arrived.notify_waiters();
-        Ok(Serving { channel, session, window, consuming: HashMap::new(), stopped })
+        Ok(Serving { direct, inbox, channel, session, window, consuming: HashMap::new(), stopped })
     }
 
     fn qos(&self) -> BasicQosOptions {
@@ -269,52 +333,73 @@ impl Feed<'_> {
         Ok(())
     }
 
-    async fn consume(&mut self, serving: &mut Serving, queue: &Arc<str>) -> Result<(), Lost> {
-        let tag = format!("{} {}", self.shared.node, uuid::Uuid::new_v4().simple());
-        let tag: String = tag.chars().rev().take(200).collect::<Vec<_>>().into_iter().rev().collect();
-        let consumer = serving
-            .channel
-            .basic_consume((**queue).into(), tag.as_str().into(), BasicConsumeOptions::default(), FieldTable::default())
-            .await;
-        let consumer = match consumer {
-            Ok(consumer) => consumer,
-            Err(error) => {
+    /// Asks for a queue's messages.
+    async fn ask(&mut self, channel: &Channel, queue: &Arc<str>, tag: &str) -> Result<Consumer, Unserved> {
+        let asked = channel.basic_consume((**queue).into(), tag.into(), BasicConsumeOptions::default(), FieldTable::default());
+        match timeout(ANSWER, asked).await {
+            Ok(Ok(consumer)) => Ok(consumer),
+            Ok(Err(error)) if consequence(&error) == Consequence::Connection => Err(Unserved::Away(words(&error))),
+            Ok(Err(error)) => {
                 if is_not_found(&error) {
                     self.shared.declarer.forget(queue);
                 }
-                if consequence(&error) != Consequence::Connection {
-                    self.refuse(queue, words(&error), true);
-                }
-                return Err(Lost::Away(words(&error)));
+                Err(Unserved::No(advised(&error, "read")))
+            }
+            Err(_) => Err(Unserved::No(NO_ANSWER.to_owned())),
+        }
+    }
+
+    /// Tries a queue that has kept us out on a channel of its own: what it refuses ends nothing
+    /// else. Returns whether it takes us now.
+    async fn takes_us_again(&mut self, queue: &Arc<str>) -> Result<bool, Lost> {
+        if is_to_wait(self.kept_out, queue) {
+            return Ok(false);
+        }
+        let channel = self.open.connection.create_channel().await.map_err(|error| Lost::Away(words(&error)))?;
+        let _ = channel.basic_qos(1, BasicQosOptions::default()).await;
+        let asked = self.ask(&channel, queue, "").await;
+        if channel.status().connected() {
+            let _ = timeout(LOOK, channel.close(200, "".into())).await;
+        }
+        match asked {
+            Ok(_) => {
+                self.kept_out.remove(queue);
+                self.tell(format!("queue {queue} gives again"));
+                Ok(true)
+            }
+            Err(Unserved::No(why)) => {
+                self.keep_out(queue, &why);
+                Ok(false)
+            }
+            Err(Unserved::Away(why)) => Err(Lost::Away(why)),
+        }
+    }
+
+    async fn consume(&mut self, serving: &mut Serving, queue: &Arc<str>) -> Result<(), Lost> {
+        if self.kept_out.contains_key(queue) && !self.takes_us_again(queue).await? {
+            return Ok(());
+        }
+        let tag = format!("{} {}", self.shared.node, uuid::Uuid::new_v4().simple());
+        let tag: String = tag.chars().rev().take(200).collect::<Vec<_>>().into_iter().rev().collect();
+        serving.inbox.add(&tag, queue);
+        let consumer = match self.ask(&serving.channel, queue, &tag).await {
+            Ok(consumer) => consumer,
+            Err(Unserved::Away(why)) => return Err(Lost::Away(why)),
+            Err(Unserved::No(why)) => {
+                self.keep_out(queue, &why);
+                return Err(Lost::Away(why));
             }
         };
         serving.consuming.insert(queue.clone(), tag.clone());
-        // Whoever drops the consumer drops its connection.
-        let (shared, session, queue, stopped) = (Arc::downgrade(self.shared), serving.session, queue.clone(), serving.stopped.clone());
+        // What it is sent goes past lapin; its end does not.
+        let (queue, stopped) = (queue.clone(), serving.stopped.clone());
         tokio::spawn(async move {
             let mut consumer = consumer;
             let error = loop {
-                let first = match consumer.next().await {
-                    Some(Ok(delivery)) => delivery,
+                match consumer.next().await {
+                    Some(Ok(_)) => {}
                     Some(Err(error)) => break Some(error),
                     None => break None,
-                };
-                let (mut batch, mut end) = (vec![first], None);
-                while batch.len() < BATCH {
-                    match consumer.next().now_or_never() {
-                        Some(Some(Ok(delivery))) => batch.push(delivery),
-                        Some(Some(Err(error))) => end = Some(Some(error)),
-                        Some(None) => end = Some(None),
-                        None => break,
-                    }
-                    if end.is_some() {
-                        break;
-                    }
-                }
-                let Some(shared) = shared.upgrade() else { return };
-                shared.arrive(&queue, session, batch);
-                if let Some(error) = end {
-                    break error;
                 }
             };
             let _ = stopped.send(Stopped { queue, tag, error });
@@ -367,26 +452,28 @@ impl Feed<'_> {
 
     /// Gives back what has come until then and nobody claims, for others to do.
     async fn give_back(&self, serving: &mut Serving, since: Instant) {
-        let tags = {
-            let mut state = self.shared.state();
-            let tags = state.unclaimed(serving.session, since);
-            if let Some(session) = &mut state.sessions[self.giving as usize] {
-                tags.iter().for_each(|tag| {
-                    session.outstanding.remove(tag);
-                });
-            }
-            tags
-        };
+        let tags = self.shared.state().unclaimed(serving.session, since);
         if tags.is_empty() {
             return;
         }
         // First it must not come again at once.
         self.shared.state().gives[self.giving as usize] = false;
-        let stopped = self.cancel_all(serving).await;
-        if stopped.is_ok() {
-            for tag in tags {
-                let _ = serving.channel.basic_nack(tag, BasicNackOptions { multiple: false, requeue: true }).await;
-            }
+        if self.cancel_all(serving).await.is_ok() {
+            let session = serving.session;
+            self.shared.settle(Vec::new(), tags.into_iter().map(|tag| Tag { session, tag }).collect());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_looks_come_within_a_heartbeat_and_no_more_than_need_be() {
+        for (heartbeat, millis) in [(2, 500), (5, 1_250), (20, 5_000), (3_600, 5_000)] {
+            assert_eq!(between_looks(Duration::from_secs(heartbeat)), Duration::from_millis(millis), "{heartbeat}");
+        }
+        assert_eq!(between_looks(Duration::MAX), LOOK);
     }
 }

@@ -17,9 +17,22 @@ pub(super) const UNREADABLE: &str = "x-longshore-unreadable";
 const HEAD: usize = 7;
 const METHOD: u8 = 1;
 const HEADER: u8 = 2;
+const BODY: u8 = 3;
 const END: u8 = 0xce;
 /// The deepest nesting of tables and lists that is let through. Celery's own have three levels.
 const DEPTH: usize = 64;
+
+/// Takes frames out of what goes on.
+pub(super) trait Taker {
+    /// Says whether a method frame is taken.
+    fn method(&mut self, channel: u16, payload: &[u8]) -> bool;
+    /// Says whether a header frame is taken.
+    fn header(&mut self, channel: u16, payload: &[u8]) -> bool;
+    /// Says whether a body frame is taken.
+    fn has_body(&mut self, channel: u16) -> bool;
+    /// Takes bytes of it.
+    fn body(&mut self, channel: u16, piece: &[u8]);
+}
 
 /// A filter of what a server sends.
 #[derive(Debug, Default)]
@@ -28,6 +41,9 @@ pub(super) struct HeaderFilter {
     partial: Vec<u8>,
     /// Bytes of another frame that are still to come, and pass as they are.
     passing: usize,
+    /// Bytes of a body that are still to come, and the channel of whoever takes them; then the last
+    /// byte of the frame.
+    taking: Option<(usize, u16)>,
     /// The largest frame that the server has announced; 0 where there is none.
     most: usize,
     /// Properties that were taken out.
@@ -35,9 +51,25 @@ pub(super) struct HeaderFilter {
 }
 
 impl HeaderFilter {
+    /// Returns whether all that went on so far are whole frames.
+    pub(super) fn is_between(&self) -> bool {
+        self.passing == 0
+    }
+
     /// Takes bytes as they come, and appends those that go on.
-    pub(super) fn pass(&mut self, mut bytes: &[u8], out: &mut Vec<u8>) {
+    pub(super) fn pass(&mut self, mut bytes: &[u8], out: &mut Vec<u8>, taker: &mut impl Taker) {
         while !bytes.is_empty() {
+            if let Some((left, channel)) = self.taking {
+                let (now, rest) = bytes.split_at(left.min(bytes.len()));
+                taker.body(channel, now);
+                bytes = rest;
+                self.taking = Some((left - now.len(), channel));
+                if left == now.len() && !bytes.is_empty() {
+                    self.taking = None;
+                    bytes = &bytes[1..];
+                }
+                continue;
+            }
             if self.passing > 0 {
                 let (now, rest) = bytes.split_at(self.passing.min(bytes.len()));
                 out.extend_from_slice(now);
@@ -48,11 +80,15 @@ impl HeaderFilter {
             if self.partial.is_empty() && bytes.len() >= HEAD {
                 let size = size_of_frame(bytes);
                 if !is_looked_at(bytes[0]) {
-                    self.passing = size;
+                    if self.takes_body(&bytes[..HEAD], size, taker) {
+                        bytes = &bytes[HEAD..];
+                    } else {
+                        self.passing = size;
+                    }
                     continue;
                 }
                 if let Some(frame) = bytes.get(..size) {
-                    self.look(frame, out);
+                    self.look(frame, out, taker);
                     bytes = &bytes[size..];
                     continue;
                 }
@@ -67,17 +103,41 @@ impl HeaderFilter {
             }
             let size = size_of_frame(&self.partial);
             if !is_looked_at(self.partial[0]) {
-                self.passing = size - self.partial.len();
-                out.append(&mut self.partial);
+                let head = std::mem::take(&mut self.partial);
+                if !self.takes_body(&head, size, taker) {
+                    self.passing = size - head.len();
+                    out.extend_from_slice(&head);
+                }
             } else if self.partial.len() == size {
                 let frame = std::mem::take(&mut self.partial);
-                self.look(&frame, out);
+                self.look(&frame, out, taker);
             }
         }
     }
 
-    /// Lets a whole frame through, or another in its place.
-    fn look(&mut self, frame: &[u8], out: &mut Vec<u8>) {
+    /// Begins to take the body of a frame, if somebody wants it.
+    fn takes_body(&mut self, head: &[u8], size: usize, taker: &mut impl Taker) -> bool {
+        let takes = head[0] == BODY && taker.has_body(channel_of(head));
+        if takes {
+            self.taking = Some((size - HEAD - 1, channel_of(head)));
+        }
+        takes
+    }
+
+    /// Lets a whole frame through, or another in its place, if nobody takes it.
+    fn look(&mut self, frame: &[u8], out: &mut Vec<u8>, taker: &mut impl Taker) {
+        let begins = out.len();
+        self.mended(frame, out);
+        let payload = &out[begins + HEAD..out.len() - 1];
+        let channel = channel_of(frame);
+        let taken = if frame[0] == METHOD { taker.method(channel, payload) } else { taker.header(channel, payload) };
+        if taken {
+            out.truncate(begins);
+        }
+    }
+
+    /// Appends a frame, or another in its place.
+    fn mended(&mut self, frame: &[u8], out: &mut Vec<u8>) {
         if frame[0] == METHOD {
             let begins = out.len();
             out.extend_from_slice(frame);
@@ -114,6 +174,10 @@ impl HeaderFilter {
         out.extend_from_slice(kept);
         out.push(END);
     }
+}
+
+fn channel_of(head: &[u8]) -> u16 {
+    u16::from_be_bytes([head[1], head[2]])
 }
 
 /// Returns the whole size of a frame of which at least seven bytes are here.
@@ -290,10 +354,42 @@ mod tests {
         frame(HEADER, &payload)
     }
 
+    /// Passes all on; nothing is on channel 0.
     fn passed(bytes: &[u8], pieces: usize) -> (Vec<u8>, u64) {
         let (mut filter, mut out) = (HeaderFilter::default(), Vec::new());
-        bytes.chunks(pieces.max(1)).for_each(|piece| filter.pass(piece, &mut out));
+        bytes.chunks(pieces.max(1)).for_each(|piece| filter.pass(piece, &mut out, &mut Kept::default()));
         (out, filter.replaced)
+    }
+
+    /// Takes all of one channel.
+    #[derive(Default)]
+    struct Kept {
+        channel: u16,
+        kept: Vec<(u8, Vec<u8>)>,
+    }
+
+    impl Taker for Kept {
+        fn method(&mut self, channel: u16, payload: &[u8]) -> bool {
+            let is = channel == self.channel;
+            self.kept.extend(is.then(|| (METHOD, payload.to_vec())));
+            is
+        }
+
+        fn header(&mut self, channel: u16, payload: &[u8]) -> bool {
+            let is = channel == self.channel;
+            self.kept.extend(is.then(|| (HEADER, payload.to_vec())));
+            is
+        }
+
+        fn has_body(&mut self, channel: u16) -> bool {
+            self.kept.extend((channel == self.channel).then(|| (BODY, Vec::new())));
+            channel == self.channel
+        }
+
+        fn body(&mut self, channel: u16, piece: &[u8]) {
+            assert_eq!(channel, self.channel);
+            self.kept.last_mut().unwrap().1.extend_from_slice(piece);
+        }
     }
 
     fn nested(levels: usize) -> Vec<u8> {
@@ -404,6 +500,34 @@ mod tests {
                 rest = &rest[size..];
             }
             prop_assert_eq!(kinds, frames.iter().map(|(kind, _)| *kind).collect::<Vec<_>>());
+        }
+
+        #[test]
+        fn what_is_taken_is_whole_and_the_rest_goes_on(
+            frames in prop::collection::vec((prop_oneof![Just(METHOD), Just(BODY), Just(8)], 1_u16..4, prop::collection::vec(any::<u8>(), 0..60)), 0..12),
+            pieces in 1_usize..40,
+        ) {
+            let bytes = |taken: bool| -> Vec<Vec<u8>> {
+                let is = |(kind, channel, _): &&(u8, u16, Vec<u8>)| (*channel == 2 && *kind != 8) == taken;
+                frames.iter().filter(is).map(|(kind, channel, payload)| {
+                    let mut frame = frame(*kind, payload);
+                    frame[2] = *channel as u8;
+                    frame
+                }).collect()
+            };
+            let all: Vec<u8> = frames.iter().flat_map(|(kind, channel, payload)| {
+                let mut frame = frame(*kind, payload);
+                frame[2] = *channel as u8;
+                frame
+            }).collect();
+            let (mut filter, mut out, mut taker) = (HeaderFilter::default(), Vec::new(), Kept { channel: 2, kept: Vec::new() });
+            all.chunks(pieces).for_each(|piece| filter.pass(piece, &mut out, &mut taker));
+            let mended = passed(&bytes(false).concat(), 1000).0;
+            prop_assert_eq!(out, mended);
+            prop_assert!(filter.is_between());
+            let kinds: Vec<_> = taker.kept.iter().map(|(kind, payload)| (*kind, payload.len())).collect();
+            let expected: Vec<_> = bytes(true).iter().map(|frame| (frame[0], frame.len() - HEAD - 1)).collect();
+            prop_assert_eq!(kinds, expected);
         }
 
         #[test]

@@ -100,12 +100,13 @@ impl Default for Held {
 
 impl Held {
     fn key(&self, queue: &str, parcel: &Parcel) -> u64 {
-        let id = parcel.properties.correlation_id().as_ref().map(lapin::types::ShortString::as_str);
-        let name = parcel.properties.message_id().as_ref().map(lapin::types::ShortString::as_str);
+        let properties = parcel.properties.parse();
+        let id = properties.correlation_id().as_ref().map(lapin::types::ShortString::as_str);
+        let name = properties.message_id().as_ref().map(lapin::types::ShortString::as_str);
         let mut hasher = self.hasher.build_hasher();
         (queue, id, name, &parcel.body).hash(&mut hasher);
         // Attempts of a task differ in their headers alone.
-        if let Some(headers) = parcel.properties.headers() {
+        if let Some(headers) = properties.headers() {
             headers.inner().iter().filter(|(name, _)| !name.as_str().starts_with(SERVERS)).for_each(|(name, value)| {
                 name.as_str().hash(&mut hasher);
                 hash(value, &mut hasher);
@@ -286,10 +287,9 @@ mod tests {
         held.lose(1);
         assert_eq!(held.again("q", &parcel("one"), tag(2, 1)), Again::Over);
         assert_eq!(held.again("q", &parcel("two"), tag(2, 2)), Again::New);
-        let mut retry = Parcel::clone(&parcel("one"));
         let mut headers = lapin::types::FieldTable::default();
         headers.insert("retries".into(), AMQPValue::LongInt(1));
-        retry.properties = retry.properties.with_headers(headers);
+        let retry = Parcel::read(&lapin::BasicProperties::default().with_headers(headers), b"one".to_vec());
         assert_eq!(held.again("q", &retry, tag(2, 1)), Again::New, "another attempt of the same task");
         let two = held.add("q".into(), parcel("two"), tag(2, 1));
         held.remove(two, true);

@@ -6,7 +6,7 @@ use std::{
     io,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -14,13 +14,14 @@ use std::{
 use async_rs::Runtime;
 use futures_util::StreamExt as _;
 use lapin::{
-    Channel, Connection, ConnectionProperties, Event,
+    Channel, Connection, ConnectionProperties, ErrorKind, Event,
     uri::{AMQPAuthority, AMQPQueryString, AMQPScheme, AMQPUri, AMQPUserInfo},
 };
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{
-    fail::{Consequence, consequence, refused, transient, words},
+    direct::Direct,
+    fail::{Consequence, advised, consequence, refused, transient, words},
     url::{Config, Server},
     wire::{WireKit, WireStream},
 };
@@ -48,6 +49,16 @@ pub(super) fn pause(attempt: u32) -> Duration {
     most.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
+/// Returns how long one of some servers has to shake hands: where another may answer, no longer
+/// than leaves time for it, and more with each attempt.
+fn time_for_one(servers: usize, patience: Duration, attempt: u32) -> Duration {
+    if servers < 2 {
+        return HANDSHAKE;
+    }
+    let part = patience / u32::try_from(servers + 1).unwrap_or(u32::MAX);
+    part.saturating_mul(attempt.saturating_add(1)).min(HANDSHAKE)
+}
+
 pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -55,6 +66,8 @@ pub(super) fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// A connection that was made.
 pub(super) struct Open {
     pub(super) connection: Connection,
+    /// Way past lapin.
+    pub(super) direct: Arc<Direct>,
     /// The server, for people.
     pub(super) place: String,
     /// `RabbitMQ 3.10.8`, as far as the server said.
@@ -85,6 +98,8 @@ pub(super) struct Link {
     open: tokio::sync::Mutex<Option<Arc<Open>>>,
     state: Arc<LinkState>,
     closed: AtomicBool,
+    /// It has one connection, which is not replaced.
+    once: bool,
 }
 
 /// State of a link, as it is told.
@@ -94,6 +109,8 @@ struct LinkState {
     trouble: Mutex<Option<String>>,
     /// The server takes nothing from us for now.
     blocked: AtomicBool,
+    /// Number of the server that answered last: all connections go to the same, if they can.
+    server: AtomicUsize,
 }
 
 /// Failure of one attempt to connect.
@@ -104,16 +121,35 @@ enum Unable {
     No(String),
 }
 
+impl Unable {
+    /// Names the server, where there are several.
+    fn of(self, server: &Server, config: &Config) -> Self {
+        let named = |what: String| if config.servers.len() > 1 { format!("{server}: {what}") } else { what };
+        match self {
+            Self::Away(what) => Self::Away(named(what)),
+            Self::No(what) => Self::No(named(what)),
+        }
+    }
+}
+
 impl Link {
     pub(super) fn new(config: Arc<Config>, notice: Notice, purpose: String) -> Self {
         let (open, state) = (tokio::sync::Mutex::default(), Arc::default());
-        Self { config, notice, purpose, open, state, closed: AtomicBool::new(false) }
+        Self { config, notice, purpose, open, state, closed: AtomicBool::new(false), once: false }
     }
 
     /// Makes another way to the same server. What befalls both is told once.
     pub(super) fn beside(&self, purpose: String) -> Self {
         let (config, notice, state) = (self.config.clone(), self.notice.clone(), self.state.clone());
-        Self { config, notice, purpose, open: tokio::sync::Mutex::default(), state, closed: AtomicBool::new(false) }
+        Self { config, notice, purpose, open: tokio::sync::Mutex::default(), state, closed: AtomicBool::new(false), once: false }
+    }
+
+    /// Makes another way to the same server that ends with its first connection, of which so many
+    /// seconds of silence are a heartbeat at most.
+    pub(super) fn only_once(&self, purpose: String, heartbeat: u16) -> Self {
+        let mut config = Config::clone(&self.config);
+        config.heartbeat = if config.heartbeat == 0 { heartbeat } else { config.heartbeat.min(heartbeat) };
+        Self { config: Arc::new(config), once: true, ..self.beside(purpose) }
     }
 
     pub(super) fn config(&self) -> &Arc<Config> {
@@ -150,13 +186,17 @@ impl Link {
             if let Some(open) = slot.as_ref().filter(|open| open.is_up()) {
                 return Ok(open.clone());
             }
-            let first = slot.take().is_none();
+            let first = slot.is_none();
+            if self.once && !first {
+                return Err(transient(&self.place(), "the connection was lost"));
+            }
+            *slot = None;
             let mut attempt = 0;
             loop {
                 if self.closed.load(Ordering::Acquire) {
                     return Err(transient(&self.place(), "the connection was closed"));
                 }
-                match self.connect().await {
+                match self.connect(attempt).await {
                     Ok(open) => {
                         let open = Arc::new(open);
                         *slot = Some(open.clone());
@@ -244,14 +284,20 @@ impl Link {
         }
     }
 
-    /// Tries each server once.
-    async fn connect(&self) -> Result<Open, Unable> {
+    /// Tries each server once, first the one that answered last.
+    async fn connect(&self, attempt: u32) -> Result<Open, Unable> {
         let mut last = Unable::Away("no server is named".to_owned());
-        for server in &self.config.servers {
-            match timeout(HANDSHAKE, self.connect_to(server)).await {
-                Ok(Ok(open)) => return Ok(open),
-                Ok(Err(unable)) => last = unable,
-                Err(_) => last = Unable::Away(format!("{server}: it accepts connections and says nothing")),
+        let (servers, first) = (&self.config.servers, self.state.server.load(Ordering::Relaxed));
+        let most = time_for_one(servers.len(), self.config.patience, attempt);
+        for at in (0..servers.len()).map(|at| (first + at) % servers.len()) {
+            let server = &servers[at];
+            match timeout(most, self.connect_to(server)).await {
+                Ok(Ok(open)) => {
+                    self.state.server.store(at, Ordering::Relaxed);
+                    return Ok(open);
+                }
+                Ok(Err(unable)) => last = unable.of(server, &self.config),
+                Err(_) => last = Unable::Away("it accepts connections and says nothing".to_owned()).of(server, &self.config),
             }
         }
         Err(last)
@@ -262,9 +308,9 @@ impl Link {
             io::ErrorKind::InvalidData | io::ErrorKind::InvalidInput => {
                 Unable::No(tls::objection(&error).unwrap_or_else(|| format!("TLS: {error}")))
             }
-            _ => Unable::Away(format!("{server}: {error}")),
+            _ => Unable::Away(error.to_string()),
         })?;
-        let version = stream.version();
+        let (version, direct) = (stream.version(), stream.direct());
         // lapin asks for a socket once, since it may not connect by itself.
         let stream = Mutex::new(Some(stream));
         let uri = AMQPUri {
@@ -286,20 +332,34 @@ impl Link {
             None => Err(lapin::Error::from(io::Error::from(io::ErrorKind::NotConnected))),
         };
         let connection = Connection::connector(uri, WireKit::current().into(), connect, properties).await.map_err(|error| {
-            let what = words(&error);
-            match consequence(&error) {
-                Consequence::Refused => Unable::No(format!("{server}: {what}")),
-                // The server ends the connection without a word where it does not know the user.
-                _ => Unable::Away(format!("{server}: {what}")),
-            }
+            let greeted = !locked(&version).is_empty();
+            self.unable(&error, greeted)
         })?;
-        self.listen(&connection, server.to_string());
+        self.listen(&connection, direct.clone(), server.to_string());
         let version = locked(&version).clone();
-        Ok(Open { connection, place: server.to_string(), version })
+        Ok(Open { connection, direct, place: server.to_string(), version })
+    }
+
+    /// Says why a server did not take us, which may have said something before.
+    fn unable(&self, error: &lapin::Error, greeted: bool) -> Unable {
+        if let ErrorKind::IOError(error) = error.kind()
+            && let Some(objection) = tls::objection(error)
+        {
+            return Unable::No(objection);
+        }
+        let what = advised(error, "use");
+        // One that wants to know us may end the connection before what it says of that is read.
+        let is_unknown = self.config.tls.as_ref().is_some_and(|tls| tls.identity.is_none());
+        let wants = if is_unknown && !greeted { tls::WANTS } else { "" };
+        match consequence(error) {
+            Consequence::Refused => Unable::No(what),
+            // The server ends the connection without a word where it does not know the user.
+            _ => Unable::Away(format!("{what}{wants}")),
+        }
     }
 
     /// Tells when the server takes nothing, and when it does again.
-    fn listen(&self, connection: &Connection, place: String) {
+    fn listen(&self, connection: &Connection, direct: Arc<Direct>, place: String) {
         let (mut events, notice, state) = (connection.events_listener(), self.notice.clone(), self.state.clone());
         state.blocked.store(false, Ordering::Relaxed);
         tokio::spawn(async move {
@@ -314,10 +374,26 @@ impl Link {
                         state.blocked.store(false, Ordering::Relaxed);
                         notice(&Happened::Able { server: format!("rabbitmq at {place}"), again: Ability::Take }.into());
                     }
-                    Event::Error(_) => break,
+                    Event::Error(error) if consequence(&error) == Consequence::Connection => {
+                        direct.end(&error);
+                        break;
+                    }
+                    // An end of a channel among them.
                     _ => {}
                 }
             }
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_silent_server_leaves_time_for_the_next_and_has_more_with_each_attempt() {
+        for (servers, attempt, millis) in [(1, 0, 10_000), (1, 9, 10_000), (2, 0, 1_666), (2, 1, 3_333), (3, 0, 1_250), (3, 100, 10_000)] {
+            assert_eq!(time_for_one(servers, Duration::from_secs(5), attempt).as_millis(), millis, "{servers} {attempt}");
+        }
     }
 }

@@ -50,7 +50,6 @@ impl Plan {
 
 /// Returns the same message as one that was never delivered, with a name of its own.
 pub(super) fn copy(parcel: &Parcel) -> Parcel {
-    let mut copy = parcel.fresh();
-    copy.properties = copy.properties.with_message_id(uuid::Uuid::new_v4().to_string().into());
-    copy
+    let fresh = parcel.fresh();
+    Parcel::read(&fresh.properties.parse().with_message_id(uuid::Uuid::new_v4().to_string().into()), fresh.body)
 }

@@ -6,17 +6,14 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use futures_util::future::join_all;
-use lapin::{
-    Channel, Confirmation,
-    options::{BasicPublishOptions, ConfirmSelectOptions},
-};
+use lapin::{Channel, options::ConfirmSelectOptions};
 use tokio::time::{sleep, timeout};
 
 use super::{
     declare::{Declarer, Giving, Undeclared},
     delay::{self, Delays, LONG, seconds_until},
-    fail::{Consequence, consequence, is_not_found, is_precondition, refused, transient, words},
+    direct::DirectChannel,
+    fail::{advised, is_denied, is_not_found, is_precondition, refused, transient, words},
     link::{Link, Open, Wait, pause},
     parts::Parcel,
 };
@@ -52,9 +49,7 @@ impl Routed {
     /// # Errors
     /// AMQP cannot carry it; the reason, for people.
     pub(super) fn of(out: &Outgoing) -> Result<Self, String> {
-        let mut parcel = Parcel::of(&out.raw)?;
-        parcel.properties = parcel.properties.with_priority(out.priority);
-        Ok(Self { due: out.due, ..Self::to(&out.queue, parcel) })
+        Ok(Self { due: out.due, ..Self::to(&out.queue, Parcel::with_priority(&out.raw, out.priority)?) })
     }
 
     pub(super) fn to(queue: &Arc<str>, parcel: Parcel) -> Self {
@@ -68,7 +63,7 @@ impl Routed {
 }
 
 /// Outcome of sending one message.
-enum Sent {
+pub(super) enum Sent {
     Confirmed,
     /// Nobody took it: its queue is not there.
     Returned,
@@ -82,6 +77,8 @@ enum Sent {
 
 /// A channel on which messages are confirmed.
 struct Outlet {
+    // Given back before the channel ends.
+    direct: DirectChannel,
     open: Arc<Open>,
     channel: Channel,
 }
@@ -120,17 +117,18 @@ impl Publisher {
                 return Ok(refusals);
             }
             all_or_none = false;
-            let all = join_all(ready.iter().map(|(_, routed)| publish(&outlet.channel, routed)));
-            let Some(sent) = self.confirmed(all, ready.len(), wait).await else {
+            let (places, sends): (Vec<usize>, Vec<Routed>) = ready.into_iter().unzip();
+            let batch_sent = outlet.direct.publish(sends);
+            let Some(sent) = self.confirmed(batch_sent.sent(), places.len(), wait).await else {
                 self.give_up(&outlet).await;
                 if wait == Wait::Patience {
                     return Err(transient(&outlet.open.place, UNCONFIRMED));
                 }
-                left = ready.into_iter().map(|(at, _)| at).collect();
+                left = places;
                 continue;
             };
             let (mut again, mut alone, mut trouble) = (Vec::new(), Vec::new(), None);
-            for ((at, _), sent) in ready.into_iter().zip(sent) {
+            for (at, sent) in places.into_iter().zip(sent) {
                 match sent {
                     Sent::Confirmed => {}
                     Sent::Returned => {
@@ -143,7 +141,7 @@ impl Publisher {
                         trouble = Some(format!("it does not take what is sent to {} (a limit of the queue?)", batch[at].key));
                         again.push(at);
                     }
-                    Sent::Channel(error) if is_precondition(&error) => alone.push(at),
+                    Sent::Channel(error) if is_precondition(&error) || is_denied(&error) => alone.push(at),
                     Sent::Channel(error) if is_not_found(&error) => {
                         self.delays.forget().await;
                         again.push(at);
@@ -160,6 +158,15 @@ impl Publisher {
                 match self.send_alone(&batch[at], wait).await? {
                     Sent::Confirmed => {}
                     Sent::Channel(error) if is_precondition(&error) => refusals[at] = Some(words(&error)),
+                    Sent::Channel(error) if is_denied(&error) => {
+                        let why = advised(&error, "write to");
+                        if wait == Wait::Patience {
+                            return Err(refused(&outlet.open.place, &why));
+                        }
+                        // Somebody may let us; until then it is nobody's fault but the user's.
+                        trouble = Some(why);
+                        again.push(at);
+                    }
                     _ => again.push(at),
                 }
             }
@@ -320,7 +327,10 @@ impl Publisher {
         loop {
             let (open, channel) = self.link.channel(wait).await?;
             match channel.confirm_select(ConfirmSelectOptions::default()).await {
-                Ok(()) => return Ok(Outlet { open, channel }),
+                Ok(()) => {
+                    let direct = open.direct.publishes(channel.id(), open.frame_max());
+                    return Ok(Outlet { direct, open, channel });
+                }
                 Err(error) if wait == Wait::Patience && attempt >= 3 => return Err(transient(&open.place, &words(&error))),
                 Err(_) => sleep(pause(attempt)).await,
             }
@@ -331,9 +341,12 @@ impl Publisher {
     /// Sends one message on a channel of its own.
     async fn send_alone(&self, routed: &Routed, wait: Wait) -> Result<Sent, BrokerError> {
         let outlet = self.new_outlet(wait).await?;
-        let sent = self.confirmed(publish(&outlet.channel, routed), 1, wait).await;
-        let _ = timeout(LOOK, outlet.channel.close(200, "".into())).await;
-        sent.ok_or_else(|| transient(&outlet.open.place, UNCONFIRMED))
+        let batch = outlet.direct.publish(vec![routed.clone()]);
+        let sent = self.confirmed(batch.sent(), 1, wait).await;
+        let Outlet { direct, open, channel } = outlet;
+        drop(direct);
+        let _ = timeout(LOOK, channel.close(200, "".into())).await;
+        sent.and_then(|mut sent| sent.pop()).ok_or_else(|| transient(&open.place, UNCONFIRMED))
     }
 }
 
@@ -347,21 +360,4 @@ pub(super) async fn publish_all(publisher: &Publisher, place: &str, batch: &[Out
 
 fn room(open: &Open) -> usize {
     open.frame_max() - 8
-}
-
-async fn publish(channel: &Channel, routed: &Routed) -> Sent {
-    let Parcel { properties, body } = &*routed.parcel;
-    let options = BasicPublishOptions { mandatory: routed.mandatory, immediate: false };
-    let confirm = channel.basic_publish((*routed.exchange).into(), (*routed.key).into(), options, body, properties.clone()).await;
-    let confirmed = match confirm {
-        Ok(confirm) => confirm.await,
-        Err(error) => Err(error),
-    };
-    match confirmed {
-        Ok(Confirmation::Ack(None) | Confirmation::NotRequested) => Sent::Confirmed,
-        Ok(Confirmation::Ack(Some(_))) => Sent::Returned,
-        Ok(Confirmation::Nack(_)) => Sent::Nacked,
-        Err(error) if consequence(&error) == Consequence::Connection => Sent::Away(error),
-        Err(error) => Sent::Channel(error),
-    }
 }

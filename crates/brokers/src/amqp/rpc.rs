@@ -128,7 +128,7 @@ pub(super) fn routed(stored: &Stored) -> Result<Option<Routed>, String> {
         .with_delivery_mode(1)
         .with_priority(0)
         .with_correlation_id(id.as_str().into());
-    Ok(Some(Routed::over(&"".into(), reply_to, Parcel { properties, body: stored.doc.clone() })))
+    Ok(Some(Routed::over(&"".into(), reply_to, Parcel::read(&properties, stored.doc.clone()))))
 }
 
 /// Reason why there are no chords.

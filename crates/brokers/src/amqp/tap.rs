@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use super::{
-    fail::{Consequence, consequence, is_precondition, refused, transient, words},
+    fail::{Consequence, advised, consequence, is_precondition, refused, transient, words},
     link::{Link, Wait, pause},
 };
 use crate::error::BrokerError;
@@ -62,7 +62,7 @@ pub(super) struct OwnQueue {
     pub(super) name: Arc<str>,
     /// It goes with its connection; else it outlives that, and is deleted at the end.
     pub(super) exclusive: bool,
-    /// What comes has to be acknowledged.
+    /// True where all that comes has to be acknowledged.
     pub(super) acknowledged: bool,
     /// Milliseconds after which it goes when nobody listens.
     pub(super) expires: i64,
@@ -82,7 +82,7 @@ impl OwnQueue {
         match self.begin(&channel).await {
             Ok(consumer) => Ok((channel, consumer)),
             Err(error) if consequence(&error) == Consequence::Connection => Err(transient(&open.place, &words(&error))),
-            Err(error) => Err(refused(&open.place, &format!("queue {}: {}", self.name, words(&error)))),
+            Err(error) => Err(refused(&open.place, &format!("queue {}: {}", self.name, advised(&error, "use")))),
         }
     }
 

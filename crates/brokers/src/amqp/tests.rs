@@ -1,6 +1,8 @@
 //! The suite on a real server, and what only RabbitMQ can get wrong.
 
 mod closing;
+mod refusals;
+mod scheduled;
 mod sent;
 mod silent;
 
@@ -49,6 +51,34 @@ crate::conformance!(
     },
     core,
     letters
+);
+
+/// A virtual host alone: without a store, schedules are in it.
+fn alone(url: String, options: &str) -> Subject {
+    let url = format!("{url}{options}");
+    Subject {
+        connect: Box::new(move || crate::connect(&url, None).expect("it is there")),
+        keep: Box::new(()),
+        lacks: Lacks { held: true, bytes: true, front: true, innocence: true },
+    }
+}
+
+crate::conformance!(
+    classic_alone,
+    match rabbit::vhost() {
+        Some(url) => alone(url, ""),
+        None => return,
+    },
+    schedules
+);
+
+crate::conformance!(
+    quorum_alone,
+    match rabbit::vhost() {
+        Some(url) => alone(url, "?queue_type=quorum"),
+        None => return,
+    },
+    schedules
 );
 
 /// A message with an ETA, as a client of Celery's sends it.

@@ -55,6 +55,46 @@ pub(super) struct Config {
     pub(super) kind: QueueKind,
     /// `x-max-priority` of the queues that we declare.
     pub(super) max_priority: Option<u8>,
+    /// Place at which the management plugin answers.
+    pub(super) management: Option<Management>,
+}
+
+/// Place at which the management plugin answers.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Management {
+    /// With TLS or without; where absent, as the server itself.
+    pub(super) encrypted: Option<bool>,
+    /// The server's own where absent.
+    pub(super) host: Option<String>,
+    pub(super) port: u16,
+    /// Beginning of all paths, without the last `/`.
+    pub(super) prefix: String,
+}
+
+impl Management {
+    /// Reads a port, or `http://host:15672/prefix`.
+    fn parse(text: &str) -> Result<Self, String> {
+        let wrong = |what: &str| format!("option `management`: {what}; expected a port, or http://host:15672");
+        if let Ok(port) = text.parse() {
+            return Ok(Self { encrypted: None, host: None, port, prefix: String::new() });
+        }
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| wrong("no `://` in it"))?;
+        let encrypted = match scheme {
+            "http" => false,
+            "https" => true,
+            _ => return Err(wrong("another scheme than http and https")),
+        };
+        if rest.contains('@') {
+            return Err(wrong("it has a user, who is that of the URL"));
+        }
+        let (place, prefix) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, port) = host_and_port(place).map_err(|what| wrong(&what))?;
+        let prefix = if prefix.is_empty() { String::new() } else { format!("/{}", prefix.trim_end_matches('/')) };
+        if !prefix.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(wrong("its path has a character that no path has"));
+        }
+        Ok(Self { encrypted: Some(encrypted), host: Some(host), port: port.unwrap_or(if encrypted { 15671 } else { 15672 }), prefix })
+    }
 }
 
 /// Options of Celery's that mean nothing to us: connections are ours to look after.
@@ -102,6 +142,7 @@ impl Config {
             passive: false,
             kind: QueueKind::Classic,
             max_priority: None,
+            management: None,
         };
         let mut encrypted = None;
         let mut tls = TlsOptions::default();
@@ -144,6 +185,7 @@ impl Config {
                     _ => return Err(format!("{}; known are classic and quorum", bad())),
                 }
             }
+            "management" => self.management = Some(Management::parse(value)?),
             "max_priority" => self.max_priority = Some(value.parse().ok().filter(|most| *most > 0).ok_or_else(bad)?),
             "declare" => {
                 self.passive = match value {
@@ -200,18 +242,25 @@ fn server(rest: &str, default: u16) -> Result<Server, String> {
             (if user.is_empty() { "guest".to_owned() } else { user }, decode_url(password)?)
         }
     };
-    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
-        Some((host, rest)) => (host, rest.strip_prefix(':')),
-        None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
-    };
-    let port = port.filter(|port| !port.is_empty()).map_or(Ok(default), |port| port.parse().map_err(|_| "the port is no number"))?;
-    let host = if host.is_empty() { "localhost".to_owned() } else { decode_url(host)? };
+    let (host, port) = host_and_port(place)?;
+    let port = port.unwrap_or(default);
     // As kombu reads it: no path, an empty one and `//` are the virtual host `/`.
     let vhost = path.map(decode_url).transpose()?.filter(|vhost| !vhost.is_empty()).unwrap_or_else(|| "/".to_owned());
     if vhost.len() > 255 {
         return Err("a virtual host has 255 bytes at most".into());
     }
     Ok(Server { host, port, user, password, vhost })
+}
+
+/// Reads `host:port`, of which both may be missing.
+fn host_and_port(place: &str) -> Result<(String, Option<u16>), String> {
+    let (host, port) = match place.strip_prefix('[').and_then(|rest| rest.split_once(']')) {
+        Some((host, rest)) => (host, rest.strip_prefix(':')),
+        None => place.rsplit_once(':').map_or((place, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port.filter(|port| !port.is_empty()).map(|port| port.parse().map_err(|_| "the port is no number".to_owned()));
+    let host = if host.is_empty() { "localhost".to_owned() } else { decode_url(host)? };
+    Ok((host, port.transpose()?))
 }
 
 fn seconds(text: &str) -> Option<Duration> {
@@ -246,6 +295,14 @@ mod tests {
         assert_eq!(config.kind, QueueKind::Quorum);
         assert!(!config.masked.contains("S3CRET"), "{}", config.masked);
         assert_eq!(Config::parse("amqp://h?max_priority=10").unwrap().max_priority, Some(10));
+        for (text, encrypted, host, port, prefix) in [
+            ("15673", None, None, 15673, ""),
+            ("http://m", Some(false), Some("m"), 15672, ""),
+            ("https://m:443/rabbit/", Some(true), Some("m"), 443, "/rabbit"),
+        ] {
+            let expected = Management { encrypted, host: host.map(str::to_owned), port, prefix: prefix.to_owned() };
+            assert_eq!(Config::parse(&format!("amqp://u:p@h/v?management={text}")).unwrap().management, Some(expected));
+        }
         assert!(Config::parse("amqps://h?ssl_cert_reqs=CERT_NONE").unwrap().tls.unwrap().insecure);
     }
 
@@ -257,6 +314,9 @@ mod tests {
             ("amqp://u:S3CRET@h:port", "port"),
             ("amqp://u:S3CRET%zz@h", "%25"),
             ("amqp://u:S3CRET@h?nonsense=1", "nonsense"),
+            ("amqp://u:S3CRET@h?management=http://u:S3CRET@h", "management"),
+            ("amqp://u:S3CRET@h?management=ftp://h", "management"),
+            ("amqp://u:S3CRET@h?management=99999", "management"),
             ("amqp://u:S3CRET@h?heartbeat=0", "heartbeat"),
             ("amqp://u:S3CRET@h?queue_type=stream", "quorum"),
             ("amqp://u:S3CRET@h?queue_type=quorum&max_priority=3", "priorities"),

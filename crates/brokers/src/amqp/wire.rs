@@ -6,7 +6,7 @@ use std::{
     net::SocketAddr,
     pin::Pin,
     sync::{Arc, Mutex},
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
     time::{Duration, Instant},
 };
 
@@ -19,25 +19,42 @@ use futures_util::Stream;
 use lapin::AsyncTcpStream;
 use tokio::{
     io::{AsyncRead as _, AsyncWrite as _, ReadBuf},
-    net::TcpStream,
+    net::{TcpStream, tcp::OwnedReadHalf},
 };
 use tokio_rustls::client::TlsStream;
 
-use super::{headers::HeaderFilter, link::locked, url::Server};
+use super::{
+    direct::{Direct, Encrypted, Reads},
+    frames,
+    headers::HeaderFilter,
+    link::locked,
+    url::Server,
+};
 use crate::tls::{self, Tls};
 
 /// Bytes that are read in one go.
 const ROOM: usize = 64 << 10;
+/// Most times that the socket is read in a row with nothing for lapin: it has to write, too.
+const IN_A_ROW: usize = 8;
+/// Time after which lapin is told that the server is alive, of which it has seen nothing itself.
+const ALIVE: Duration = Duration::from_secs(1);
 
 enum Socket {
-    Plain(TcpStream),
+    /// The half that is read; the other is [`Direct`]'s.
+    Plain(OwnedReadHalf),
     Encrypted(Box<TlsStream<TcpStream>>),
 }
 
 /// A connection's bytes.
 pub(super) struct WireStream {
     socket: Socket,
+    direct: Arc<Direct>,
+    reads: Reads,
     filter: HeaderFilter,
+    /// Time at which lapin was given something last.
+    fed: Instant,
+    /// Waker of lapin for a read.
+    waker: Option<Waker>,
     input: Box<[u8]>,
     /// Bytes that have come and were looked at, and how many of them were read.
     ready: Vec<u8>,
@@ -52,13 +69,20 @@ impl WireStream {
     pub(super) async fn connect(server: &Server, how: Option<&Tls>) -> io::Result<Self> {
         let stream = TcpStream::connect((server.host.as_str(), server.port)).await?;
         stream.set_nodelay(true)?;
-        let socket = match how {
-            None => Socket::Plain(stream),
-            Some(how) => Socket::Encrypted(Box::new(tls::wrap(stream, &server.host, how).await?)),
+        let (socket, direct) = match how {
+            None => {
+                let (reads, writes) = stream.into_split();
+                (Socket::Plain(reads), Direct::new(Some(writes)))
+            }
+            Some(how) => (Socket::Encrypted(Box::new(tls::wrap(stream, &server.host, how).await?)), Direct::new(None)),
         };
         Ok(Self {
             socket,
+            reads: Reads::new(direct.clone()),
+            direct,
+            fed: Instant::now(),
             filter: HeaderFilter::default(),
+            waker: None,
             input: vec![0; ROOM].into(),
             ready: Vec::new(),
             at: 0,
@@ -72,6 +96,19 @@ impl WireStream {
         self.version.clone()
     }
 
+    /// Returns our share in it.
+    pub(super) fn direct(&self) -> Arc<Direct> {
+        self.direct.clone()
+    }
+
+    /// Returns the socket, if lapin's thread alone writes to it.
+    fn encrypted(socket: &mut Socket) -> Option<&mut Encrypted> {
+        match socket {
+            Socket::Plain(_) => None,
+            Socket::Encrypted(socket) => Some(&mut **socket),
+        }
+    }
+
     /// Returns it as lapin takes it.
     pub(super) fn into_stream(self) -> AsyncTcpStream<Self> {
         AsyncTcpStream::Plain(self)
@@ -81,7 +118,17 @@ impl WireStream {
 impl futures_io::AsyncRead for WireStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut [u8]) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        if !this.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+            this.direct.wakes(cx.waker());
+            this.waker = Some(cx.waker().clone());
+        }
+        let mut reads = 0;
         while this.at == this.ready.len() {
+            if reads == IN_A_ROW {
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            reads += 1;
             let mut buffer = ReadBuf::new(&mut this.input);
             match &mut this.socket {
                 Socket::Plain(socket) => ready!(Pin::new(socket).poll_read(cx, &mut buffer))?,
@@ -93,11 +140,17 @@ impl futures_io::AsyncRead for WireStream {
             }
             this.ready.clear();
             this.at = 0;
-            this.filter.pass(&this.input[..count], &mut this.ready);
+            this.filter.pass(&this.input[..count], &mut this.ready, &mut this.reads);
+            this.reads.deliver();
             if !std::mem::replace(&mut this.greeted, true) {
                 *locked(&this.version) = greeting(&this.ready);
             }
+            // It takes a server that sends it nothing for dead.
+            if this.ready.is_empty() && this.filter.is_between() && this.fed.elapsed() > ALIVE {
+                frames::heartbeat(&mut this.ready);
+            }
         }
+        this.fed = Instant::now();
         let count = into.len().min(this.ready.len() - this.at);
         into[..count].copy_from_slice(&this.ready[this.at..this.at + count]);
         this.at += count;
@@ -107,24 +160,27 @@ impl futures_io::AsyncRead for WireStream {
 
 impl futures_io::AsyncWrite for WireStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().socket {
-            Socket::Plain(socket) => Pin::new(socket).poll_write(cx, bytes),
-            Socket::Encrypted(socket) => Pin::new(&mut **socket).poll_write(cx, bytes),
-        }
+        let this = self.get_mut();
+        this.direct.poll_write(cx, bytes, Self::encrypted(&mut this.socket))
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Plain(socket) => Pin::new(socket).poll_flush(cx),
-            Socket::Encrypted(socket) => Pin::new(&mut **socket).poll_flush(cx),
-        }
+        let this = self.get_mut();
+        this.direct.poll_flush(cx, Self::encrypted(&mut this.socket))
     }
 
     fn poll_close(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Plain(socket) => Pin::new(socket).poll_shutdown(cx),
+        let this = self.get_mut();
+        match &mut this.socket {
+            Socket::Plain(_) => this.direct.poll_shutdown(cx),
             Socket::Encrypted(socket) => Pin::new(&mut **socket).poll_shutdown(cx),
         }
+    }
+}
+
+impl Drop for WireStream {
+    fn drop(&mut self) {
+        self.direct.close();
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::{StreamExt as _, stream};
+
 use super::{Subject, kit::SOON};
 use crate::halves::Subscription;
 
@@ -33,6 +35,24 @@ pub async fn a_broadcast_reaches_those_who_listen_by_their_pattern(subject: Arc<
     assert_eq!(next(&mut workers).await.1, b"4");
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert!(other.messages.try_recv().is_err() && workers.messages.try_recv().is_err(), "once");
+}
+
+/// Nothing waits for a listener that takes nothing, and nothing is left out unseen.
+pub async fn what_a_slow_listener_has_no_room_for_is_counted(subject: Arc<Subject>) {
+    const SENT: u64 = 11_000;
+    let (broker, listening) = (subject.broker(), subject.broker());
+    let slow = listening.bus().subscribe("celeryev", "#").await.expect("it listens");
+    let bus = broker.bus();
+    let sends = stream::iter(0..SENT).map(|_| bus.broadcast("celeryev", "task.started", b"x"));
+    sends.buffer_unordered(500).for_each(async |sent| sent.expect("it is sent")).await;
+    let came = || slow.messages.len() as u64 + slow.left_out.count();
+    let all = async {
+        while came() < SENT {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let _ = tokio::time::timeout(SOON * 3, all).await;
+    assert!(slow.left_out.count() > 0 && came() == SENT, "{} of {SENT} came, {:?}", slow.messages.len(), slow.left_out);
 }
 
 /// And nobody else.

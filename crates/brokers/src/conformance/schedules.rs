@@ -79,7 +79,9 @@ pub async fn one_of_two_schedulers_leads_until_it_leaves_or_its_term_is_over(sub
     assert!(!leads(other, "other", LONG).await);
     assert_eq!(other.schedules().await.expect("it answers").leader.as_deref(), Some("one at here"));
     one.resign(&named("one")).await.expect("it leaves");
-    assert!(leads(other, "other", Duration::from_millis(300)).await && !leads(one, "one", LONG).await);
+    assert!(leads(other, "other", LONG).await, "what was left is taken over");
+    assert!(!leads(one, "one", LONG).await, "it has left");
+    assert!(leads(other, "other", Duration::from_millis(300)).await);
     let begun = std::time::Instant::now();
     while !leads(one, "one", LONG).await {
         assert!(begun.elapsed() < SOON, "a term that is over passes on");

@@ -12,6 +12,7 @@ use super::{Subject, kit::SOON};
 use crate::{
     halves::{MOST_REVOKED, SharedState},
     rates::{AHEAD, Slot},
+    send_notes::{NotedEnd, NotedSend, SendNote},
 };
 
 /// Asks until so many slots are reserved; each with the earliest and the latest time that it may
@@ -161,6 +162,8 @@ pub async fn a_run_is_noted_by_one_worker_at_a_time(subject: Arc<Subject>) {
     assert_eq!(one.shared().note_runs("one", &ids, long).await.expect("it is noted"), [true, true]);
     assert_eq!(one.shared().note_runs("one", &ids, long).await.expect("it is noted again"), [true, true]);
     let more = ["b".to_owned(), "c".to_owned()];
+    // Who notes something for no time only looks.
+    assert_eq!(other.shared().note_runs("", &more, Duration::ZERO).await.expect("it answers"), [false, true]);
     assert_eq!(other.shared().note_runs("other", &more, long).await.expect("it answers"), [false, true]);
     other.shared().forget_runs("other", &ids).await.expect("what is another's stays");
     assert_eq!(other.shared().note_runs("other", &ids, long).await.expect("it answers"), [false, false]);
@@ -170,6 +173,63 @@ pub async fn a_run_is_noted_by_one_worker_at_a_time(subject: Arc<Subject>) {
     let end = std::time::Instant::now() + SOON;
     while other.shared().note_runs("other", &ids[1..], long).await.expect("it answers") != [true] {
         assert!(std::time::Instant::now() < end, "the time of the note is over");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn send_note(digest: &str, id: &str, by: &str, hold: Duration, keep: Duration) -> SendNote {
+    let [digest, id, by] = [digest, id, by].map(str::to_owned);
+    SendNote { key: "ann:order 7".to_owned(), digest, id, by, hold, keep }
+}
+
+/// Two handles, as two servers have them.
+pub async fn what_is_to_be_sent_once_is_for_one_to_send_at_a_time(subject: Arc<Subject>) {
+    let (one, other) = (subject.broker(), subject.broker());
+    let long = Duration::from_secs(60);
+    let ours = send_note("same", "id-1", "one", long, long);
+    let theirs = send_note("same", "id-2", "other", long, long);
+    let id = || "id-1".to_owned();
+    assert_eq!(one.shared().note_send(&ours).await.expect("it is noted"), NotedSend::First);
+    assert_eq!(other.shared().note_send(&theirs).await.expect("it answers"), NotedSend::Underway { id: id() });
+    assert_eq!(one.shared().note_send(&ours).await.expect("it answers"), NotedSend::Unfinished { id: id() }, "who sends it asks again");
+    let different = SendNote { digest: "different".to_owned(), ..theirs.clone() };
+    assert_eq!(other.shared().note_send(&different).await.expect("it answers"), NotedSend::Other);
+    // It is not for others to say that it was not sent, nor for another task.
+    for (note, ending) in
+        [(&theirs, NotedEnd::NotSent), (&theirs, NotedEnd::Unknown), (&different, NotedEnd::Sent), (&different, NotedEnd::NotSent)]
+    {
+        other.shared().end_send(note, ending).await.expect("it answers");
+        assert_eq!(other.shared().note_send(&theirs).await.expect("it answers"), NotedSend::Underway { id: id() });
+    }
+    one.shared().end_send(&ours, NotedEnd::NotSent).await.expect("it was not sent");
+    assert_eq!(one.shared().note_send(&ours).await.expect("it is noted anew"), NotedSend::First);
+    one.shared().end_send(&ours, NotedEnd::Unknown).await.expect("it is unknown");
+    assert_eq!(other.shared().note_send(&theirs).await.expect("it answers"), NotedSend::Unfinished { id: id() });
+    assert_eq!(one.shared().note_send(&ours).await.expect("it answers"), NotedSend::Underway { id: id() });
+    other.shared().end_send(&theirs, NotedEnd::Sent).await.expect("it was sent");
+    for note in [&ours, &theirs] {
+        assert_eq!(one.shared().note_send(note).await.expect("it answers"), NotedSend::Sent { id: id() });
+        one.shared().end_send(note, NotedEnd::NotSent).await.expect("what was sent stays so");
+    }
+    assert_eq!(other.shared().note_send(&different).await.expect("it answers"), NotedSend::Other);
+}
+
+/// That of the sender first, then the note's own.
+pub async fn a_note_of_a_sending_ends_with_its_time(subject: Arc<Subject>) {
+    let broker = subject.broker();
+    let (short, long) = (Duration::from_millis(20), Duration::from_secs(60));
+    broker.shared().note_send(&send_note("same", "id-1", "one", short, long)).await.expect("it is noted");
+    let other = send_note("same", "id-2", "other", short, long);
+    let end = Instant::now() + SOON;
+    while broker.shared().note_send(&other).await.expect("it answers") != (NotedSend::Unfinished { id: "id-1".to_owned() }) {
+        assert!(Instant::now() < end, "the time of the sender is over");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let note = |by| SendNote { key: "brief".to_owned(), ..send_note("same", "id-3", by, short, Duration::from_millis(200)) };
+    broker.shared().note_send(&note("one")).await.expect("it is noted");
+    broker.shared().end_send(&note("one"), NotedEnd::Sent).await.expect("it was sent");
+    while broker.shared().note_send(&note("other")).await.expect("it answers") != NotedSend::First {
+        assert!(Instant::now() < end, "the time of the note is over");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

@@ -8,6 +8,7 @@ use std::{
 
 use longshore_core::Rate;
 
+use super::sends::MemorySends;
 use crate::{
     halves::{LimitState, MOST_REVOKED, REVOKED_FOR},
     rates::{self, Bucket, Slot},
@@ -21,6 +22,7 @@ pub(crate) struct MemoryShared {
     revoked: VecDeque<(Instant, String)>,
     /// Who runs the task of an id, and until when that holds.
     runs: HashMap<String, (String, Instant)>,
+    pub(crate) sends: MemorySends,
 }
 
 impl MemoryShared {

@@ -14,7 +14,7 @@ use super::{schedules::MemorySchedules, shared::MemoryShared};
 use crate::{
     broker::QueueState,
     crash::after_crash,
-    halves::DeadLetter,
+    halves::{DeadLetter, LeftOut},
     json,
     memory::results::Documents,
     message::{Claimed, Outgoing},
@@ -45,6 +45,7 @@ pub(crate) struct BusListener {
     pub(crate) exchange: String,
     pub(crate) pattern: String,
     pub(crate) sender: mpsc::Sender<(String, Vec<u8>)>,
+    pub(crate) left_out: LeftOut,
 }
 
 #[derive(Default)]
@@ -86,7 +87,7 @@ impl MemoryState {
 
     /// Puts a message into its queue.
     pub(crate) fn back(&mut self, message: Message, front: bool) {
-        let line = self.lines.entry(Arc::clone(&message.queue)).or_default().entry(message.priority).or_default();
+        let line = self.lines.entry(Arc::clone(&message.queue)).or_default().entry(message.priority.min(9)).or_default();
         if front { line.push_front(message) } else { line.push_back(message) }
     }
 
@@ -168,7 +169,7 @@ impl MemoryState {
         let mut count = 0;
         for listener in self.listeners.iter().filter(|listener| listener.exchange == exchange && matches(&listener.pattern, key)) {
             // Nobody waits for a listener that does not keep up, or is gone.
-            let _ = listener.sender.try_send((key.to_owned(), raw.to_vec()));
+            listener.left_out.note(listener.sender.try_send((key.to_owned(), raw.to_vec())));
             count += u64::from(!listener.sender.is_closed());
         }
         count
@@ -200,6 +201,7 @@ impl MemoryState {
             waiting: self.waiting(name).count() as u64,
             held: self.held.values().filter(|held| &*held.message.queue == name).count() as u64,
             // A message is lent when it is due, not before.
+            consumers: None,
             held_for_later: 0,
             later: self.later.values().filter(|message| &*message.queue == name).count() as u64,
             dead: self.dead.iter().filter(|dead| dead.queue == name).count() as u64,

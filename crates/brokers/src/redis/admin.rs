@@ -169,6 +169,7 @@ impl Admin<'_> {
             dead: lengths[steps..].iter().sum(),
             dead_dropped: dropped.get(&name).copied().unwrap_or(0),
             held: held.get(&name).map_or(0, |(all, _)| *all),
+            consumers: None,
             held_for_later: held.get(&name).map_or(0, |(_, later)| *later),
             paused_since: paused.get(&name).and_then(|(_, since)| *since),
             paused: paused.remove(&name).map(|(by, _)| by),

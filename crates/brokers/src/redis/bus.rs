@@ -3,10 +3,7 @@
 use std::sync::Arc;
 
 use longshore_celery::control;
-use tokio::{
-    sync::{Notify, mpsc},
-    task::JoinHandle,
-};
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use super::{
     fail::Fail,
@@ -16,7 +13,10 @@ use super::{
     resp::{Pack, Reply},
     wait::{self, Lists},
 };
-use crate::{REPLIES, halves::Subscription};
+use crate::{
+    REPLIES,
+    halves::{LeftOut, Subscription},
+};
 
 /// Most messages that wait for a subscriber; what comes beyond is left out.
 const ROOM: usize = 4096;
@@ -47,8 +47,10 @@ pub(super) async fn subscribe(pubsub: &PubSub, layout: &Layout, exchange: &str, 
     let channel = layout.channel(exchange, "");
     let name = Box::new(move |full: &str| full.strip_prefix(channel.as_str()).unwrap_or(full).trim_start_matches('/').to_owned());
     let topics = topics(layout, exchange, pattern);
-    let guard = pubsub.listen(Listener { topics, keys: Vec::new(), sink, name, missed: Arc::new(Notify::new()) }).await?.0;
-    Ok(Subscription { messages, guard: Box::new(guard) })
+    let left_out = LeftOut::default();
+    let listener = Listener { topics, keys: Vec::new(), sink, name, missed: Arc::default(), left_out: left_out.clone() };
+    let guard = pubsub.listen(listener).await?.0;
+    Ok(Subscription { messages, left_out, guard: Box::new(guard) })
 }
 
 /// Sends to those who listen. Returns how many there are.
@@ -108,7 +110,7 @@ pub(super) async fn replies(link: &Arc<Link>, layout: &Layout, oid: &str) -> Res
     link.one(&[b"SADD", key.as_bytes(), member.as_bytes()], Wait::Patience).await?;
     let (sink, messages) = mpsc::channel(ROOM);
     let task = tokio::spawn(take(link.clone(), queue, list.clone(), oid.to_owned(), sink));
-    Ok(Subscription { messages, guard: Box::new(Replies { link: link.clone(), task, key, member, list }) })
+    Ok(Subscription { messages, left_out: LeftOut::default(), guard: Box::new(Replies { link: link.clone(), task, key, member, list }) })
 }
 
 async fn take(link: Arc<Link>, queue: Arc<str>, list: String, oid: String, sink: mpsc::Sender<(String, Vec<u8>)>) {

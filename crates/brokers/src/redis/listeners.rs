@@ -26,6 +26,7 @@ use super::{
     resp::{Pack, RedisCall, Reply},
     scripts,
 };
+use crate::halves::LeftOut;
 
 /// Most that listen, of those that serve the same queues.
 const MOST: u64 = 4;
@@ -130,7 +131,14 @@ impl Listeners {
         let (sink, mut calls) = mpsc::channel::<(String, Vec<u8>)>(64);
         let topics = vec![Topic::Channel(layout.channel(EXCHANGE, boot))];
         let missed = Arc::new(Notify::new());
-        let listener = Listener { topics, keys: Vec::new(), sink, name: Box::new(str::to_owned), missed: missed.clone() };
+        let listener = Listener {
+            topics,
+            keys: Vec::new(),
+            sink,
+            name: Box::new(str::to_owned),
+            missed: missed.clone(),
+            left_out: LeftOut::default(),
+        };
         let (guard, _) = pubsub.listen(listener).await?;
         let own = Arc::new(Self { link, layout, boot: boot.to_owned(), state: Mutex::default(), hint: Notify::new() });
         let hears = own.clone();

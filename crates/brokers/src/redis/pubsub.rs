@@ -24,6 +24,7 @@ use super::{
     resp::{Pack, Reply},
     url::Config,
 };
+use crate::halves::LeftOut;
 
 /// Channel to listen to, or all channels that match a pattern.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -51,6 +52,8 @@ pub(super) struct Listener {
     pub(super) name: Box<dyn Fn(&str) -> String + Send>,
     /// Is told when something may have been missed.
     pub(super) missed: Arc<Notify>,
+    /// Counts what found no room.
+    pub(super) left_out: LeftOut,
 }
 
 /// Values that were found, by key.
@@ -358,8 +361,10 @@ impl TopicState {
         let message = parts.next().and_then(Reply::into_bytes).unwrap_or_default();
         for id in self.by_topic.get(&topic).into_iter().flatten() {
             if let Some(listener) = self.listeners.get(id)
-                && listener.sink.try_send(((listener.name)(&channel), message.clone())).is_err()
+                && let sent = listener.sink.try_send(((listener.name)(&channel), message.clone()))
+                && sent.is_err()
             {
+                listener.left_out.note(sent);
                 listener.missed.notify_one();
             }
         }

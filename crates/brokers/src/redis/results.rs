@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     error::BrokerError,
+    halves::LeftOut,
     results::{ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch},
 };
 
@@ -129,6 +130,7 @@ impl RedisResults {
             sink: sink.clone(),
             name: Box::new(move |channel| layout.task_of_document(channel).unwrap_or(channel).to_owned()),
             missed: missed.clone(),
+            left_out: LeftOut::default(),
         };
         let (guard, stored) = self.pubsub.listen(listener).await?;
         let task = tokio::spawn(look_again(self.link.clone(), self.layout.clone(), ids.to_vec(), sink, missed));

@@ -35,5 +35,7 @@ pub(super) static SCHEDULES: Script =
     Script::new("schedules", concat!(include_str!("scripts/push.lua"), include_str!("scripts/schedules.lua")));
 pub(super) static REVOKE: Script = Script::new("revoke", include_str!("scripts/revoke.lua"));
 pub(super) static RUNS: Script = Script::new("runs", include_str!("scripts/runs.lua"));
+pub(super) static END_SEND: Script = Script::new("end_send", include_str!("scripts/end_send.lua"));
+pub(super) static SENDS: Script = Script::new("sends", include_str!("scripts/sends.lua"));
 pub(super) static REVOKED: Script = Script::new("revoked", include_str!("scripts/revoked.lua"));
 pub(super) static CHORD_OVER: Script = Script::new("chord_over", include_str!("scripts/chord_over.lua"));

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     halves::{LimitState, MOST_REVOKED, REVOKED_FOR},
     rates::{self, AHEAD, Bucket, Slot},
+    send_notes::{NotedEnd, NotedSend, SendNote},
 };
 
 /// Before the names of buckets.
@@ -134,4 +135,37 @@ pub(super) async fn note_runs(link: &Link, layout: &Layout, worker: &str, ids: &
 pub(super) async fn forget_runs(link: &Link, layout: &Layout, worker: &str, ids: &[String]) -> Result<(), Fail> {
     // As a note that holds for no time.
     note_runs(link, layout, worker, ids, Duration::ZERO).await.map(drop)
+}
+
+/// Before the keys under which something is sent once.
+const SEND: &str = "send:";
+
+pub(super) async fn note_send(link: &Link, layout: &Layout, note: &SendNote) -> Result<NotedSend, Fail> {
+    let mut call = RedisCall::new(&scripts::SENDS, &[layout.own(&format!("{SEND}{}", note.key)).as_bytes()]);
+    call.arg(&note.digest);
+    call.arg(&note.id);
+    call.arg(&note.by);
+    [note.hold, note.keep].into_iter().for_each(|time| call.number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)));
+    let reply = link.ask(call.pack(), Wait::Patience).await?.swap_remove(0).into_list();
+    let mut words = reply.iter().filter_map(Reply::text);
+    let (how, id) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+    Ok(match how.as_str() {
+        "first" => NotedSend::First,
+        "unfinished" => NotedSend::Unfinished { id },
+        "underway" => NotedSend::Underway { id },
+        "sent" => NotedSend::Sent { id },
+        _ => NotedSend::Other,
+    })
+}
+
+pub(super) async fn end_send(link: &Link, layout: &Layout, note: &SendNote, ending: NotedEnd) -> Result<(), Fail> {
+    let mut call = RedisCall::new(&scripts::END_SEND, &[layout.own(&format!("{SEND}{}", note.key)).as_bytes()]);
+    call.arg(&note.digest);
+    call.arg(&note.by);
+    call.arg(match ending {
+        NotedEnd::Sent => "sent",
+        NotedEnd::NotSent => "not",
+        NotedEnd::Unknown => "unknown",
+    });
+    link.ask(call.pack(), Wait::Patience).await.map(drop)
 }

@@ -14,7 +14,7 @@ use longshore_celery::events::EXCHANGE;
 use super::{life, owners, store::StoreShared};
 use crate::{
     error::BrokerError,
-    halves::Subscription,
+    halves::{LeftOut, Subscription},
     pattern::matches,
     results::{Key, Watch},
     sqlite::results as documents,
@@ -44,6 +44,7 @@ struct FileListener {
     /// Number of the last message that came before it, and is not for it.
     from: i64,
     sender: mpsc::Sender<(String, Vec<u8>)>,
+    left_out: LeftOut,
 }
 
 struct Watcher {
@@ -72,15 +73,17 @@ impl BusState {
         shared: &StoreShared,
         exchange: &str,
         pattern: &str,
-    ) -> rusqlite::Result<(u64, mpsc::Receiver<(String, Vec<u8>)>)> {
+    ) -> rusqlite::Result<(u64, mpsc::Receiver<(String, Vec<u8>)>, LeftOut)> {
         let from = last(Self::conn(&mut self.conn, shared)?, "bus")?;
         if self.listeners.is_empty() {
             self.bus = from;
         }
         let (sender, messages) = mpsc::channel(MOST_UNREAD);
         self.last += 1;
-        self.listeners.push(FileListener { number: self.last, exchange: exchange.to_owned(), pattern: pattern.to_owned(), from, sender });
-        Ok((self.last, messages))
+        let left_out = LeftOut::default();
+        let (exchange, pattern) = (exchange.to_owned(), pattern.to_owned());
+        self.listeners.push(FileListener { number: self.last, exchange, pattern, from, sender, left_out: left_out.clone() });
+        Ok((self.last, messages, left_out))
     }
 
     /// Begins a watch; returns its number, what is stored, and what will be.
@@ -117,7 +120,7 @@ impl BusState {
                 for listener in &self.listeners {
                     if listener.from < id && listener.exchange == exchange && matches(&listener.pattern, &key) {
                         // Nobody waits for a listener that does not keep up.
-                        let _ = listener.sender.try_send((key.clone(), raw.clone()));
+                        listener.left_out.note(listener.sender.try_send((key.clone(), raw.clone())));
                     }
                 }
                 self.bus = id;
@@ -238,8 +241,8 @@ async fn off_the_runtime<T: Send + 'static>(
 pub(crate) async fn subscribe(shared: &Arc<StoreShared>, exchange: &str, pattern: &str) -> Result<Subscription, BrokerError> {
     let (exchange, pattern) = (exchange.to_owned(), pattern.to_owned());
     off_the_runtime(shared, move |shared| {
-        let (number, messages) = shared.bus.lock().listen(shared, &exchange, &pattern)?;
-        Ok(Subscription { messages, guard: Box::new(BusGuard { shared: Arc::clone(shared), number }) })
+        let (number, messages, left_out) = shared.bus.lock().listen(shared, &exchange, &pattern)?;
+        Ok(Subscription { messages, left_out, guard: Box::new(BusGuard { shared: Arc::clone(shared), number }) })
     })
     .await
 }

@@ -90,6 +90,7 @@ fn state(conn: &Connection, name: &str) -> rusqlite::Result<QueueState> {
         waiting: ready + overdue,
         held: count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NOT NULL AND ?2 > 0")?,
         // A message is lent when it is due, not before.
+        consumers: None,
         held_for_later: 0,
         later: count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NULL AND due > ?2")?,
         dead: count("SELECT count(*) FROM dead WHERE queue = ?1 AND ?2 > 0")?,

@@ -75,7 +75,7 @@ pub(crate) fn publish(step: &mut Step<'_>, batch: &[Outgoing]) -> rusqlite::Resu
             last = Some(&message.queue);
         }
         let due = message.due.map(stamp).filter(|due| *due > now);
-        insert.execute(params![&*message.queue, message.priority, due, now, message.raw])?;
+        insert.execute(params![&*message.queue, message.priority.min(9), due, now, message.raw])?;
     }
     step.wake = true;
     Ok(())

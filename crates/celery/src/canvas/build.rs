@@ -125,7 +125,7 @@ impl WireSignature {
         self.option("queue", queue.into())
     }
 
-    /// 0 to 9. On Redis 0 is served first.
+    /// 0 to 9, on RabbitMQ to 255. On Redis 0 is served first.
     #[must_use]
     pub fn priority(self, priority: u8) -> Self {
         self.option("priority", i64::from(priority))

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use crate::{
     message::Message,
     result::{GroupResult, ResultTree},
+    trace::TraceContext,
     value::{Map, ValueError},
 };
 
@@ -19,6 +20,8 @@ pub struct Context<'a> {
     pub now: SystemTime,
     /// The task that sends, if one does.
     pub parent: Option<Parent<'a>>,
+    /// The trace that messages belong to which name none; else it is that of the task that sends.
+    pub trace: Option<&'a TraceContext>,
     /// The options that a task of this name has by itself, under those of its signatures (`queue`,
     /// `ignore_result`, …). `None` for tasks that the sender does not know.
     pub defaults: &'a dyn Fn(&str) -> Option<Map>,
@@ -33,12 +36,15 @@ pub struct Parent<'a> {
     pub root_id: &'a str,
     /// The priority that what it sends shall have too, if it shall.
     pub priority: Option<u8>,
+    /// The headers of its message that are not Celery's own.
+    pub headers: &'a Map,
 }
 
 impl<'a> Parent<'a> {
     /// The task of this message.
     pub fn of(message: &'a Message) -> Self {
-        Self { id: &message.id, root_id: message.root_id.as_deref().unwrap_or(&message.id), priority: None }
+        let root_id = message.root_id.as_deref().unwrap_or(&message.id);
+        Self { id: &message.id, root_id, priority: None, headers: &message.headers }
     }
 }
 

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     message::{Message, is_known_header, is_known_property, times},
     signature::WireSignature,
+    trace::TraceContext,
     value::{Map, Value},
 };
 
@@ -67,10 +68,12 @@ impl Planner<'_> {
         let stamped_headers: Vec<String> =
             listed(&options, "stamped_headers").into_iter().filter_map(|name| name.as_str().map(str::to_owned)).collect();
         let stamps = Map(stamped_headers.iter().filter_map(|name| Some((name.clone(), options.get(name)?.clone()))).collect());
-        let headers = match options.get("headers") {
+        let mut headers = match options.get("headers") {
             Some(Value::Map(headers)) => Map(headers.0.iter().filter(|(name, _)| !is_known_header(name)).cloned().collect()),
             _ => Map::default(),
         };
+        let inherited = || parent.and_then(|parent| TraceContext::of(parent.headers));
+        self.context.trace.cloned().or_else(inherited).iter().for_each(|trace| trace.fill(&mut headers));
         let properties = properties_of(&options, &stamped_headers);
         let signatures = |name: &str| listed(&options, name).into_iter().map(WireSignature::from_value).collect::<Result<Vec<_>, _>>();
         let message = Message {

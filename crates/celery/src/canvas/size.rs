@@ -149,7 +149,7 @@ mod tests {
             ("chords in a header", chord(vec![chord(many(10), task()); 10], chain(many(30)))),
             ("errbacks of a chain", chain(many(50)).link_error(task().arg("x".repeat(500)))),
         ];
-        let context = Context { oid: "oid", origin: "here", now: SystemTime::UNIX_EPOCH, parent: None, defaults: &|_| None };
+        let context = Context { oid: "oid", origin: "here", now: SystemTime::UNIX_EPOCH, parent: None, trace: None, defaults: &|_| None };
         for (name, canvas) in rows {
             let foreseen = CopiedBytes::of(&Tree::from_signature(&canvas).unwrap(), SharedBytes { carried: 0, given: 0 }).now;
             let mut last = 0;

@@ -2,6 +2,9 @@
 
 use crate::value::{Map, Value};
 
+/// The member of a heartbeat that only longshore's workers have.
+const ACCOUNT: &str = "longshore";
+
 /// An event of a task or of a worker.
 #[derive(Clone, Debug, PartialEq)]
 pub enum EventKind {
@@ -100,6 +103,9 @@ pub struct Heartbeat {
     pub sw_ver: String,
     /// The system (`Linux`).
     pub sw_sys: String,
+    /// Account that a worker of longshore gives of itself, in the words of its reply to `stats`: so
+    /// that nobody need ask it. Celery's readers pass over it.
+    pub account: Option<Map>,
 }
 
 /// A task, for people.
@@ -123,6 +129,8 @@ pub struct TaskInfo {
     pub eta: Option<String>,
     /// Not to be started after (ISO 8601).
     pub expires: Option<String>,
+    /// Its queue, where a worker of longshore has it. Celery's say none, and pass over it.
+    pub queue: Option<String>,
 }
 
 impl EventKind {
@@ -178,7 +186,11 @@ impl EventKind {
                 fields
             }
             Self::TaskReceived(task) => {
-                task.fields(&["uuid", "name", "args", "kwargs", "root_id", "parent_id", "retries", "eta", "expires"])
+                let mut fields = task.fields(&["uuid", "name", "args", "kwargs", "root_id", "parent_id", "retries", "eta", "expires"]);
+                if let Some(queue) = &task.queue {
+                    fields.set("queue", queue.as_str());
+                }
+                fields
             }
             Self::TaskStarted { uuid } => Map::from_iter([id(uuid)]),
             Self::TaskSucceeded { uuid, result, runtime } => {
@@ -208,7 +220,7 @@ impl EventKind {
             "worker-heartbeat" => Self::WorkerHeartbeat(Heartbeat::read(&fields)),
             "worker-offline" => Self::WorkerOffline(Heartbeat::read(&fields)),
             "task-sent" => Self::TaskSent {
-                task: TaskInfo::read(&fields),
+                task: TaskInfo { queue: None, ..TaskInfo::read(&fields) },
                 queue: text("queue"),
                 exchange: text("exchange"),
                 routing_key: text("routing_key"),
@@ -248,6 +260,9 @@ impl Heartbeat {
         for (name, text) in [("sw_ident", &self.sw_ident), ("sw_ver", &self.sw_ver), ("sw_sys", &self.sw_sys)] {
             fields.set(name, text.as_str());
         }
+        if let Some(account) = &self.account {
+            fields.set(ACCOUNT, account.clone());
+        }
         fields
     }
 
@@ -264,6 +279,7 @@ impl Heartbeat {
             sw_ident: text("sw_ident"),
             sw_ver: text("sw_ver"),
             sw_sys: text("sw_sys"),
+            account: fields.get(ACCOUNT).and_then(Value::as_map).cloned(),
         }
     }
 }
@@ -298,6 +314,7 @@ impl TaskInfo {
             retries: fields.get("retries").and_then(Value::as_i64).unwrap_or_default(),
             eta: text("eta"),
             expires: text("expires"),
+            queue: text("queue"),
         }
     }
 }

@@ -206,7 +206,7 @@ fn properties<'a>(scan: &mut Scan<'a>, message: &mut Message, packing: &mut Enve
         "delivery_mode" => scan.skip().map(|_| ()),
         "priority" => within(name, |_| {
             // Kombu takes every number and keeps it between 0 and 9.
-            integer(scan).map(|priority| message.priority = priority.map(|priority| priority.clamp(0, 9) as u8))
+            integer(scan).map(|priority| message.priority = priority.map(|priority| priority.clamp(0, 255) as u8))
         }),
         "body_encoding" => within(name, |name| cow(scan, name).map(|text| packing.body_encoding = text)),
         "delivery_tag" => {

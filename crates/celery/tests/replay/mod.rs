@@ -95,7 +95,7 @@ impl Recording {
 
     fn context<'a>(&'a self, parent: Option<Parent<'a>>) -> Context<'a> {
         let defaults: &dyn Fn(&str) -> Option<Map> = &|_| Some(Map::from_iter([("ignore_result", false)]));
-        Context { oid: &self.oid, origin: "gen1@here", now: SystemTime::UNIX_EPOCH, parent, defaults }
+        Context { oid: &self.oid, origin: "gen1@here", now: SystemTime::UNIX_EPOCH, parent, trace: None, defaults }
     }
 
     /// What a worker does when this task ends as it did.

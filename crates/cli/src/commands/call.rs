@@ -66,7 +66,8 @@ pub async fn run(args: &CallArgs, place: &Place, out: &mut dyn Write) -> Result<
     if args.wait.is_some() && args.send.ignore_result {
         return Err(Fault::usage("--wait waits for a result, and --ignore-result stores none"));
     }
-    let (answer, ()) = tokio::join!(place.client.send(signature), warn_unknown(&args.task, place));
+    let client = place.client.in_trace(send::trace());
+    let (answer, ()) = tokio::join!(client.send(signature), warn_unknown(&args.task, place));
     let answer = answer?;
     let Some(Patience(limit)) = args.wait else {
         match place.json {

@@ -88,8 +88,12 @@ impl From<Which> for DeadRequest {
 pub async fn run(command: Option<DeadCommand>, place: &Place, out: &mut dyn Write) -> Result<Exit, Fault> {
     match command.unwrap_or(DeadCommand::List { which: Which::default() }) {
         DeadCommand::List { which } => {
+            let unlisted = place.broker().unlisted().filter(|_| which.queue.is_none() && !place.quiet);
             let found = list(&place.client, &which.into()).await?;
             say_what_was_dropped(place, &found).await?;
+            if let Some(why) = unlisted {
+                eprintln!("longshore: {why}");
+            }
             if place.json {
                 found.iter().try_for_each(|dead| json_line(out, dead))?;
             } else {

@@ -24,7 +24,10 @@ use self::ids::{IdsFile, MissingIds};
 use crate::{
     exit::Exit,
     fault::{Fault, exit_of},
-    queue::{Place, send::SendArgs},
+    queue::{
+        Place,
+        send::{self, SendArgs},
+    },
     units::{self, show_count},
 };
 use longshore_run::{
@@ -321,7 +324,7 @@ async fn send(
             }
         }
     });
-    let mut all = place.client.send_all(Box::pin(signatures.fuse()));
+    let mut all = place.client.in_trace(send::trace()).send_all(Box::pin(signatures.fuse()));
     let (mut last, mut takes_ids) = (args.skip, true);
     while let Some((_, sent)) = all.next().await {
         let (seq, at) = met.lock().unwrap_or_else(PoisonError::into_inner).places.pop_front().unwrap_or_default();

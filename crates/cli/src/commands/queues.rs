@@ -98,7 +98,13 @@ pub async fn run(command: Option<QueuesCommand>, place: &Place, out: &mut dyn Wr
     match command.unwrap_or(QueuesCommand::List { measure: Measure { window: WINDOW } }) {
         QueuesCommand::List { measure } => {
             let queues = list(client, &QueuesRequest::default().window(measure.window)).await?;
-            show(&queues, place, out)?;
+            let unlisted = place.broker().unlisted();
+            if unlisted.is_none() || place.json || !queues.is_empty() {
+                show(&queues, place, out)?;
+            }
+            if let Some(why) = unlisted.filter(|_| !place.quiet) {
+                eprintln!("longshore: {why}");
+            }
         }
         QueuesCommand::Show { queue, measure } => {
             let queues = list(client, &QueuesRequest::one(&queue).window(measure.window)).await?;

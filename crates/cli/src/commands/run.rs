@@ -5,6 +5,7 @@ pub mod args;
 mod drive;
 mod finish;
 pub(crate) mod notes;
+mod page;
 pub mod spec;
 
 use std::{ffi::OsString, io::Write, path::PathBuf};
@@ -274,7 +275,7 @@ pub fn run(asked: Asked) -> Result<Exit, Fault> {
     let code = runtime.block_on(drive::drive(plan, &args, &global));
     // A thread that still reads a pipe must not keep us.
     runtime.shutdown_background();
-    Ok(code?)
+    code
 }
 
 const HOMELESS: &str = "HOME is not set, so there is no place for a journal: this run cannot be resumed, and `jobs` will not know it; --state-dir DIR keeps one, --durable off says nothing";

@@ -100,8 +100,8 @@ pub struct AddArgs {
     /// The queue [the task's own, else celery]
     #[arg(long, value_name = "QUEUE")]
     queue: Option<String>,
-    /// 0 to 9; on Redis and SQLite 0 goes first
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
+    /// 0 to 9; on Redis and SQLite 0 goes first, on RabbitMQ the largest, up to 255
+    #[arg(long, value_name = "N")]
     priority: Option<u8>,
     /// Not started later than this after it was sent
     #[arg(long, value_name = "DUR")]

@@ -9,6 +9,7 @@ pub(super) mod log;
 pub(super) mod pidfile;
 
 use std::{
+    net::SocketAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -17,6 +18,7 @@ use longshore_brokers::QueueState;
 use longshore_celery::{Limits, Message, control::Request};
 use longshore_core::Stop;
 use longshore_ops::workers::{self, WorkersRequest};
+use longshore_web::{Readiness, Serving, Site, WebServer};
 use longshore_worker::{App, Task, Worker, WorkerSummary};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -34,6 +36,7 @@ use crate::{
     schedules::with_configured,
     tasks::{self, Programs, Spec},
     units::{show_count, show_duration},
+    web::unserved,
 };
 
 /// Time between two looks whether there is anything left to do.
@@ -102,6 +105,7 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     // The log listens before anything is told.
     let mut log = Log::start(args.loglevel, global.voice(), &options.hub);
     let app = app.told(log.teller());
+    let page = WorkerPage::open(args, &log).await?;
     let queues = options.queues.clone();
     if args.purge {
         for queue in &queues {
@@ -113,7 +117,15 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     if global.voice().level >= 0 {
         let states = place.broker().queues(&queues.iter().map(|queue| Arc::from(queue.as_str())).collect::<Vec<_>>()).await?;
         banner::write(
-            &banner::Facts { options: &options, place: &place, app: &app, version: &version, states: &states, programs: &texts },
+            &banner::Facts {
+                options: &options,
+                place: &place,
+                app: &app,
+                version: &version,
+                states: &states,
+                programs: &texts,
+                page: page.as_ref().map(WorkerPage::address),
+            },
             &log,
         );
     }
@@ -122,6 +134,9 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     }
     let grace = options.grace;
     let worker = Worker::start(app, options).await?;
+    if let Some(page) = &page {
+        page.readiness.started(worker.handle(), worker.stopping());
+    }
     log.say(format_args!("{} ready", clock(SystemTime::now())));
     let stopper = worker.stopper();
     let watch = WorkerWatch { args, place: &place, queues: &queues, worker: &worker, log: &log };
@@ -140,10 +155,33 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
     if asked > 0 && signals.last_was_quit {
         stopper.cold();
     }
+    let summary = join(worker, &mut signals, asked, &programs, &log).await;
+    if let Some(page) = page {
+        page.readiness.ended();
+        page.serving.stop().await;
+    }
+    // Waiting for children would hold up the runtime.
+    let _ = tokio::task::spawn_blocking(move || programs.end()).await;
+    // What the worker told stands above the last line.
+    log.catch_up();
+    log.say(format_args!("{} stopped: {}", clock(SystemTime::now()), summary_text(&summary)));
+    log.end();
+    match summary.error {
+        None => Ok(Exit::Done),
+        // A file that cannot be written is no broker that is away.
+        Some(message) => {
+            Err(Fault::new(if place.broker().url().starts_with("sqlite:") { Exit::Unwritable } else { Exit::Unreachable }, message))
+        }
+    }
+}
+
+/// Waits for the end of a worker that is stopping; each further signal has less patience.
+async fn join(worker: Worker, signals: &mut Signals, mut asked: u32, programs: &Programs, log: &Log) -> WorkerSummary {
+    let stopper = worker.stopper();
     let mut joined = Box::pin(worker.join());
-    let summary = loop {
+    loop {
         tokio::select! {
-            summary = &mut joined => break summary,
+            summary = &mut joined => return summary,
             () = signals.next() => {
                 asked += 1;
                 if asked <= 2 {
@@ -157,19 +195,29 @@ async fn serve(args: &WorkerArgs, app: &App, config: &Config, global: &Global) -
                 }
             }
         }
-    };
-    // Waiting for children would hold up the runtime.
-    let _ = tokio::task::spawn_blocking(move || programs.end()).await;
-    // What the worker told stands above the last line.
-    log.catch_up();
-    log.say(format_args!("{} stopped: {}", clock(SystemTime::now()), summary_text(&summary)));
-    log.end();
-    match summary.error {
-        None => Ok(Exit::Done),
-        // A file that cannot be written is no broker that is away.
-        Some(message) => {
-            Err(Fault::new(if place.broker().url().starts_with("sqlite:") { Exit::Unwritable } else { Exit::Unreachable }, message))
-        }
+    }
+}
+
+/// The page of this worker. It is there before the broker is, so that whoever starts workers sees
+/// that this one lives.
+struct WorkerPage {
+    readiness: Readiness,
+    serving: Serving,
+}
+
+impl WorkerPage {
+    /// Serves it, where there is an address for it.
+    async fn open(args: &WorkerArgs, log: &Log) -> Result<Option<Self>, Fault> {
+        let Some(address) = &args.listen else { return Ok(None) };
+        let options = args.web.options(log.auditor())?;
+        let server = WebServer::bind(address, &options).await.map_err(|error| unserved(&error))?;
+        let readiness = Readiness::starting();
+        let serving = server.serve(Site::of_worker(options, readiness.clone()));
+        Ok(Some(Self { readiness, serving }))
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.serving.address()
     }
 }
 

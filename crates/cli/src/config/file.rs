@@ -60,6 +60,7 @@ impl Reader<'_> {
                 ("connections", Some(table)) => self.section(SectionId::Connections, name.span(), table),
                 ("routes", Some(table)) => self.routes(table),
                 ("worker", Some(table)) => self.section(SectionId::Worker, name.span(), table),
+                ("dashboard", Some(table)) => self.section(SectionId::Dashboard, name.span(), table),
                 ("tasks", Some(table)) => self.named(word, table, SectionId::Task),
                 ("schedules", Some(table)) => self.named(word, table, SectionId::Schedule),
                 ("kafka", Some(table)) => self.named(word, table, SectionId::Kafka),
@@ -68,13 +69,15 @@ impl Reader<'_> {
                     self.error(
                         name.span(),
                         format!(
-                            "this version knows no section [{word}]; there are [run], [job.NAME], [limits.NAME], [retry.NAME], [connections], [routes], [worker], [tasks.NAME], [schedules.NAME], [kafka.TOPIC]{hint}"
+                            "this version knows no section [{word}]; there are [run], [job.NAME], [limits.NAME], [retry.NAME], [connections], [routes], [worker], [dashboard], [tasks.NAME], [schedules.NAME], [kafka.TOPIC]{hint}"
                         ),
                     );
                 }
-                ("run" | "job" | "limits" | "retry" | "connections" | "routes" | "worker" | "tasks" | "schedules" | "kafka", None) => {
-                    self.error(name.span(), format!("`{word}` is a section; write [{word}…]"))
-                }
+                (
+                    "run" | "job" | "limits" | "retry" | "connections" | "routes" | "worker" | "dashboard" | "tasks" | "schedules"
+                    | "kafka",
+                    None,
+                ) => self.error(name.span(), format!("`{word}` is a section; write [{word}…]")),
                 (_, None) => self.entry(&SectionId::Top, name, value),
             }
         }

@@ -157,6 +157,13 @@ const RUN_ALONE: &[Key] = &[
     key("notify", Bool),
     of_job("report", Text),
     key("exit-count", Bool),
+    // Page.
+    of_job("listen", Text),
+    key("web-token", Text),
+    key("web-password", Text),
+    key("web-proxy", Text),
+    key("web-read-only", Bool),
+    key("hide-args", Bool),
 ];
 
 /// Keys of `[limits.NAME]`.
@@ -201,6 +208,30 @@ pub(super) const WORKER: Keys = &[&[
     key("task-events", Bool),
     key("result-extended", Bool),
     key("beat", Bool),
+    key("listen", Text),
+    key("web-token", Text),
+    key("web-password", Text),
+    key("web-proxy", Text),
+    key("web-read-only", Bool),
+    key("hide-args", Bool),
+]];
+
+/// Keys of `[dashboard]`: the flags of `longshore dashboard`.
+pub(super) const DASHBOARD: Keys = &[&[
+    key("listen", Text),
+    key("intake-rate", Text),
+    key("intake-burst", Whole),
+    key("intake-most-waiting", Whole),
+    key("history", Text),
+    key("no-history", Bool),
+    key("history-tasks", Whole),
+    key("history-size", Text),
+    key("no-enable-events", Bool),
+    key("web-token", Text),
+    key("web-password", Text),
+    key("web-proxy", Text),
+    key("web-read-only", Bool),
+    key("hide-args", Bool),
 ]];
 
 /// Keys of `[tasks.NAME]`.
@@ -283,7 +314,8 @@ const KAFKA_ALONE: &[Key] = &[
 ];
 
 /// The sections, for messages.
-pub(super) const SECTIONS: &[&str] = &["run", "job", "limits", "retry", "connections", "routes", "worker", "tasks", "schedules", "kafka"];
+pub(super) const SECTIONS: &[&str] =
+    &["run", "job", "limits", "retry", "connections", "routes", "worker", "dashboard", "tasks", "schedules", "kafka"];
 
 /// `LONGSHORE_…` variables that are no settings: the path of a config file, the connections, and
 /// what a child is told about its task.

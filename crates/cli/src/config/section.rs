@@ -15,6 +15,8 @@ pub(super) enum SectionId {
     Connections,
     Route(String),
     Worker,
+    /// `[dashboard]`.
+    Dashboard,
     Task(String),
     Schedule(String),
     Kafka(String),
@@ -30,6 +32,7 @@ impl SectionId {
             SectionId::Connections => schema::CONNECTIONS,
             SectionId::Route(_) => schema::ROUTE,
             SectionId::Worker => schema::WORKER,
+            SectionId::Dashboard => schema::DASHBOARD,
             SectionId::Task(_) => schema::TASK,
             SectionId::Schedule(_) => schema::SCHEDULE,
             SectionId::Kafka(_) => schema::KAFKA,
@@ -41,6 +44,7 @@ impl SectionId {
         match self {
             SectionId::Top | SectionId::Run | SectionId::Job(_) | SectionId::Limit(_) | SectionId::Retry(_) => Some(RUN_WORDS.to_vec()),
             SectionId::Worker => Some(vec!["worker"]),
+            SectionId::Dashboard => Some(vec!["dashboard"]),
             SectionId::Kafka(topic) => Some(vec!["kafka", "consume", topic]),
             SectionId::Connections | SectionId::Route(_) | SectionId::Task(_) | SectionId::Schedule(_) => None,
         }
@@ -67,6 +71,7 @@ impl SectionId {
             SectionId::Connections => "connections".to_owned(),
             SectionId::Route(pattern) => format!("routes.{}", quoted(pattern)),
             SectionId::Worker => "worker".to_owned(),
+            SectionId::Dashboard => "dashboard".to_owned(),
             SectionId::Task(name) => format!("tasks.{}", quoted(name)),
             SectionId::Schedule(name) => format!("schedules.{}", quoted(name)),
             SectionId::Kafka(name) => format!("kafka.{}", quoted(name)),

@@ -252,7 +252,7 @@ fn routes_are_in_the_order_of_their_lines_and_those_of_the_project_go_first() {
         assert_eq!(mistakes(&format!("[routes]\n{route}\n")), [mistake]);
     }
     for (route, mistake) in [
-        ("a = { priority = 10 }", "longshore.toml:2: `priority` in [routes.a]: a priority is a number from 0 to 9"),
+        ("a = { priority = 256 }", "longshore.toml:2: `priority` in [routes.a]: a priority is a number from 0 to 9, on RabbitMQ to 255"),
         ("a = \"\"", "longshore.toml:2: `queue` in [routes.a]: a queue has a name"),
     ] {
         let world = World::new(&format!("[routes]\n{route}\n"), "", &[]);

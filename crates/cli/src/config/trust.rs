@@ -44,6 +44,11 @@ const WAITING: &[&str] = &[
     "results",
     "bootstrap",
     "setting",
+    // Who reaches it.
+    "listen",
+    "web-token",
+    "web-password",
+    "web-proxy",
     // What it writes.
     "pidfile",
 ];

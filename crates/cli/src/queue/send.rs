@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use clap::Args;
 use longshore_celery::{Map, Value};
-use longshore_worker::Signature;
+use longshore_worker::{Signature, TraceContext};
 
 use crate::fault::Fault;
 use crate::units;
@@ -16,8 +16,8 @@ pub struct SendArgs {
     /// The queue [the task's own, else celery]
     #[arg(long, value_name = "QUEUE")]
     pub queue: Option<String>,
-    /// 0 to 9; on Redis and SQLite 0 goes first
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
+    /// 0 to 9; on Redis and SQLite 0 goes first, on RabbitMQ the largest, up to 255
+    #[arg(long, value_name = "N")]
     pub priority: Option<u8>,
     /// Not before this time has passed
     #[arg(long, value_name = "DUR", value_parser = seconds, conflicts_with = "eta")]
@@ -101,6 +101,12 @@ impl SendArgs {
         }
         if self.ignore_result { signature.ignore_result() } else { signature }
     }
+}
+
+/// The trace that this process belongs to, as its environment says.
+#[must_use]
+pub fn trace() -> Option<TraceContext> {
+    TraceContext::parse(&std::env::var("TRACEPARENT").ok()?, std::env::var("TRACESTATE").ok().as_deref())
 }
 
 /// A JSON array of positional arguments.

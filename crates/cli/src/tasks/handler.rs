@@ -67,13 +67,18 @@ impl ProgramUser for TaskUser {
         // A limit of the message's or of remote control goes before the section's `timeout`; it is
         // the worker who ends the attempt then.
         request.timeout = context.time_limit().map(|limit| limit + SPARE);
+        let names_one = request.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("traceparent"));
+        if let Some(trace) = context.trace().filter(|_| !names_one) {
+            request.headers.push(("traceparent".to_owned(), trace.parent().to_owned()));
+            request.headers.extend(trace.state().map(|state| ("tracestate".to_owned(), state.to_owned())));
+        }
         if request.body.is_none() && !matches!(request.method, Method::GET | Method::HEAD | Method::DELETE) {
             request.body = Some(Body::Json(record::json(context, call)));
         }
     }
 
     fn line(&self, _: &Context, (context, call): &(TaskContext, Call)) -> Result<Vec<u8>, TaskError> {
-        Ok(record::json(context, call))
+        Ok(record::line(context, call))
     }
 
     fn may_begin(&self, (context, _): &(TaskContext, Call)) -> bool {

@@ -23,13 +23,27 @@ pub(super) fn attempt(context: &TaskContext) -> u32 {
 
 /// The task as JSON, on one line.
 pub(super) fn json(context: &TaskContext, call: &Call) -> Vec<u8> {
+    Value::Map(members(context, call)).to_json()
+}
+
+/// The same for a child that serves many tasks: with its place in a trace, where it has one.
+pub(super) fn line(context: &TaskContext, call: &Call) -> Vec<u8> {
+    let mut map = members(context, call);
+    if let Some(trace) = context.trace() {
+        map.set("traceparent", trace.parent());
+        trace.state().into_iter().for_each(|state| map.set("tracestate", state));
+    }
+    Value::Map(map).to_json()
+}
+
+fn members(context: &TaskContext, call: &Call) -> Map {
     let mut map = Map::default();
     map.set("id", context.id());
     map.set("task", context.task());
     map.set("args", Value::List(call.args.clone()));
     map.set("kwargs", call.kwargs.clone());
     map.set("attempt", i64::from(attempt(context)));
-    Value::Map(map).to_json()
+    map
 }
 
 /// The task as a record of templates.
@@ -43,11 +57,17 @@ pub(super) fn vars(context: &TaskContext) -> Vars<'static> {
 }
 
 /// Returns the variables that tell every child about its task.
-pub(super) fn told(context: &TaskContext) -> [(OsString, OsString); 4] {
-    [
+pub(super) fn told(context: &TaskContext) -> Vec<(OsString, OsString)> {
+    let mut told = vec![
         ("LONGSHORE_TASK".into(), context.task().into()),
         ("LONGSHORE_TASK_ID".into(), context.id().into()),
         ("LONGSHORE_ATTEMPT".into(), attempt(context).to_string().into()),
         ("LONGSHORE_SLOT".into(), (context.slot() + 1).to_string().into()),
-    ]
+    ];
+    if let Some(trace) = context.trace() {
+        told.push(("TRACEPARENT".into(), trace.parent().into()));
+        // Of another trace it would be wrong.
+        told.push(("TRACESTATE".into(), trace.state().unwrap_or_default().into()));
+    }
+    told
 }

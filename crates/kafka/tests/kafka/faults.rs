@@ -218,12 +218,14 @@ async fn what_is_in_flight_is_limited_by_its_bytes() {
     .unwrap();
     let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
     let (counted, seen) = (now.clone(), most.clone());
+    // None ends before the gate has closed, however slowly they come.
+    let (close, closed) = tokio::sync::watch::channel(false);
     let handler = Handler::<()>::new(move |record: Record| {
-        let (counted, seen) = (counted.clone(), seen.clone());
+        let (counted, seen, mut closed) = (counted.clone(), seen.clone(), closed.clone());
         async move {
             let bytes = record.value().unwrap().len();
             seen.fetch_max(counted.fetch_add(bytes, Ordering::Relaxed) + bytes, Ordering::Relaxed);
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            let _ = tokio::time::timeout(Duration::from_secs(60), closed.wait_for(|closed| *closed)).await;
             counted.fetch_sub(bytes, Ordering::Relaxed);
             Ok::<_, TaskError>(())
         }
@@ -235,6 +237,7 @@ async fn what_is_in_flight_is_limited_by_its_bytes() {
         while let Some(view) = handle.snapshot().await {
             assert!(view.bytes <= view.max_bytes + 1_000_000, "{} of {}", view.bytes, view.max_bytes);
             closed |= matches!(view.gate, GateState::Bytes { .. });
+            close.send_replace(closed);
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         closed

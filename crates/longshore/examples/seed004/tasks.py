@@ -5,8 +5,9 @@ import time
 
 from celery import Celery
 
-url = os.environ.get("CELERY_BROKER_URL", "redis://localhost")
-app = Celery("tasks", broker=url, backend=url)
+url = os.environ.get("CELERY_BROKER_URL", "redis://localhost")  # or amqp://localhost
+# RabbitMQ keeps no results: there they are sent to whoever asked.
+app = Celery("tasks", broker=url, backend="rpc://" if "amqp" in url.split(":")[0] else url)
 
 
 def add(a, b):

@@ -119,6 +119,11 @@ pub(crate) fn ended(stats: &[(String, Value)]) -> BTreeMap<String, Option<BTreeM
     stats.iter().map(|(node, value)| (node.clone(), ended_of(value))).collect()
 }
 
+/// Asks for the queues that workers serve.
+pub(crate) async fn served(client: &Client) -> Result<Vec<Arc<str>>, BrokerError> {
+    ask(client.connected(), Request::new("active_queues"), PATIENCE).await.map(|replies| all_served(&replies))
+}
+
 /// Returns the queues that anybody serves.
 fn all_served(replies: &[(String, Value)]) -> Vec<Arc<str>> {
     let names: BTreeSet<String> = replies.iter().flat_map(|(_, value)| names_of(value)).collect();

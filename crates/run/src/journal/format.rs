@@ -302,10 +302,14 @@ pub(crate) fn seconds_of(text: &str) -> Option<f64> {
     Some(text.parse::<jiff::Timestamp>().ok()?.as_millisecond() as f64 / 1e3)
 }
 
+/// Returns a text of [`now`] as milliseconds since 1970.
+pub(crate) fn millis_of(text: &str) -> Option<i64> {
+    text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
+}
+
 /// The time between two texts of [`now`], in milliseconds; 0 if they are none.
 pub(crate) fn millis_between(from: &str, to: &str) -> u64 {
-    let at = |text: &str| text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond);
-    at(from).zip(at(to)).and_then(|(from, to)| u64::try_from(to - from).ok()).unwrap_or(0)
+    millis_of(from).zip(millis_of(to)).and_then(|(from, to)| u64::try_from(to - from).ok()).unwrap_or(0)
 }
 
 /// Place of a result line in a buffer, with all that is needed to pass it on without reading it

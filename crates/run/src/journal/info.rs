@@ -28,6 +28,8 @@ pub struct JobInfo {
     pub header: Header,
     /// Its state.
     pub state: JobState,
+    /// Where it is running: the process that runs it lives. If not, a guardian ends what is left.
+    pub alive: bool,
     /// The end of its last sitting, if that ended in order.
     pub end: Option<End>,
     /// Time at which its journal was last written.

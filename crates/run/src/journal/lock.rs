@@ -60,12 +60,13 @@ impl JobLock {
         }
     }
 
-    /// Returns the process that runs the job, if one does; 0 if the file does not say. Call it only
-    /// where no lock can be taken meanwhile.
-    pub(crate) fn holder(path: &Path) -> Option<u32> {
+    /// Returns the process that took the lock, if somebody holds it (0 if the file does not say),
+    /// and whether that still runs; if not, the dead run's guardian holds it. Call it only where no
+    /// lock can be taken meanwhile.
+    pub(crate) fn holder(path: &Path) -> Option<(u32, bool)> {
         let mut file = own(path, Own::Read).ok()?;
         match flock(&file, FlockOperation::NonBlockingLockShared) {
-            Err(Errno::WOULDBLOCK) => Some(taker(&mut file).map_or(0, |(pid, _)| pid)),
+            Err(Errno::WOULDBLOCK) => Some(taker(&mut file).unwrap_or((0, false))),
             _ => None,
         }
     }
@@ -122,7 +123,7 @@ mod tests {
         let Taken::Ours(lock) = JobLock::try_take(&path).unwrap() else { panic!("nobody has it") };
         let ours = std::process::id();
         assert!(matches!(JobLock::try_take(&path).unwrap(), Taken::Held { pid, alive: true } if pid == ours));
-        assert_eq!(JobLock::holder(&path), Some(ours));
+        assert_eq!(JobLock::holder(&path), Some((ours, true)));
         drop(lock);
         assert_eq!(JobLock::holder(&path), None);
         assert!(matches!(JobLock::try_take(&path).unwrap(), Taken::Ours(_)));

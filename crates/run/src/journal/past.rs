@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 use super::{
     file::Lines,
-    format::{Line, millis_between, parse},
+    format::{Head, Line, Sitting, millis_of, parse},
     index::Index,
 };
 
@@ -72,8 +72,7 @@ struct PastBody<'a> {
 /// The journal cannot be read, or what `each` says.
 pub(crate) fn each_past(journal: &Path, len: u64, index: &Index, mut each: impl FnMut(&PastEnd<'_>) -> io::Result<()>) -> io::Result<()> {
     let mut lines = Lines::open(journal, 0)?;
-    // When the job and its present sitting began, and how long it had run by then.
-    let (mut began, mut sitting, mut spent) = (String::new(), String::new(), 0);
+    let mut clock = PastClock::default();
     while let Some((at, line)) = lines.next()? {
         if at >= len {
             break;
@@ -82,29 +81,59 @@ pub(crate) fn each_past(journal: &Path, len: u64, index: &Index, mut each: impl 
             continue;
         }
         match parse(line) {
-            Ok(Line::Header(header)) => (began, sitting) = (header.started.clone(), header.started),
-            Ok(Line::Sitting(next)) => (sitting, spent) = (next.started, next.spent_ms),
+            Ok(Line::Header(header)) => clock.begin(&header.started),
+            Ok(Line::Sitting(next)) => clock.sit(&next),
             Ok(Line::Result(head)) if index.is_current(head.key, head.nth, at) => {
-                let body: PastBody<'_> = serde_json::from_slice(line).map_err(io::Error::other)?;
-                let millis = Duration::from_millis;
-                let started = body.started.as_deref();
-                let past = PastEnd {
-                    seq: body.seq,
-                    record: body.task.get(),
-                    word: head.outcome,
-                    attempts: head.attempts,
-                    wait: millis(body.wait_ms),
-                    run: millis(body.run_ms),
-                    since_begin: started.map(|at| millis(millis_between(&began, at))),
-                    in_sittings: started.map(|at| millis(spent + millis_between(&sitting, at))),
-                    slot: body.slot,
-                    call_records: if body.call.is_none_or(|call| call == body.seq) { body.batch.unwrap_or(1) } else { 0 },
-                    failure: body.error.filter(|_| head.outcome.is_failure()),
-                };
-                each(&past)?;
+                each(&past_end(line, &head, &clock).map_err(io::Error::other)?)?;
             }
             _ => {}
         }
     }
     Ok(())
+}
+
+/// Start of a job and of its present sitting, and how long it had run by then, in milliseconds.
+#[derive(Debug, Default)]
+pub(crate) struct PastClock {
+    began: i64,
+    sitting: i64,
+    spent: u64,
+}
+
+impl PastClock {
+    /// Hears when the job began.
+    pub(crate) fn begin(&mut self, started: &str) {
+        self.began = millis_of(started).unwrap_or_default();
+        (self.sitting, self.spent) = (self.began, 0);
+    }
+
+    /// Hears of another sitting.
+    pub(crate) fn sit(&mut self, sitting: &Sitting) {
+        self.sitting = millis_of(&sitting.started).unwrap_or_default();
+        self.spent = sitting.spent_ms;
+    }
+}
+
+/// Reads a result line whose head is known.
+///
+/// # Errors
+/// It is none.
+pub(crate) fn past_end<'a>(line: &'a [u8], head: &Head<'_>, clock: &PastClock) -> Result<PastEnd<'a>, String> {
+    let body: PastBody<'_> = serde_json::from_slice(line).map_err(|error| error.to_string())?;
+    let millis = Duration::from_millis;
+    let started = body.started.as_deref().map(|at| millis_of(at).unwrap_or_default());
+    let since = |from: i64, at: i64| u64::try_from(at - from).unwrap_or(0);
+    Ok(PastEnd {
+        seq: body.seq,
+        record: body.task.get(),
+        word: head.outcome,
+        attempts: head.attempts,
+        wait: millis(body.wait_ms),
+        run: millis(body.run_ms),
+        since_begin: started.map(|at| millis(since(clock.began, at))),
+        in_sittings: started.map(|at| millis(clock.spent + since(clock.sitting, at))),
+        slot: body.slot,
+        call_records: if body.call.is_none_or(|call| call == body.seq) { body.batch.unwrap_or(1) } else { 0 },
+        failure: body.error.filter(|_| head.outcome.is_failure()),
+    })
 }

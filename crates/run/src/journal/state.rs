@@ -331,7 +331,15 @@ impl StateDir {
         let mut jobs: Vec<JobInfo> = known.into_iter().map(|job| self.info(job)).collect();
         jobs.extend(broken.into_iter().map(|job| {
             let header = Header { job: job.id, ..Header::default() };
-            JobInfo { header, state: JobState::Unfinished, end: None, changed: job.changed, path: job.path, broken: Some(job.error) }
+            JobInfo {
+                header,
+                state: JobState::Unfinished,
+                alive: false,
+                end: None,
+                changed: job.changed,
+                path: job.path,
+                broken: Some(job.error),
+            }
         }));
         jobs.sort_by_key(|job| std::cmp::Reverse(job.changed));
         Ok(jobs)
@@ -453,12 +461,14 @@ impl StateDir {
     }
 
     fn info(&self, job: Peeked) -> JobInfo {
-        let state = match JobLock::holder(&self.lock(&job.header.job)) {
-            Some(pid) => JobState::Running(pid),
+        let holder = JobLock::holder(&self.lock(&job.header.job));
+        let state = match holder {
+            Some((pid, _)) => JobState::Running(pid),
             None if job.complete() => JobState::Finished,
             None => JobState::Unfinished,
         };
-        JobInfo { header: job.header, state, end: job.end, changed: job.changed, path: job.path, broken: None }
+        let alive = holder.is_some_and(|(_, alive)| alive);
+        JobInfo { header: job.header, state, alive, end: job.end, changed: job.changed, path: job.path, broken: None }
     }
 }
 

@@ -101,6 +101,23 @@ impl Reached {
         }
     }
 
+    /// Reaches the run of a job by its id.
+    ///
+    /// # Errors
+    /// It does not run, or cannot be reached.
+    ///
+    /// # Cancel safety
+    /// Dropping the future changes nothing.
+    pub async fn open(state: &StateDir, job: &str) -> Result<Self, ReachError> {
+        let folder = SocketFolder::open(state.path())?;
+        // A job whose run ends has no socket any more, and one that was killed has a dead one.
+        let is_gone = |error: &io::Error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused);
+        Self::connect(&folder, job).await.map_err(|error| match error {
+            ReachError::Io(error) if is_gone(&error) => ReachError::NotRunning { job: job.to_owned() },
+            other => other,
+        })
+    }
+
     async fn connect(folder: &SocketFolder, job: &str) -> Result<Self, ReachError> {
         let late = |_| io::Error::from(io::ErrorKind::TimedOut);
         let stream = timeout(PATIENCE, folder.connect(job)).await.map_err(late)??;

@@ -18,7 +18,7 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Answer, Hello, MOST_LINE, Request, SocketFolder, VERSION, is_ours};
+use super::{Answer, Hello, MOST_LINE, Request, SocketFolder, UNNAMED, VERSION, is_ours};
 use crate::steer::RunHandle;
 
 /// Most connections at once; others wait for one of them to end.
@@ -54,10 +54,13 @@ impl Served {
         }
         let view = handle.view();
         let address = folder.address(&view.job);
+        // It gets its name when it listens and is its owner's alone: a socket that refuses is dead.
         // The id is ours alone, and so is what is left under it.
-        let _ = fs::remove_file(&address);
-        let listener = UnixListener::bind(&address)?;
-        fs::set_permissions(&address, Permissions::from_mode(0o600))?;
+        let unnamed = address.with_extension(UNNAMED);
+        let _ = fs::remove_file(&unnamed);
+        let listener = UnixListener::bind(&unnamed)?;
+        fs::set_permissions(&unnamed, Permissions::from_mode(0o600))?;
+        fs::rename(&unnamed, &address)?;
         let hello = Hello { longshore: VERSION, job: view.job.clone(), name: view.name.clone(), pid: std::process::id() };
         let task = tokio::spawn(listen(listener, handle, hello));
         Ok(Self { address, _folder: folder, task })

@@ -13,7 +13,7 @@ use fastrand::Rng;
 use futures_util::future::BoxFuture;
 use longshore_brokers::{
     Broker, BrokerError, Bus, ChordPart, Claimed, Connected, Consumer, DeadLetter, DeadLetters, End, Ended, Finish, Found, Inspect, Key,
-    LimitState, OpenOptions, Outgoing, Page, PartState, QueueState, ResultBackend, SharedState, Slot, Stored, Subscription, Watch,
+    LeftOut, LimitState, OpenOptions, Outgoing, Page, PartState, QueueState, ResultBackend, SharedState, Slot, Stored, Subscription, Watch,
     lease::Lease,
 };
 use longshore_core::{ErrorKind, Rate, Receipt, source::Fetched};
@@ -178,7 +178,7 @@ impl Link {
             let (sender, messages) = mpsc::channel(10_000);
             let listener = Listener { exchange: exchange.to_owned(), pattern: pattern.to_owned(), sender };
             self.insist(|broker| broker.listeners.push(Listener { sender: listener.sender.clone(), ..listener.copy() })).await;
-            Ok(Subscription { messages, guard: Box::new(()) })
+            Ok(Subscription { messages, left_out: LeftOut::default(), guard: Box::new(()) })
         })
     }
 }

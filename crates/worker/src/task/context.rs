@@ -13,7 +13,7 @@ use longshore_brokers::{
     Key, Stored,
     lease::{Lease, Term},
 };
-use longshore_celery::{Extended, Map, Message, ResultTree, State, TaskResult, Value, WireSignature, canvas};
+use longshore_celery::{Extended, Map, Message, ResultTree, State, TaskResult, TraceContext, Value, WireSignature, canvas};
 use longshore_core::{CancelToken, LaneKind};
 use serde::Serialize;
 
@@ -161,6 +161,12 @@ impl TaskContext {
         &self.message().headers
     }
 
+    /// Returns its place in a trace, where its message names one (`traceparent`). What it sends,
+    /// and what follows it, names the same unless it says otherwise.
+    pub fn trace(&self) -> Option<TraceContext> {
+        TraceContext::of(self.headers())
+    }
+
     /// Returns a property of its message that is not Celery's own: `app_id`, `user_id`, `type`,
     /// whatever its sender has put there.
     pub fn property(&self, name: &str) -> Option<&Value> {
@@ -172,7 +178,7 @@ impl TaskContext {
         &self.message().routing_key
     }
 
-    /// Returns its priority, 0 to 9, where its message names one.
+    /// Returns its priority, 0 to 9, on RabbitMQ to 255, where its message names one.
     pub fn priority(&self) -> Option<u8> {
         self.message().priority
     }

@@ -485,8 +485,8 @@ impl Shared {
         plan: impl FnOnce(&canvas::Context<'_>, &mut dyn FnMut() -> String) -> Result<T, CanvasError>,
     ) -> Result<T, CanvasError> {
         let defaults = |task: &str| Some(self.app.task_named(task)?.policy.options());
-        let context =
-            canvas::Context { oid: &self.oid, origin: &self.node, now: self.environment.wall(), parent: None, defaults: &defaults };
+        let (oid, now) = (&self.oid, self.environment.wall());
+        let context = canvas::Context { oid, origin: &self.node, now, parent: None, trace: None, defaults: &defaults };
         plan(&context, &mut || (self.environment.id)())
     }
 

@@ -10,16 +10,19 @@ use std::{
 };
 
 use longshore_celery::{
-    Message,
+    Map, Value,
     events::{self, Event, EventKind, Heartbeat, MOST_IN_ONE, TaskInfo},
     repr,
 };
-use longshore_core::watch::{Detail, Events, Heard};
+use longshore_core::{
+    LaneKind,
+    watch::{Detail, Events, Heard},
+};
 use tokio::sync::{mpsc, watch};
 
 use super::{
     notice::{TaskChange, TaskNotice, WorkerEvent},
-    shared::Shared,
+    shared::{RunningTasks, Shared},
 };
 
 /// Time between two heartbeats, as Celery's workers have it.
@@ -27,6 +30,9 @@ const BEAT: Duration = Duration::from_secs(2);
 /// Most events that wait to be sent. Beyond, they are dropped and counted: a monitor must not hold
 /// up work.
 const WAITING: usize = 10_000;
+
+/// Most queues of which a heartbeat tells.
+const MOST_QUEUES: usize = 50;
 
 /// Sends events.
 pub(crate) struct MonitorFeed {
@@ -156,9 +162,11 @@ async fn publish(shared: &Shared, told: Vec<EventKind>) {
 }
 
 fn beat(shared: &Shared) -> Heartbeat {
+    let running = shared.running_tasks();
+    let active = running.lanes.iter().sum::<usize>();
     Heartbeat {
         freq: BEAT.as_secs_f64(),
-        active: Some(i64::try_from(shared.running()).unwrap_or(i64::MAX)),
+        active: Some(i64::try_from(active).unwrap_or(i64::MAX)),
         processed: Some(i64::try_from(shared.counts.processed()).unwrap_or(i64::MAX)),
         loadavg: loadavg(),
         // Monitors compare these with what they know; the version is that of the protocol that we
@@ -166,7 +174,29 @@ fn beat(shared: &Shared) -> Heartbeat {
         sw_ident: "longshore".to_owned(),
         sw_ver: env!("CARGO_PKG_VERSION").to_owned(),
         sw_sys: "Linux".to_owned(),
+        account: account(shared, &running),
     }
+}
+
+/// Returns what pages and tables want to know of this worker, in the words of its reply to `stats`;
+/// nothing where that would be long: then it has to be asked for.
+fn account(shared: &Shared, running: &RunningTasks) -> Option<Map> {
+    let ended = shared.counts.by_queue();
+    let serves = shared.consumer.serving();
+    if ended.len().max(serves.len()).max(running.queues.len()) > MOST_QUEUES {
+        return None;
+    }
+    let of_lanes = |counts: [usize; 4]| LaneKind::ALL.iter().map(|lane| (lane.as_str(), counts[*lane as usize] as i64)).collect::<Map>();
+    let uptime = shared.environment.now().duration_since(shared.started).as_secs();
+    Some(Map::from_iter([
+        ("uptime", Value::from(uptime)),
+        ("lanes", of_lanes(shared.load.slots()).into()),
+        ("running", of_lanes(running.lanes).into()),
+        ("running_by_queue", running.queues.iter().map(|(queue, count)| (&**queue, *count)).collect::<Map>().into()),
+        ("queues", ended.iter().map(|(queue, count)| (&**queue, *count)).collect::<Map>().into()),
+        ("serves", serves.iter().map(|queue| Value::from(&**queue)).collect::<Vec<_>>().into()),
+        ("stopping", shared.stopping.is_cancelled().into()),
+    ]))
 }
 
 fn loadavg() -> Option<[f64; 3]> {
@@ -179,7 +209,7 @@ fn loadavg() -> Option<[f64; 3]> {
 fn of_notice(notice: &TaskNotice) -> Option<EventKind> {
     let uuid = notice.message.id.clone();
     Some(match &notice.what {
-        TaskChange::Received => EventKind::TaskReceived(info(&notice.message)),
+        TaskChange::Received => EventKind::TaskReceived(info(notice)),
         TaskChange::Started => EventKind::TaskStarted { uuid },
         TaskChange::Succeeded { runtime, result } => {
             EventKind::TaskSucceeded { uuid, result: result.clone(), runtime: runtime.as_secs_f64() }
@@ -197,7 +227,8 @@ fn of_notice(notice: &TaskNotice) -> Option<EventKind> {
     })
 }
 
-fn info(message: &Message) -> TaskInfo {
+fn info(notice: &TaskNotice) -> TaskInfo {
+    let message = &notice.message;
     TaskInfo {
         uuid: message.id.clone(),
         name: message.shadow.clone().filter(|shadow| !shadow.is_empty()).unwrap_or_else(|| message.task.clone()),
@@ -208,5 +239,6 @@ fn info(message: &Message) -> TaskInfo {
         retries: message.retries.into(),
         eta: message.eta.map(longshore_celery::iso),
         expires: message.expires.map(longshore_celery::iso),
+        queue: Some(notice.queue.to_string()),
     }
 }

@@ -238,8 +238,10 @@ impl Intake {
             let crashes = claimed.crashes;
             are_large |= claimed.raw.len() > FEW;
             let message = self.read(&mut claimed).await;
+            let lent_before = claimed.redelivered || message.as_ref().is_ok_and(|message| message.redelivered);
             let twice = !self.shared.one_store && message.as_ref().is_ok_and(again::may_come_twice);
             let sorted = self.sort(message, now, slots_taken);
+            self.shared.counts.note_redelivered(lent_before && !matches!(sorted, SortedMessage::Later { .. }));
             if claimed.given && (crashes > 0 || !matches!(sorted, SortedMessage::Run(..))) {
                 // It does not run at once, or not at all: it must not be lost with this worker.
                 claimed.given = false;
@@ -288,15 +290,18 @@ impl Intake {
             works.push(work);
         }
         // What was lent before may run in a worker that lost its connection, and lives.
-        for (work, wait) in self.run_elsewhere(&mut again, &mut works).await {
+        let (elsewhere, taken_in) = self.run_elsewhere(&mut again, &mut works).await;
+        for (work, wait) in elsewhere {
             let (queue, crashes, due) = (work.queue.clone(), work.crashes, now + wait);
             later.push(HeldEntry { due, receipt: work.receipt.0, queue, crashes, redelivered: true, paced: None, slot: false });
         }
         // It may have ended in a worker that died before it could say so.
         self.end_finished(again, &mut works, &mut closings).await?;
+        self.judge(&mut works, &mut closings).await;
         closings.iter_mut().for_each(|closing| closing.term = Some(term));
         // Live from here on: remote control sees them, and a stop gives them back.
         self.note(&works);
+        drop(taken_in);
         back::are_ours(&self.shared, given - to_hold.len() as u64);
         let run = works.len();
         {

@@ -1,7 +1,7 @@
 //! State that the parts of a worker share, and its counts.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeMap, HashMap},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicIsize, AtomicU64, AtomicUsize, Ordering},
@@ -73,6 +73,15 @@ pub(crate) struct Shared {
     set: Mutex<HashMap<Arc<str>, TaskOverride>>,
 }
 
+/// Tasks that run, counted at one moment.
+#[derive(Debug, Default)]
+pub(crate) struct RunningTasks {
+    /// By `lane as usize`.
+    pub(crate) lanes: [usize; 4],
+    /// By the queue that they came from.
+    pub(crate) queues: BTreeMap<Arc<str>, u64>,
+}
+
 /// Slots and tasks of a worker's lanes, by `lane as usize`.
 #[derive(Default)]
 pub(crate) struct LaneLoad {
@@ -134,6 +143,8 @@ pub(crate) struct Books {
     /// Messages that were given, not read, and are not held yet.
     pub(crate) given_unread: AtomicU64,
     pub(crate) events_dropped: AtomicU64,
+    /// Messages that somebody had been lent before.
+    redelivered: AtomicU64,
     by_task: Mutex<HashMap<Arc<str>, u64>>,
     /// Messages that came to their end here, by queue.
     by_queue: Mutex<HashMap<Arc<str>, u64>>,
@@ -150,6 +161,7 @@ impl Default for Books {
             ends: Mutex::new(ends),
             given_unread: AtomicU64::new(0),
             events_dropped: AtomicU64::new(0),
+            redelivered: AtomicU64::new(0),
             by_task: Mutex::default(),
             by_queue: Mutex::default(),
         }
@@ -183,6 +195,17 @@ impl Books {
         for task in tasks {
             *by_task.entry(task).or_default() += 1;
         }
+    }
+
+    /// Notes a message that is taken in, if somebody had been lent it before.
+    pub(crate) fn note_redelivered(&self, lent_before: bool) {
+        if lent_before {
+            self.redelivered.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn redelivered(&self) -> u64 {
+        self.redelivered.load(Ordering::Relaxed)
     }
 
     /// Notes that messages of these queues have come to their end.
@@ -282,6 +305,20 @@ impl Shared {
     /// Returns the number of tasks that run.
     pub(crate) fn running(&self) -> usize {
         self.live().values().filter(|work| work.started().is_some()).count()
+    }
+
+    /// Counts the tasks that run.
+    pub(crate) fn running_tasks(&self) -> RunningTasks {
+        let mut running = RunningTasks::default();
+        for work in self.live().values() {
+            let Some(start) = work.started() else { continue };
+            running.lanes[start.lane as usize] += 1;
+            match running.queues.get_mut(&work.queue) {
+                Some(count) => *count += 1,
+                None => drop(running.queues.insert(work.queue.clone(), 1)),
+            }
+        }
+        running
     }
 
     /// Returns the tasks that are claimed and not finished.

@@ -47,7 +47,8 @@ impl Suspect {
         self.crashes > self.most() / 2
     }
 
-    fn most(self) -> u32 {
+    /// Returns how many deaths bury it.
+    pub(crate) fn most(self) -> u32 {
         if self.apart { MOST_CRASHES_APART } else { MOST_CRASHES }
     }
 }

@@ -139,6 +139,7 @@ impl WorkerFace {
         view.waiting.extend(waits.map(|(name, tasks)| Waiting::new(Reason::Other { name: name.into() }, tasks)));
         view.connections = shared.links.connections().clone();
         view.events_missed = shared.hub.missed() + shared.counts.events_dropped.load(Ordering::Relaxed);
+        view.gauge("redelivered_total", &[], shared.counts.redelivered() as f64);
         if let Some(bytes) = resident() {
             view.gauge("process_resident_memory_bytes", &[], bytes);
         }

@@ -29,7 +29,11 @@ pub(crate) struct Bench {
 
 impl Bench {
     pub(crate) fn new(url: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
+        Self::in_folder(url, tempfile::tempdir().unwrap())
+    }
+
+    /// The same, with the file of the results in this folder.
+    pub(crate) fn in_folder(url: &str, folder: tempfile::TempDir) -> Self {
         let results = format!("sqlite:{}?sync=normal", folder.path().join("results.db").display());
         let connected = connect(url, Some(&results)).unwrap();
         Self { connected, ledger: Ledger::default(), said: Arc::default(), url: url.to_owned(), results, _folder: folder }
@@ -37,6 +41,11 @@ impl Bench {
 
     /// Starts a worker with this task beside `good`, which notes its argument.
     pub(crate) async fn worker(&self, more: impl IntoIterator<Item = Task>) -> Worker {
+        self.worker_at(&self.url, more).await
+    }
+
+    /// The same, on another way to the server.
+    pub(crate) async fn worker_at(&self, url: &str, more: impl IntoIterator<Item = Task>) -> Worker {
         let (ledger, said) = (self.ledger.clone(), self.said.clone());
         let notice: Notice = Arc::new(move |news: &News| said.lock().unwrap().push(news.to_string()));
         let good = Task::plain("good", move |_, call: Call| {
@@ -45,7 +54,7 @@ impl Bench {
             Ok(number.into())
         })
         .on(LaneKind::Blocking);
-        let app = App::new().broker(&self.url).results(&self.results).told(notice).task(good);
+        let app = App::new().broker(url).results(&self.results).told(notice).task(good);
         let app = more.into_iter().fold(app, App::task);
         Worker::start(app, WorkerOptions::new("w@rabbit")).await.unwrap()
     }

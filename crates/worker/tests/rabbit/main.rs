@@ -3,7 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod bench;
+mod cuts;
 mod days;
+mod disk;
 mod hostile;
+mod kills;
+mod permissions;
 mod runs;
 mod strangers;

@@ -26,3 +26,26 @@ async fn what_nobody_confirms_ends_as_unknown_and_the_next_one_is_sent() {
         assert!(Instant::now() < end, "it takes nothing any more");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_socket_does_not_take_at_once_is_written_when_it_can_be() {
+    let Some(server) = RabbitServer::start(&[]) else { return };
+    // lapin writes by itself for a heartbeat only: the patience must not need one.
+    let connected = crate::connect(&format!("{}?patience=10&heartbeat=60", server.url()), Some("memory://amqp-full-socket")).unwrap();
+    let message = |id: &str| outgoing("q", id, SystemTime::now(), false);
+    connected.broker.publish(&[message("before")]).await.unwrap();
+    server.freeze();
+    // More than the buffers of both sides hold.
+    let large: Vec<_> = (0..64)
+        .map(|number| {
+            let mut large = message(&format!("large-{number}"));
+            large.raw.splice(large.raw.len() - 1..large.raw.len() - 1, std::iter::repeat_n(b' ', 1 << 18));
+            large
+        })
+        .collect();
+    let (published, ()) = tokio::join!(connected.broker.publish(&large), async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        server.thaw();
+    });
+    published.unwrap();
+}

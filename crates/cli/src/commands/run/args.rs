@@ -12,6 +12,7 @@ use longshore_run::{
 use crate::{
     flags::{ChildArgs, LimitArgs, PaceArgs, RequestArgs, RetryArgs, ViewArgs, WhatArgs},
     units,
+    web::WebArgs,
 };
 
 /// `longshore run`: run a job, many tasks from a file, stdin or arguments.
@@ -269,6 +270,14 @@ pub struct RunArgs {
     /// End with the number of failed tasks (101 for more than 100), as GNU parallel does
     #[arg(long, help_heading = "View")]
     pub exit_count: bool,
+
+    /// Serve a page of this run while it goes, with /metrics, /healthz and /readyz, at this
+    /// address, such as 127.0.0.1:7070: how it goes, and what can be changed
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Page")]
+    pub listen: Option<String>,
+    /// Who may see and change it.
+    #[command(flatten)]
+    pub web: WebArgs,
 
     /// Where journals are kept [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore, else
     /// $STATE_DIRECTORY]

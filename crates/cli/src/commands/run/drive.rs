@@ -8,16 +8,17 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_run::{Listener, Plan, Report, Run, RunError, RunErrorKind, RunHandle, RunView, Surroundings, page::page};
+use longshore_run::{Listener, Plan, Report, Run, RunError, RunErrorKind, RunHandle, RunView, Surroundings, page::page as page_of};
 use longshore_sys::files;
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::mpsc,
 };
 
-use super::{args::RunArgs, finish, notes};
+use super::{args::RunArgs, finish, notes, page::RunPage};
 use crate::{
     exit::Exit,
+    fault::Fault,
     global::Global,
     keys::KeyPresses,
     progress::{self, Progress, Summary, Voice},
@@ -28,22 +29,28 @@ use crate::{
 /// Longest time by which a signal may come later to us than to what it has ended.
 const SIGNAL_WAIT: Duration = Duration::from_millis(50);
 
+/// Longest time for which the end of a run waits for answers of its page to be read.
+const PAGE_WAIT: Duration = Duration::from_millis(200);
+
 /// Progress, which is drawn by one and moved out of the way by others.
-type Shown = Arc<Mutex<Option<Progress>>>;
+pub(super) type Shown = Arc<Mutex<Option<Progress>>>;
 
 /// Runs a plan to its end on the current runtime. Returns the exit code.
 ///
 /// # Errors
 /// Exit code and sentence, when it cannot even start.
-pub(super) async fn drive(plan: Plan, args: &RunArgs, global: &Global) -> Result<Exit, RunError> {
+pub(super) async fn drive(plan: Plan, args: &RunArgs, global: &Global) -> Result<Exit, Fault> {
     if let Some(path) = &args.report {
         // Who waits for hours for a page must not hear at the end that it cannot be written.
         files::can_replace_output(path).map_err(|error| unwritable("--report", path, &error))?;
     }
     let (color, voice) = (global.color, global.voice());
+    // Before there is a job: an address that is taken is a mistake in what was asked.
+    let shown: Shown = Arc::default();
+    let page = RunPage::open(args, voice, &shown).await?;
     let mode = voice.progress(args.view.progress).resolve(std::io::stderr().is_terminal());
     let bar = mode == progress::Mode::Bar;
-    let shown: Shown = Arc::new(Mutex::new(Some(Progress::new(args.view.progress, color, args.view.every, voice))));
+    *shown.lock().unwrap_or_else(PoisonError::into_inner) = Some(Progress::new(args.view.progress, color, args.view.every, voice));
     // Before anything starts, so that no signal finds a run that does not hear it.
     let mut signals = Signals::listen();
     let shows_results = plan.shows_results();
@@ -53,9 +60,10 @@ pub(super) async fn drive(plan: Plan, args: &RunArgs, global: &Global) -> Result
         // anybody's.
         Err(error) => match tokio::time::timeout(SIGNAL_WAIT, signals.next()).await {
             Ok(signal) => return Ok(Exit::of_signal(signal)),
-            Err(_) => return Err(error),
+            Err(_) => return Err(error.into()),
         },
     };
+    let page = page.map(|page| page.serve(running.handle(), &running.view().name, voice, &shown));
     let usr1 = signals.usr1.take();
     // On its own: a signal that is passed on late would explain no end of a command.
     let passing = tokio::spawn(pass_on(running.handle(), signals));
@@ -67,6 +75,10 @@ pub(super) async fn drive(plan: Plan, args: &RunArgs, global: &Global) -> Result
         never = watcher.watch(usr1, keys) => match never {},
     };
     passing.abort();
+    if let Some(page) = page {
+        // Whoever reads slowly holds up nobody's run.
+        let _ = tokio::time::timeout(PAGE_WAIT, page.stop()).await;
+    }
     let said = say(&report, args, global, &shown);
     finish::tell(&report, args, voice).await;
     said?;
@@ -214,7 +226,7 @@ fn say(report: &Report, args: &RunArgs, global: &Global, shown: &Shown) -> Resul
         files::write_output(path, format!("{}\n", report.json()).as_bytes()).map_err(|error| unwritable("--summary-file", path, &error))?;
     }
     if let Some(path) = &args.report {
-        files::replace_output(path, page(report).as_bytes()).map_err(|error| unwritable("--report", path, &error))?;
+        files::replace_output(path, page_of(report).as_bytes()).map_err(|error| unwritable("--report", path, &error))?;
     }
     Ok(())
 }

@@ -192,7 +192,7 @@ fn output(args: &RunArgs, spec: &mut RunSpec) -> Result<(), RunError> {
     output.max_output = args.max_output;
     output.save.clone_from(&args.save_output);
     output.failed.clone_from(&args.failed_out);
-    output.story = args.report.is_some();
+    output.story = args.report.is_some() || args.listen.is_some();
     Ok(())
 }
 

@@ -7,7 +7,7 @@ use longshore_brokers::QueueOrder;
 use longshore_core::{LaneKind, Rate};
 use longshore_worker::{Acks, App, Autoscale, WorkerOptions};
 
-use crate::{fault::Fault, units};
+use crate::{fault::Fault, units, web::WebArgs};
 
 /// `longshore worker`.
 #[derive(Args, Clone, Debug)]
@@ -120,6 +120,14 @@ pub struct WorkerArgs {
     /// Answer no remote control, and send no heartbeat
     #[arg(long, help_heading = "View")]
     pub no_remote_control: bool,
+
+    /// Serve a page about this worker, /healthz, /readyz and /metrics at this address, such as
+    /// 127.0.0.1:7070
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Page")]
+    pub listen: Option<String>,
+    /// Who may see and change it.
+    #[command(flatten)]
+    pub web: WebArgs,
 
     /// A Celery application
     #[arg(short = 'A', long, value_name = "PROJ", hide = true)]

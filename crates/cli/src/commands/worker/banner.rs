@@ -1,5 +1,7 @@
 //! Banner that a worker says at its start.
 
+use std::net::SocketAddr;
+
 use longshore_brokers::{QueueOrder, QueueState};
 use longshore_core::LaneKind;
 use longshore_worker::{App, WorkerOptions};
@@ -19,6 +21,8 @@ pub(super) struct Facts<'a> {
     pub(super) states: &'a [QueueState],
     /// Names of tasks that programs serve, and what runs.
     pub(super) programs: &'a [(String, String)],
+    /// Address of the page about it.
+    pub(super) page: Option<SocketAddr>,
 }
 
 /// Returns a queue's weight as `-Q` has it, `=3`; nothing where no queue has one.
@@ -32,7 +36,7 @@ fn weight(order: &QueueOrder, queue: &str) -> String {
 const NAMED: usize = 12;
 
 pub(super) fn write(facts: &Facts<'_>, log: &Log) {
-    let Facts { options, place, app, version, states, programs } = facts;
+    let Facts { options, place, app, version, states, programs, page } = facts;
     let events = if options.events { ", events on" } else { "" };
     let control = if options.remote_control { "" } else { ", no remote control" };
     let (version_of_ours, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
@@ -76,5 +80,8 @@ pub(super) fn write(facts: &Facts<'_>, log: &Log) {
     }
     if named.len() > NAMED {
         log.say(format_args!("          and {} more (longshore tasks)", named.len() - NAMED));
+    }
+    if let Some(page) = page {
+        log.say(format_args!("  page    http://{page}   metrics /metrics   health /healthz   ready /readyz"));
     }
 }

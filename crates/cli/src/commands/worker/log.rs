@@ -20,6 +20,7 @@ use super::{super::beat::LineStyle, args::Level};
 use crate::{
     progress::Voice,
     queue::show::{clock, cut, plain},
+    web::audit_line,
 };
 
 /// Most lines that may wait to be written.
@@ -82,6 +83,17 @@ impl Log {
             if !quiet {
                 let _ = send.try_send(Message::Line(format!("{} {}", clock(SystemTime::now()), plain(&news.to_string()))));
             }
+        })
+    }
+
+    /// Returns what writes a line for each action that somebody takes over HTTP.
+    pub(super) fn auditor(&self) -> longshore_web::Auditor {
+        let send = self.send.clone();
+        // Also of a quiet worker: who changed what is no chatter. A full queue may not hold up
+        // whoever asks.
+        longshore_web::Auditor::new(move |action| {
+            let line = format!("{} {}", clock(action.at), plain(&audit_line(action)));
+            let _ = send.try_send(Message::Line(line));
         })
     }
 

@@ -1,6 +1,6 @@
 //! Looks up what this worker has, and how it stands.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 use longshore_celery::Message;
 use longshore_core::{Rate, Receipt};
@@ -116,7 +116,7 @@ impl RemoteControl {
             return WaitsFor::Alone { crashes: work.crashes };
         }
         let lane = work.task.lane;
-        WaitsFor::Slot { lane, slots: self.slots.sizes()[lane as usize], running: self.running()[lane as usize] }
+        WaitsFor::Slot { lane, slots: self.slots.sizes()[lane as usize], running: self.shared.running_tasks().lanes[lane as usize] }
     }
 
     /// Returns what a task waits for that is held for its time.
@@ -131,22 +131,6 @@ impl RemoteControl {
         }
     }
 
-    /// Returns how many tasks run on each lane, by `lane as usize`.
-    fn running(&self) -> [usize; 4] {
-        let mut running = [0; 4];
-        self.shared.works().iter().filter_map(|work| work.started()).for_each(|start| running[start.lane as usize] += 1);
-        running
-    }
-
-    /// Returns how many tasks of each queue run.
-    fn running_by_queue(&self) -> BTreeMap<Arc<str>, u64> {
-        let mut running = BTreeMap::new();
-        for work in self.shared.works().iter().filter(|work| work.started().is_some()) {
-            *running.entry(work.queue.clone()).or_default() += 1;
-        }
-        running
-    }
-
     pub(super) fn stats(&self) -> StatsFacts {
         let shared = &self.shared;
         let slots = self.slots.sizes();
@@ -157,13 +141,14 @@ impl RemoteControl {
             current,
             claimed: shared.live().len(),
         };
+        let running = shared.running_tasks();
         StatsFacts {
             by_task: shared.counts.by_task(),
             by_queue: shared.counts.by_queue(),
             uptime: shared.environment.now().duration_since(shared.started).as_secs(),
             slots,
-            running: self.running(),
-            running_by_queue: self.running_by_queue(),
+            running: running.lanes,
+            running_by_queue: running.queues,
             held: self.intake.held_count(),
             prefetch: most.min(self.prefetch.map_or(u64::MAX, |most| most as u64)),
             scale: self.slots.scale().map(of_scale),

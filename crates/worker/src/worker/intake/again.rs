@@ -9,11 +9,12 @@ use longshore_celery::{Message, State, TaskResult, Value};
 use super::{
     super::{
         close::{self, Closing},
-        conclude,
-        runs::{LOOK_AGAIN, NOTED_WITHIN},
+        conclude::{self, UnrunReason},
+        runs::{LOOK_AGAIN, NOTED_WITHIN, TakenIn},
         work::ClaimedTask,
     },
     Intake,
+    turns::suspect,
 };
 
 /// Places of those that were lent before.
@@ -34,16 +35,18 @@ pub(super) fn may_come_twice(message: &Message) -> bool {
 
 impl Intake {
     /// Takes out, of those that were lent before, the ones that another worker runs, or may say so
-    /// in a moment; with the time after which they are looked at again.
+    /// in a moment; with the time after which they are looked at again. The others are noted as
+    /// ours: what is returned beside is to be kept until they are live.
     pub(super) async fn run_elsewhere(
         &self,
         again: &mut LentBefore,
         works: &mut Vec<Arc<ClaimedTask>>,
-    ) -> Vec<(Arc<ClaimedTask>, Duration)> {
-        let Some(runs) = self.shared.runs.as_ref().filter(|_| !again.works.is_empty()) else { return Vec::new() };
+    ) -> (Vec<(Arc<ClaimedTask>, Duration)>, Option<TakenIn>) {
+        let Some(runs) = self.shared.runs.as_ref().filter(|_| !again.works.is_empty()) else { return (Vec::new(), None) };
         let waited: Vec<bool> = again.works.iter().map(|place| runs.has_waited(works[*place].receipt.0)).collect();
         let asked = again.works.iter().zip(&waited).filter(|(_, waited)| **waited);
         let ids: Vec<String> = asked.map(|(place, _)| works[*place].message.id.clone()).collect();
+        let taken_in = runs.take_in(ids.clone());
         let mut ours = if ids.is_empty() { Vec::new() } else { runs.claim(&ids).await }.into_iter();
         let (mut elsewhere, mut stay) = (Vec::new(), Vec::with_capacity(again.works.len()));
         for (place, waited) in std::mem::take(&mut again.works).into_iter().zip(waited) {
@@ -60,7 +63,7 @@ impl Intake {
             }
         }
         again.works = stay;
-        elsewhere
+        (elsewhere, Some(taken_in))
     }
 
     /// Ends, of those that were lent before, the ones that have succeeded already, whatever else
@@ -88,6 +91,30 @@ impl Intake {
             }
         }
         Ok(())
+    }
+
+    /// Counts the workers that died with suspects, where the broker does not, and ends the guilty.
+    pub(super) async fn judge(&self, works: &mut Vec<Arc<ClaimedTask>>, closings: &mut Vec<Closing>) {
+        let places: Vec<usize> = (0..works.len()).filter(|place| works[*place].crashes > 0).collect();
+        let Some(runs) = self.shared.runs.as_ref().filter(|_| !places.is_empty()) else { return };
+        let asked: Vec<(&str, u32)> = places
+            .iter()
+            .map(|place| {
+                let work = &works[*place];
+                (work.message.id.as_str(), suspect(work.crashes, &work.task).most())
+            })
+            .collect();
+        let deaths = runs.deaths(&asked).await;
+        for (place, deaths) in places.into_iter().zip(deaths).rev() {
+            let crashes = works[place].crashes.saturating_add(deaths);
+            if suspect(crashes, &works[place].task).is_guilty() {
+                let work = works.remove(place);
+                let why = UnrunReason::Crashed(crashes);
+                closings.push(conclude::unrun(&self.shared, work.message.clone(), work.receipt, work.queue.clone(), why));
+            } else if let Some(work) = Arc::get_mut(&mut works[place]) {
+                work.crashes = crashes;
+            }
+        }
     }
 
     /// Returns the results of these, where they have succeeded.

@@ -92,6 +92,10 @@ impl Intake {
             }
             (state.accused.len() < before, full)
         };
+        if let Some(runs) = self.shared.runs.as_ref().filter(|_| acquitted) {
+            let suspects = works.iter().flatten().filter(|work| work.crashes > 0);
+            runs.acquit(suspects.map(|work| (work.message.id.as_str(), work.crashes))).await;
+        }
         for (Settlement { verdict, .. }, work) in batch.iter().zip(works) {
             let (Verdict::Requeue { .. }, Some(work)) = (verdict, work) else { continue };
             self.shared.load.add(work.task.lane, -1);

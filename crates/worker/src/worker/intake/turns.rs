@@ -45,6 +45,9 @@ impl Intake {
             (work, state.accused.iter().map(|accused| accused.receipt).collect::<Vec<_>>())
         };
         self.shared.consumer.accuse(&accused).await?;
+        if let Some(runs) = &self.shared.runs {
+            runs.accuse(&work.message.id, work.crashes).await;
+        }
         self.shared.load.add(work.task.lane, 1);
         // Before those that wait behind it for its lane.
         self.state().ready.push_front(work);

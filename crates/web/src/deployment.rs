@@ -1,0 +1,174 @@
+//! What all pages of a broker and its workers share: one reader, however many look.
+//!
+//! While somebody looks, the reader puts together once a second what heartbeats say, and asks the
+//! broker for a few commands a second. While nobody does, it listens, and where there is a history
+//! it looks once a minute how much waits.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use axum::http::StatusCode;
+use longshore_core::CancelToken;
+use longshore_ops::overview::{Overview, OverviewReader};
+use longshore_worker::Client;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, timeout},
+};
+
+use crate::{
+    error::WebError,
+    events::EventFeed,
+    history::{History, Note},
+};
+
+/// Commands a second that a look at queues may cost the broker.
+const COMMANDS: f64 = 6.0;
+/// Time after a question for which the reader goes on looking.
+const WATCHED: Duration = Duration::from_secs(5);
+/// Time between two turns of the reader.
+const EVERY: Duration = Duration::from_secs(1);
+/// Age from which a look is too old to be shown.
+const OLD: Duration = Duration::from_secs(4);
+/// Time between two looks at queues that a history asks for while nobody looks; so much more for
+/// each queue.
+const REMEMBER_EVERY: Duration = Duration::from_secs(60);
+const REMEMBER_EACH: Duration = Duration::from_secs(2);
+/// Time for which a page waits for a look.
+const PATIENCE: Duration = Duration::from_secs(7);
+
+/// A broker with its workers.
+pub(crate) struct Deployment {
+    pub(crate) client: Client,
+    /// Events of its workers and tasks.
+    pub(crate) feed: Arc<EventFeed>,
+    looked: watch::Receiver<Look>,
+    wanted: Arc<Wanted>,
+}
+
+/// Wishes of those who look, for the reader.
+struct Wanted {
+    times: Mutex<WantedTimes>,
+    nudge: Notify,
+}
+
+#[derive(Clone, Copy)]
+struct WantedTimes {
+    /// Last time that somebody looked.
+    asked: Instant,
+    /// Nothing that was seen before this may be shown: something was changed then.
+    not_before: Instant,
+}
+
+impl Wanted {
+    fn times(&self) -> WantedTimes {
+        *self.times.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, change: impl FnOnce(&mut WantedTimes)) -> WantedTimes {
+        let mut times = self.times.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut times);
+        let now = *times;
+        drop(times);
+        self.nudge.notify_one();
+        now
+    }
+}
+
+/// Sight of the reader: the latest overview, or why there is none.
+#[derive(Clone, Debug, Default)]
+struct Look {
+    overview: Option<(Arc<Overview>, Instant)>,
+    /// Reason that there is nothing newer.
+    trouble: Option<(String, Instant)>,
+}
+
+impl Deployment {
+    /// Begins to read; ends when `stop` says so.
+    pub(crate) fn start(client: Client, feed: Arc<EventFeed>, stop: CancelToken) -> Arc<Self> {
+        let (tell, looked) = watch::channel(Look::default());
+        let now = Instant::now();
+        let wanted = Arc::new(Wanted { times: Mutex::new(WantedTimes { asked: now, not_before: now }), nudge: Notify::new() });
+        let reader = read(OverviewReader::new(client.clone()).sparing(COMMANDS), tell, wanted.clone(), feed.history.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = reader => {}
+                () = stop.cancelled() => {}
+            }
+        });
+        Arc::new(Self { client, feed, looked, wanted })
+    }
+
+    /// Says that something was changed: what was seen before is not shown any more.
+    pub(crate) fn changed(&self) {
+        self.wanted.set(|times| times.not_before = Instant::now());
+    }
+
+    /// Returns what all looks like now, or how it looked a few seconds ago.
+    ///
+    /// # Errors
+    /// The broker cannot be reached, or refuses, and there is nothing new to be shown.
+    pub(crate) async fn look(&self) -> Result<Arc<Overview>, WebError> {
+        let now = Instant::now();
+        let times = self.wanted.set(|times| times.asked = now);
+        let mut looked = self.looked.clone();
+        let is_fresh = |at: Instant| at >= times.not_before && at + OLD > now;
+        let fresh = |look: &Look| {
+            look.overview.as_ref().is_some_and(|(_, at)| is_fresh(*at)) || look.trouble.as_ref().is_some_and(|(_, at)| is_fresh(*at))
+        };
+        let unavailable = |why: String| Err(WebError::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(EVERY));
+        match timeout(PATIENCE, looked.wait_for(fresh)).await {
+            Ok(Ok(look)) => match (&look.overview, &look.trouble) {
+                (_, Some((trouble, _))) => unavailable(trouble.clone()),
+                (Some((overview, _)), None) => Ok(overview.clone()),
+                (None, None) => unavailable("nothing is known yet".to_owned()),
+            },
+            Ok(Err(_)) => unavailable("this server is stopping".to_owned()),
+            Err(_) => unavailable(format!("the broker has not answered within {PATIENCE:?}")),
+        }
+    }
+}
+
+async fn read(mut reader: OverviewReader, tell: watch::Sender<Look>, wanted: Arc<Wanted>, history: Option<Arc<History>>) {
+    let mut renewed = wanted.times().not_before;
+    let mut next = Instant::now();
+    let mut remember_at = next;
+    loop {
+        let times = wanted.times();
+        // A history has to know how much waits, also of times at which nobody looked.
+        let remembers = history.is_some() && Instant::now() >= remember_at;
+        if times.asked.elapsed() >= WATCHED && !remembers {
+            // What it says is seen when somebody looks.
+            let _ = reader.keep_up().await;
+            let _ = timeout(EVERY, wanted.nudge.notified()).await;
+            continue;
+        }
+        let at = Instant::now();
+        if times.not_before > renewed {
+            renewed = times.not_before;
+            reader.renew();
+        } else if at < next {
+            let _ = timeout(next - at, wanted.nudge.notified()).await;
+            continue;
+        }
+        next = at + EVERY;
+        match reader.look().await {
+            Ok(overview) => {
+                remember_at = Instant::now() + REMEMBER_EVERY.max(REMEMBER_EACH * u32::try_from(overview.queues.len()).unwrap_or(u32::MAX));
+                if let Some(history) = &history {
+                    history.note(Note::Waiting(overview.queues.iter().map(|queue| queue.waiting).sum()));
+                }
+                drop(tell.send_replace(Look { overview: Some((Arc::new(overview), at)), trouble: None }));
+            }
+            Err(error) => {
+                let overview = tell.borrow().overview.clone();
+                remember_at = Instant::now() + REMEMBER_EVERY;
+                tell.send_replace(Look { overview, trouble: Some((error.to_string(), Instant::now())) });
+                // A broker that refuses at once is not asked without a pause.
+                tokio::time::sleep(EVERY).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,382 @@
+//! The history over its file: what events leave there, and what becomes of it on bad days.
+
+use std::{os::unix::fs::PermissionsExt, path::Path, sync::Arc};
+
+use tempfile::TempDir;
+
+use super::*;
+use crate::heard::HeardEvent;
+
+/// Waits until this is true, for as long as a busy machine may take.
+async fn eventually(what: &str, mut is: impl AsyncFnMut() -> bool) {
+    for _ in 0..600 {
+        if is().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("never: {what}");
+}
+
+fn options(dir: &TempDir) -> HistoryOptions {
+    HistoryOptions::new(dir.path().join("history.db"))
+}
+
+fn event(kind: &str, id: &str, worker: &str, at: f64) -> HeardEvent {
+    HeardEvent {
+        kind: kind.to_owned(),
+        id: Some(id.to_owned()),
+        worker: worker.to_owned(),
+        pid: Some(1),
+        timestamp: at,
+        heard_ms: now_ms(),
+        ..HeardEvent::default()
+    }
+}
+
+fn received(id: &str, task: &str, worker: &str, at: f64) -> HeardEvent {
+    HeardEvent { task: Some(task.to_owned()), queue: Some("q".to_owned()), ..event("task-received", id, worker, at) }
+}
+
+fn tell(history: &History, event: HeardEvent) {
+    history.note(Note::Task(Arc::new(event)));
+}
+
+fn beat(history: &History, node: &str, pid: i64, active: i64, heard: i64) {
+    history.note(Note::Beat { node: node.to_owned(), pid: Some(pid), active: Some(active), heard });
+}
+
+async fn state(history: &Arc<History>, id: &str) -> String {
+    history.timeline(id).await.ok().flatten().map(|timeline| timeline.task.state.to_owned()).unwrap_or_default()
+}
+
+async fn stands(history: &Arc<History>, id: &str, want: &str) {
+    eventually(&format!("{id} is {want}"), async || state(history, id).await == want).await;
+}
+
+fn all(most: usize) -> PastQuery {
+    PastQuery { most, ..PastQuery::default() }
+}
+
+#[tokio::test]
+async fn a_task_is_remembered_with_its_steps_over_a_restart() {
+    let dir = TempDir::new().unwrap();
+    let history = History::start(options(&dir));
+    tell(&history, HeardEvent { queue: Some("q".to_owned()), task: Some("shop.add".to_owned()), ..event("task-sent", "a", "client", 1.0) });
+    tell(
+        &history,
+        HeardEvent {
+            parent: Some("p".to_owned()),
+            root: Some("p".to_owned()),
+            args: Some("(1,)".to_owned()),
+            ..received("a", "shop.add", "w@h", 4.2)
+        },
+    );
+    tell(&history, event("task-started", "a", "w@h", 4.3));
+    tell(&history, HeardEvent { error: Some("ValueError('<b>')\nmore".to_owned()), ..event("task-retried", "a", "w@h", 4.7) });
+    tell(&history, event("task-received", "a", "v@h", 6.7));
+    tell(&history, event("task-started", "a", "v@h", 6.8));
+    tell(&history, HeardEvent { result: Some("2".to_owned()), runtime: Some(0.4), ..event("task-succeeded", "a", "v@h", 7.2) });
+    tell(&history, received("p", "shop.all", "w@h", 0.5));
+    history.close().await;
+    let again = History::start(options(&dir));
+    stands(&again, "a", "success").await;
+    let timeline = again.timeline("a").await.unwrap().unwrap();
+    let words: Vec<&str> = timeline.steps.iter().map(|step| step.word.as_str()).collect();
+    assert_eq!(words, ["sent", "received", "started", "retried", "received", "started (2)", "succeeded"]);
+    assert_eq!(timeline.steps[1].after_seconds, Some(4.2 - 1.0));
+    assert_eq!((timeline.task.attempts, timeline.task.took_seconds, timeline.task.error.clone()), (2, Some(0.4), None));
+    assert_eq!((timeline.args.as_deref(), timeline.result.as_deref()), (Some("(1,)"), Some("2")));
+    assert_eq!(timeline.parent.as_ref().unwrap().task.as_deref(), Some("shop.all"));
+    assert_eq!(again.timeline("p").await.unwrap().unwrap().children[0].id, "a");
+    assert!(again.timeline("nobody").await.unwrap().is_none());
+    let points = again.points(ChartSpan::Day).await.unwrap();
+    let sum = |of: fn(&TrafficPoint) -> i64| points.iter().flatten().map(of).sum::<i64>();
+    assert_eq!((points.len(), sum(|p| p.sent), sum(|p| p.received), sum(|p| p.ok), sum(|p| p.retried)), (120, 1, 3, 1, 1));
+}
+
+#[tokio::test]
+async fn what_a_killed_worker_held_is_lost_and_then_taken_over_and_never_runs_for_ever() {
+    let dir = TempDir::new().unwrap();
+    let history = History::start(options(&dir));
+    let now = now_ms();
+    beat(&history, "w@h", 1, 2, now);
+    for id in ["runs", "held", "comes-back"] {
+        tell(&history, received(id, "t", "w@h", 1.0));
+    }
+    tell(&history, event("task-started", "runs", "w@h", 1.1));
+    stands(&history, "runs", "started").await;
+    history.note(Note::Gone { node: "w@h".to_owned(), said: false, heard: now });
+    stands(&history, "held", "lost").await;
+    assert_eq!(state(&history, "runs").await, "lost");
+    tell(&history, event("task-received", "runs", "v@h", 9.0));
+    tell(&history, event("task-started", "runs", "v@h", 9.1));
+    stands(&history, "runs", "started").await;
+    let steps = history.timeline("runs").await.unwrap().unwrap().steps;
+    let told: Vec<(&str, &str)> = steps.iter().map(|step| (step.word.as_str(), step.worker.as_deref().unwrap_or_default())).collect();
+    let want =
+        [("received", "w@h"), ("started", "w@h"), ("lost", "w@h"), ("taken over", "v@h"), ("received", "v@h"), ("started (2)", "v@h")];
+    assert_eq!(told, want);
+    // The same process is heard again: it had them all the time, but for what another one has.
+    beat(&history, "w@h", 1, 1, now);
+    stands(&history, "held", "held").await;
+    assert_eq!((state(&history, "runs").await.as_str(), state(&history, "comes-back").await.as_str()), ("started", "held"));
+    // Another process under the same name knows nothing of them.
+    beat(&history, "w@h", 2, 0, now);
+    stands(&history, "held", "lost").await;
+    // A worker that goes says so, and hands back what it has not begun.
+    tell(&history, received("handed", "t", "v@h", 10.0));
+    history.note(Note::Gone { node: "v@h".to_owned(), said: true, heard: now });
+    stands(&history, "handed", "waiting").await;
+    assert_eq!(state(&history, "runs").await, "lost");
+}
+
+#[tokio::test]
+async fn a_task_whose_end_was_missed_does_not_run_when_its_worker_runs_nothing() {
+    let dir = TempDir::new().unwrap();
+    let history = History::start(options(&dir));
+    let now = now_ms();
+    beat(&history, "w@h", 1, 1, now);
+    tell(&history, event("task-started", "a", "w@h", 1.0));
+    beat(&history, "w@h", 1, 0, now + 9_000);
+    beat(&history, "w@h", 1, 1, now + 20_000);
+    beat(&history, "w@h", 1, 0, now + 22_000);
+    tell(&history, event("task-started", "b", "w@h", 1.0));
+    stands(&history, "b", "started").await;
+    assert_eq!(state(&history, "a").await, "started");
+    beat(&history, "w@h", 1, 0, now + 24_000);
+    stands(&history, "a", "unheard").await;
+}
+
+#[tokio::test]
+async fn workers_that_held_tasks_are_known_when_the_file_is_opened_again() {
+    let dir = TempDir::new().unwrap();
+    let history = History::start(options(&dir));
+    tell(&history, event("task-started", "a", "w@h", 1.0));
+    history.close().await;
+    let again = History::start(options(&dir));
+    stands(&again, "a", "started").await;
+    assert_eq!(again.take_holders(), ["w@h"]);
+    assert!(again.take_holders().is_empty());
+}
+
+#[tokio::test]
+async fn the_ring_forgets_the_oldest_by_tasks_and_by_bytes() {
+    let dir = TempDir::new().unwrap();
+    let history = History::start(HistoryOptions { most_tasks: 30, ..options(&dir) });
+    for number in 0..100 {
+        tell(&history, received(&format!("t{number}"), "t", "w@h", 1.0));
+    }
+    stands(&history, "t99", "held").await;
+    let page = history.find(all(100)).await.unwrap();
+    let ids: Vec<&str> = page.tasks.iter().map(|task| task.id.as_str()).collect();
+    assert_eq!((ids.len(), ids[0], ids[29], page.matched), (30, "t99", "t70", 30));
+    history.close().await;
+
+    let small = 512 << 10;
+    let path = dir.path().join("small.db");
+    let history = History::start(HistoryOptions { most_bytes: small, ..HistoryOptions::new(&path) });
+    let long = "x".repeat(1_000);
+    for number in 0..3_000 {
+        tell(&history, HeardEvent { args: Some(long.clone()), ..received(&format!("t{number}"), "t", "w@h", 1.0) });
+        if number % 100 == 99 {
+            let id = format!("t{number}");
+            stands(&history, &id, "held").await;
+        }
+    }
+    let page = history.find(all(1)).await.unwrap();
+    assert!(page.matched > 100 && page.matched < 600, "{}", page.matched);
+    history.close().await;
+    assert!(path.metadata().unwrap().len() <= small && history.left_out() == 0, "{:?}", path.metadata());
+}
+
+#[tokio::test]
+async fn a_task_of_many_attempts_keeps_its_first_step_and_the_last_ones() {
+    let dir = TempDir::new().unwrap();
+    let history = History::start(options(&dir));
+    tell(&history, received("a", "t", "w@h", 1.0));
+    for number in 0..200 {
+        tell(&history, event("task-started", "a", "w@h", f64::from(number)));
+    }
+    tell(&history, event("task-succeeded", "a", "w@h", 300.0));
+    stands(&history, "a", "success").await;
+    let timeline = history.timeline("a").await.unwrap().unwrap();
+    assert_eq!((timeline.steps.len(), timeline.steps_left_out, timeline.task.attempts), (100, 102, 200));
+    assert_eq!((timeline.steps[0].word.as_str(), timeline.steps[1].at, timeline.steps[99].word.as_str()), ("received", 102.0, "succeeded"));
+}
+
+#[tokio::test]
+async fn a_damaged_file_is_set_aside_and_a_new_one_begun() {
+    let dir = TempDir::new().unwrap();
+    let own = || HistoryOptions { is_own_place: true, ..options(&dir) };
+    let history = History::start(own());
+    for number in 0..500 {
+        tell(&history, received(&format!("t{number}"), "t", "w@h", 1.0));
+    }
+    history.close().await;
+    let path = own().path;
+    let whole = std::fs::read(&path).unwrap();
+    for (what, bytes) in [
+        ("pages", [&whole[..4096], &vec![0x5a; whole.len() - 4096]].concat()),
+        ("all", b"no file of SQLite, but as long as one".repeat(40)),
+    ] {
+        std::fs::write(&path, &bytes).unwrap();
+        let told: Arc<Mutex<Vec<String>>> = Arc::default();
+        let heard = told.clone();
+        let tells = HistoryTeller::new(move |text| heard.lock().unwrap().push(text.to_owned()));
+        let history = History::start(HistoryOptions { tell: Some(tells), ..own() });
+        tell(&history, received("new", "t", "w@h", 1.0));
+        stands(&history, "new", "held").await;
+        assert_eq!(history.find(all(9)).await.unwrap().matched, 1, "{what}");
+        let notices = history.troubles();
+        assert!(notices[0].contains("is damaged") && notices[0].contains(".damaged-"), "{what}: {notices:?}");
+        assert_eq!(*told.lock().unwrap(), notices);
+        history.close().await;
+    }
+    let aside =
+        std::fs::read_dir(dir.path()).unwrap().filter(|file| file.as_ref().unwrap().file_name().to_string_lossy().contains(".damaged-"));
+    assert_eq!(aside.count(), 2);
+}
+
+#[tokio::test]
+async fn files_of_others_are_left_alone_and_the_page_goes_on_without() {
+    let dir = TempDir::new().unwrap();
+    let notes = dir.path().join("notes.txt");
+    std::fs::write(&notes, "these are my notes, and they are no database of anybody's\n".repeat(30)).unwrap();
+    let strange = dir.path().join("strange.db");
+    Connection::open(&strange).unwrap().execute_batch("CREATE TABLE a(b)").unwrap();
+    let kept = options(&dir);
+    let first = History::start(kept.clone());
+    stands_open(&first).await;
+    let missing = dir.path().join("no/such/history.db");
+    for (path, want) in [
+        (notes.as_path(), "no SQLite file"),
+        (&strange, "another program"),
+        (&kept.path, "another dashboard"),
+        (&missing, "cannot be made there"),
+    ] {
+        let before = std::fs::read(path).ok();
+        let history = History::start(HistoryOptions::new(path));
+        eventually(want, async || history.troubles().iter().any(|text| text.contains(want))).await;
+        tell(&history, received("a", "t", "w@h", 1.0));
+        eventually("it is counted", async || history.left_out() == 1).await;
+        assert!(history.find(all(1)).await.is_err());
+        history.close().await;
+        assert_eq!(std::fs::read(path).ok(), before, "{}", path.display());
+    }
+}
+
+async fn stands_open(history: &Arc<History>) {
+    eventually("it is open", async || history.find(all(1)).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn a_file_that_was_not_to_be_written_is_used_again_when_it_is() {
+    if !is_refused_by_modes() {
+        return;
+    }
+    let dir = TempDir::new().unwrap();
+    let kept = options(&dir);
+    History::start(kept.clone()).close().await;
+    let mode = |path: &Path, mode| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    mode(&kept.path, 0o400);
+    let history = History::start(kept.clone());
+    eventually("it says so", async || history.troubles().iter().any(|text| text.contains("must be writable"))).await;
+    mode(&kept.path, 0o600);
+    eventually("it is well again", async || history.troubles().is_empty()).await;
+    tell(&history, received("a", "t", "w@h", 1.0));
+    stands(&history, "a", "held").await;
+}
+
+#[tokio::test]
+async fn one_dashboard_keeps_a_history_and_the_next_one_goes_on_with_it() {
+    let dir = TempDir::new().unwrap();
+    let kept = options(&dir);
+    let first = History::start(kept.clone());
+    tell(&first, received("a", "t", "w@h", 1.0));
+    stands(&first, "a", "held").await;
+    let second = History::start(kept);
+    eventually("it says so", async || second.troubles().iter().any(|text| text.contains("another dashboard"))).await;
+    first.close().await;
+    eventually("it is its own now", async || second.troubles().is_empty()).await;
+    tell(&second, event("task-started", "a", "w@h", 2.0));
+    stands(&second, "a", "started").await;
+    assert_eq!(second.timeline("a").await.unwrap().unwrap().steps.len(), 2);
+}
+
+/// Returns whether permissions mean anything here: they do not to root.
+fn is_refused_by_modes() -> bool {
+    let dir = TempDir::new().unwrap();
+    let file = dir.path().join("x");
+    std::fs::write(&file, "").unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o400)).unwrap();
+    std::fs::OpenOptions::new().write(true).open(&file).is_err()
+}
+
+#[tokio::test]
+async fn events_that_come_faster_than_they_are_written_are_bounded_and_counted() {
+    let dir = TempDir::new().unwrap();
+    let kept = options(&dir);
+    let history = History::start(kept.clone());
+    stands_open(&history).await;
+    // Another program has the file locked: nothing is written meanwhile.
+    let other = Connection::open(&kept.path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let long = "x".repeat(1_000);
+    let sent = 60_000;
+    for number in 0..sent {
+        tell(&history, HeardEvent { args: Some(long.clone()), ..received(&format!("t{number}"), "t", "w@h", 1.0) });
+    }
+    let waiting = history.shared.waiting_bytes.load(Ordering::Relaxed);
+    assert!(waiting <= MOST_WAITING && history.left_out() > 0, "{waiting} bytes, {} left out", history.left_out());
+    other.execute_batch("ROLLBACK").unwrap();
+    drop(other);
+    let seen = async || history.find(all(1)).await.map_or(0, |page| page.matched) as u64;
+    eventually("all are seen or counted", async || seen().await + history.left_out() == sent).await;
+    let points = history.points(ChartSpan::Day).await.unwrap();
+    let told = || points.iter().flatten().map(|point| point.left_out).sum::<i64>();
+    assert!(told() <= history.left_out().cast_signed());
+}
+
+#[tokio::test]
+async fn a_search_finds_by_everything_and_goes_from_page_to_page() {
+    let dir = TempDir::new().unwrap();
+    let history = History::start(options(&dir));
+    for number in 0..25 {
+        tell(&history, received(&format!("id-{number:02}"), if number % 2 == 0 { "shop.add" } else { "mail.send" }, "w@h", 1.0));
+    }
+    tell(&history, event("task-started", "id-03", "other@h", 2.0));
+    let error = "OSError('100%_of \\ it <script>')".to_owned();
+    tell(&history, HeardEvent { error: Some(error), ..event("task-failed", "id-03", "other@h", 7.5) });
+    stands(&history, "id-03", "failure").await;
+    let find = async |change: fn(&mut PastQuery)| {
+        let mut query = all(100);
+        change(&mut query);
+        history.find(query).await.unwrap().tasks.iter().map(|task| task.n).collect::<Vec<_>>()
+    };
+    assert_eq!(find(|_| {}).await.len(), 25);
+    assert_eq!(find(|query| query.states = vec![PastState::Failure, PastState::Lost]).await, [4]);
+    assert_eq!(find(|query| query.task = Some("shop.*".to_owned())).await.len(), 13);
+    assert_eq!(find(|query| query.task = Some("shop".to_owned())).await.len(), 0);
+    assert_eq!(find(|query| query.worker = Some("other@*".to_owned())).await, [4]);
+    assert_eq!(find(|query| query.queue = Some("q".to_owned())).await.len(), 25);
+    assert_eq!(find(|query| query.ids = vec!["id-03".to_owned(), "id-2".to_owned()]).await, [25, 24, 23, 22, 21, 4]);
+    for text in ["100%_of", "\\ it", "<SCRIPT>"] {
+        let found = history.find(PastQuery { error: Some(text.to_owned()), ..all(9) }).await.unwrap();
+        assert_eq!((found.tasks.len(), found.matched), (1, 1), "{text}");
+    }
+    assert_eq!(find(|query| query.error = Some("%".repeat(2))).await.len(), 0);
+    assert_eq!(find(|query| query.took = Some(5.0)).await, [4]);
+    assert_eq!((find(|query| query.since = Some(3_600)).await.len(), find(|query| query.since = Some(-60)).await.len()), (25, 0));
+    let (mut seen, mut before) = (Vec::new(), None);
+    loop {
+        let page = history.find(PastQuery { before, ..all(10) }).await.unwrap();
+        assert_eq!(page.matched, 25);
+        seen.extend(page.tasks.iter().map(|task| task.n));
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+    }
+    assert_eq!(seen, (1..=25).rev().collect::<Vec<i64>>());
+}

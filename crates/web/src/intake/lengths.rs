@@ -1,0 +1,95 @@
+//! The limit on how many tasks may wait in a queue, by looks at its length.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use longshore_worker::Client;
+
+use crate::error::WebError;
+
+/// Time for which a look at a queue holds.
+const HOLDS: Duration = Duration::from_secs(1);
+/// Number of queues whose lengths are remembered.
+const MOST_QUEUES: usize = 1_000;
+
+/// Lengths of queues, looked at at most once a second each.
+#[derive(Debug)]
+pub(super) struct QueueLengths {
+    most: u64,
+    looks: Mutex<HashMap<Arc<str>, Arc<tokio::sync::Mutex<QueueLook>>>>,
+}
+
+/// A look at a queue, with what was let in since.
+#[derive(Debug, Default)]
+struct QueueLook {
+    at: Option<Instant>,
+    waiting: u64,
+}
+
+/// Reason why a task is not let in now.
+#[derive(Debug)]
+pub(super) enum NotNow {
+    /// There is no room: after this time it may be asked again.
+    Full(WebError, Duration),
+    /// The broker did not say.
+    Unknown(WebError),
+}
+
+impl NotNow {
+    /// Returns the answer for whoever does not wait.
+    pub(super) fn into_error(self) -> WebError {
+        match self {
+            Self::Full(error, after) => error.retry_after(after),
+            Self::Unknown(error) => error,
+        }
+    }
+}
+
+impl QueueLengths {
+    pub(super) fn new(most: u64) -> Self {
+        Self { most, looks: Mutex::default() }
+    }
+
+    /// Lets a task into its queue if there is room and `further` has nothing against it.
+    pub(super) async fn admit(
+        &self,
+        client: &Client,
+        queue: &str,
+        now: Instant,
+        further: impl FnOnce() -> Result<(), NotNow>,
+    ) -> Result<(), NotNow> {
+        let look = self.look(queue, now);
+        // Others who ask for this queue wait for the same look.
+        let mut look = look.lock().await;
+        if look.at.is_none_or(|at| now.saturating_duration_since(at) >= HOLDS) {
+            let states = client.broker().queues(&[queue.into()]).await.map_err(|error| NotNow::Unknown(super::of_broker(&error)))?;
+            *look = QueueLook { at: Some(now), waiting: states.first().map_or(0, |state| state.waiting) };
+        }
+        if look.waiting >= self.most {
+            let next = look.at.map_or(HOLDS, |at| (at + HOLDS).saturating_duration_since(now));
+            let said = format!("{} tasks wait in the queue {queue}, and no more than {} may: come again later", look.waiting, self.most);
+            return Err(NotNow::Full(super::too_many(said), next));
+        }
+        further()?;
+        look.waiting += 1;
+        Ok(())
+    }
+
+    fn look(&self, queue: &str, now: Instant) -> Arc<tokio::sync::Mutex<QueueLook>> {
+        let mut looks = self.looks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(look) = looks.get(queue) {
+            return look.clone();
+        }
+        if looks.len() >= MOST_QUEUES {
+            let is_new = |look: &QueueLook| look.at.is_some_and(|at| now.saturating_duration_since(at) < HOLDS);
+            looks.retain(|_, look| look.try_lock().is_ok_and(|look| is_new(&look)));
+            if looks.len() >= MOST_QUEUES {
+                looks.clear();
+            }
+        }
+        looks.entry(queue.into()).or_default().clone()
+    }
+}

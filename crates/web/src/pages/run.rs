@@ -1,0 +1,124 @@
+//! The page of one run: how it goes, and what of it can be changed.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Extension, Json,
+    body::Bytes,
+    extract::{Path, State, rejection::BytesRejection},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use longshore_run::{RunHandle, Steering};
+use minijinja::context;
+use serde_json::json;
+
+use crate::{
+    api::{Operation, Routes},
+    audit::Action,
+    error::WebError,
+    frame::{Frame, Page, PageRequest, Said, page},
+    guard::{Caller, FormFields},
+    progress::{Changes, Progress, changes, steering},
+};
+
+/// Time for which a look serves all who look.
+const FRESH: Duration = Duration::from_millis(500);
+/// Time for a look. Whoever takes longer does not answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// State of the page.
+struct RunPage {
+    frame: Arc<Frame>,
+    handle: RunHandle,
+    /// The last look: the run is not asked more often than this, however many look.
+    seen: Mutex<Option<(Instant, Arc<Progress>)>>,
+}
+
+/// Returns the page, its actions, and the same as JSON.
+pub(crate) fn routes(frame: &Arc<Frame>, handle: RunHandle) -> Routes {
+    let state = Arc::new(RunPage { frame: frame.clone(), handle, seen: Mutex::default() });
+    let one = Operation::get("/api/v1/run", "The run as it goes").refuses(&[503]);
+    let act_on = Operation::post("/api/v1/run/{what}", "Changes the run: pause, resume, drain, cancel, or set")
+        .takes("application/json", "Steering")
+        .answers("Done")
+        .reads()
+        .refuses(&[404]);
+    Routes::new()
+        .route("/", page(frame, &state, show))
+        .route("/act", post(act).with_state(state.clone()))
+        .api(one, get(facts).with_state(state.clone()))
+        .api(act_on, post(change).with_state(state))
+}
+
+impl RunPage {
+    fn seen(&self) -> std::sync::MutexGuard<'_, Option<(Instant, Arc<Progress>)>> {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Returns what the run looks like: now, or a moment ago.
+    async fn look(&self) -> Result<Arc<Progress>, WebError> {
+        if let Some((at, seen)) = &*self.seen()
+            && at.elapsed() < FRESH
+        {
+            return Ok(seen.clone());
+        }
+        let unavailable = |why: &str| WebError::new(StatusCode::SERVICE_UNAVAILABLE, why);
+        let looked = tokio::time::timeout(PATIENCE, self.handle.look()).await;
+        let looked = looked.map_err(|_| unavailable("the run does not answer within 2 s: its loop is held up"))?;
+        let view = looked.ok_or_else(|| unavailable("the run is over"))?;
+        let seen = Arc::new(Progress { view, story: self.handle.story() }.shown(self.frame.guard.options.hide_args));
+        *self.seen() = Some((Instant::now(), seen.clone()));
+        Ok(seen)
+    }
+
+    fn steer(&self, steering: Vec<Steering>) {
+        steering.into_iter().for_each(|steering| self.handle.steer(steering));
+        // What is shown next is what came of it.
+        *self.seen() = None;
+    }
+}
+
+async fn show(state: Arc<RunPage>, _request: Arc<PageRequest>) -> Result<Page, WebError> {
+    let seen = state.look().await?;
+    let context = context! { act => "/act", ..seen.context(seen.view.state.as_str(), true) };
+    Ok(Page::new("run.html", seen.view.name.clone(), context))
+}
+
+async fn facts(State(state): State<Arc<RunPage>>) -> Response {
+    super::json(state.look().await.as_deref().map_err(Clone::clone))
+}
+
+async fn act(State(state): State<Arc<RunPage>>, Extension(caller): Extension<Caller>, Extension(form): Extension<FormFields>) -> Response {
+    let what = form.get("what").unwrap_or_default();
+    let mut noted = Action::new(what, state.handle.view().name.clone());
+    let told = Changes::of_form(&form).and_then(|changes| steering(what, &changes));
+    let said = told.map(|(steering, said)| {
+        state.steer(steering);
+        said
+    });
+    state.frame.answer(&caller, &form, &mut noted, said.map_or_else(Said::refused, Said::done))
+}
+
+async fn change(
+    State(state): State<Arc<RunPage>>,
+    Path(what): Path<String>,
+    Extension(caller): Extension<Caller>,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let mut noted = Action::new(&what, state.handle.view().name.clone());
+    let told = changes(body).and_then(|changes| steering(&what, &changes));
+    let done = told.map(|(steering, said)| {
+        state.steer(steering);
+        said
+    });
+    state.frame.note(&caller, &mut noted, done.as_ref().err().map(ToString::to_string));
+    match done {
+        Ok(said) => Json(json!({ "done": said })).into_response(),
+        Err(error) => error.json(),
+    }
+}

@@ -1,0 +1,143 @@
+//! Workers, ours and Celery's: who is there, does what; grow, shrink, rates, queues, warm stop.
+
+use std::sync::Arc;
+
+use longshore_core::Rate;
+use longshore_ops::workers::{self, WorkerAction, WorkerDetail, WorkerDone, WorkersRequest};
+use minijinja::{context, value::Serde};
+
+use crate::{
+    api::{Field, Operation, Routes},
+    audit::Action,
+    deployment::Deployment,
+    error::WebError,
+    frame::{Frame, Page, PageRequest, asking_page, page},
+    pages::{Asked, action, facts, orders},
+};
+
+/// Returns the pages, their action, and the facts as JSON.
+pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes {
+    let all = Operation::get("/api/v1/workers", "Workers, Celery's too").answers("[Worker]").refuses(&[503]);
+    let one = Operation::get("/api/v1/workers/{node}", "All that one worker says of itself").answers("WorkerDetail").asks().refuses(&[404]);
+    let slots = || Field::whole("slots", "how many").required();
+    let queue = || Field::text("queue", "the queue").required();
+    let stop = Operation::act("/api/v1/workers/{node}/shutdown", "Stops a worker warmly: what runs may end");
+    let acts = [
+        Operation::act("/api/v1/workers/{node}/grow", "Gives a worker more slots").field(slots()),
+        Operation::act("/api/v1/workers/{node}/shrink", "Takes slots from a worker").field(slots()),
+        Operation::act("/api/v1/workers/{node}/serve", "Lets a worker serve a queue, too").field(queue()),
+        Operation::act("/api/v1/workers/{node}/leave", "Lets a worker leave a queue").field(queue()),
+        Operation::act("/api/v1/workers/{node}/rate", "Sets how often a worker may start a task")
+            .field(Field::text("task", "the task's name").required())
+            .field(Field::text("rate", "such as 10/s, 30/m or 5/h; 0: none").required()),
+    ];
+    let acts = acts.map(|operation| operation.refuses(&[404])).into_iter().chain([stop]);
+    Routes::new()
+        .route("/workers", page(frame, deployment, list_page))
+        .route("/workers/act", action(frame, deployment, do_it))
+        .route("/workers/{node}", asking_page(frame, deployment, worker_page))
+        .api(all, facts(frame, deployment, async |deployment, _| Ok(deployment.look().await?.workers.clone())))
+        .api(one, facts(frame, deployment, detail))
+        .merge(orders(frame, deployment, acts, do_it))
+}
+
+async fn detail(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<WorkerDetail, WebError> {
+    Ok(workers::show(&deployment.client, request.param("node")).await?)
+}
+
+async fn list_page(deployment: Arc<Deployment>, _request: Arc<PageRequest>) -> Result<Page, WebError> {
+    let overview = deployment.look().await?;
+    Ok(Page::new("workers.html", "Workers", context! { workers => Serde(&overview.workers), one => false }))
+}
+
+/// Shows one worker, which is asked for its registered tasks, what it runs and its settings.
+async fn worker_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<Page, WebError> {
+    let node = request.param("node");
+    let mut overview = deployment.look().await?;
+    if !overview.workers.iter().any(|worker| worker.node == node) {
+        // It may have come just now.
+        deployment.changed();
+        overview = deployment.look().await?;
+    }
+    let worker = overview.workers.iter().find(|worker| worker.node == node);
+    let worker = worker.ok_or_else(|| WebError::not_found(format_args!("worker {node}: it was not heard of for a minute")))?;
+    let detail = workers::show(&deployment.client, node).await;
+    let (detail, trouble) = match detail {
+        Ok(detail) => (serde_json::to_value(detail).unwrap_or_default(), None),
+        Err(error) => (serde_json::Value::Null, Some(error.to_string())),
+    };
+    let context = context! { workers => Serde([worker]), one => true, node, detail => Serde(detail), trouble };
+    Ok(Page::new("workers.html", node.to_owned(), context))
+}
+
+/// Reads a rate in Celery's words: `10/s`, `30/m`, `5/h`, a bare number a second; nothing or 0:
+/// none.
+pub(crate) fn rate(text: &str) -> Result<Option<Rate>, WebError> {
+    let (count, per) = text.split_once('/').unwrap_or((text, "s"));
+    let seconds = match per.trim() {
+        "s" | "sec" => 1.0,
+        "m" | "min" => 60.0,
+        "h" => 3600.0,
+        _ => return Err(WebError::unprocessable(format!("{text}: write a rate such as 10/s, 30/m or 5/h"))),
+    };
+    match count.trim().parse::<f64>() {
+        Ok(0.0) => Ok(None),
+        Ok(count) if count > 0.0 && count < 1e9 => Ok(Some(Rate::per_second(count / seconds))),
+        _ => Err(WebError::unprocessable(format!("{text}: write a rate such as 10/s, 30/m or 5/h"))),
+    }
+}
+
+/// Returns what a form asks for.
+fn wanted(asked: &Asked) -> Result<WorkerAction, WebError> {
+    let slots = || asked.text("slots")?.parse::<i64>().map_err(|_| WebError::unprocessable("slots are a whole number"));
+    match asked.what() {
+        "shutdown" => Ok(WorkerAction::Shutdown),
+        "grow" => Ok(WorkerAction::Grow(slots()?.clamp(1, 10_000))),
+        "shrink" => Ok(WorkerAction::Grow(-slots()?.clamp(1, 10_000))),
+        "serve" => Ok(WorkerAction::Serve { queue: asked.text("queue")? }),
+        "leave" => Ok(WorkerAction::Leave { queue: asked.text("queue")? }),
+        "rate" => Ok(WorkerAction::SetRate { task: asked.text("task")?, rate: rate(&asked.text("rate")?)? }),
+        _ => Err(asked.unknown()),
+    }
+}
+
+async fn tell(deployment: &Deployment, asked: &Asked) -> Result<String, WebError> {
+    let (node, action) = (asked.text("node")?, wanted(asked)?);
+    let mut whom = WorkersRequest::default();
+    whom.nodes = vec![node.clone()];
+    match workers::act(&deployment.client, &action, &whom).await? {
+        WorkerDone::Told(nodes) => Ok(format!("{} was told to stop: what runs may end", nodes.join(", "))),
+        WorkerDone::Replied(replies) => match (replies.first(), replies.iter().find_map(|reply| reply.error())) {
+            (None, _) => Err(WebError::not_found(format_args!("worker {node} that answers"))),
+            (Some(_), Some(error)) => Err(WebError::unprocessable(error)),
+            (Some(reply), None) => {
+                let ok = reply.reply.get("ok").and_then(|ok| ok.as_str()).unwrap_or("done").to_owned();
+                Ok(format!("{node}: {ok}"))
+            }
+        },
+        _ => Ok("done".to_owned()),
+    }
+}
+
+async fn do_it(deployment: Arc<Deployment>, asked: Asked, mut noted: Action) -> (Action, Result<String, WebError>) {
+    let words = ["node", "slots", "queue", "task", "rate"].into_iter().filter_map(|name| asked.form.get(name));
+    noted.to = words.collect::<Vec<_>>().join(" ");
+    let done = tell(&deployment, &asked).await;
+    (noted, done)
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn rates_are_read_in_celerys_words() {
+        let per_second = |text: &str| super::rate(text).map(|rate| rate.map(|rate| (rate.count / rate.per.as_secs_f64() * 3600.0).round()));
+        assert_eq!(per_second("10/s"), Ok(Some(36_000.0)));
+        assert_eq!(per_second("30/m"), Ok(Some(1_800.0)));
+        assert_eq!(per_second("5/h"), Ok(Some(5.0)));
+        assert_eq!(per_second("2"), Ok(Some(7_200.0)));
+        assert_eq!(per_second("0"), Ok(None));
+        for wrong in ["x", "-1/s", "1/y", "", "NaN", "1e99"] {
+            assert!(super::rate(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,168 @@
+//! A site: which pages stand where.
+
+use std::sync::Arc;
+
+use axum::{Router, http::Uri, response::Response, routing::get};
+use longshore_core::CancelToken;
+use longshore_run::RunHandle;
+use longshore_worker::Client;
+use tokio::task::JoinHandle;
+
+use crate::{
+    api::{Operation, Routes},
+    assets,
+    deployment::Deployment,
+    error::WebError,
+    events::{EventFeed, FeedOptions},
+    frame::{Frame, NavPlace},
+    guard::{Guard, refuse},
+    health::{self, Readiness},
+    history::History,
+    intake::Intake,
+    jobs::Jobs,
+    login, metrics,
+    options::WebOptions,
+    pages,
+};
+
+/// Pages and answers of one server. It owns nothing of what it shows.
+pub struct Site {
+    /// Answers what the guard has let in.
+    pub(crate) router: Router,
+    pub(crate) guard: Arc<Guard>,
+    pub(crate) stop: CancelToken,
+    /// Ends a moment after `stop`.
+    pub(crate) ends: Option<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for Site {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Site")
+    }
+}
+
+impl Site {
+    /// Returns the site of one worker: its page, health and metrics.
+    #[must_use]
+    pub fn of_worker(options: WebOptions, readiness: Readiness) -> Self {
+        let frame = frame(options, "worker", vec![NavPlace { path: "/", label: "Worker" }]);
+        let routes = pages::worker::routes(&frame, readiness.clone())
+            .api(scrape().refuses(&[503]), get(metrics::of_one).with_state(readiness.clone()));
+        let troubles = move || {
+            let readiness = readiness.clone();
+            async move { readiness.troubles().await }
+        };
+        Self::over(&frame, troubles, routes)
+    }
+
+    /// Returns the site of one run: its page, health and metrics. It shows how the run goes where
+    /// that is told ([`ResultSpec::story`](longshore_run::spec::ResultSpec::story)).
+    #[must_use]
+    pub fn of_run(options: WebOptions, handle: RunHandle) -> Self {
+        let frame = frame(options, "run", vec![NavPlace { path: "/", label: "Run" }]);
+        let readiness = Readiness::starting();
+        readiness.started(handle.watched(), CancelToken::new());
+        let routes = pages::run::routes(&frame, handle).api(scrape().refuses(&[503]), get(metrics::of_one).with_state(readiness.clone()));
+        let troubles = move || {
+            let readiness = readiness.clone();
+            async move { readiness.troubles().await }
+        };
+        Self::over(&frame, troubles, routes)
+    }
+
+    /// Returns a site that takes tasks and shows nothing.
+    #[must_use]
+    pub fn of_intake(options: WebOptions, intake: &Intake) -> Self {
+        let frame = frame(options, "intake", Vec::new());
+        Self::over(&frame, || async { Vec::new() }, intake.routes())
+    }
+
+    /// Returns the site of a whole deployment: queues, tasks, workers (Celery's too), dead letters,
+    /// limits, schedules. It reads over this client, while somebody looks; tasks come in through
+    /// the intake. Where the options say so it hears events all the time, and remembers them.
+    ///
+    /// Runs on the current tokio runtime.
+    #[must_use]
+    pub fn of_deployment(options: WebOptions, client: Client, intake: &Intake) -> Self {
+        let place = |path, label| NavPlace { path, label };
+        let jobs = options.jobs.clone();
+        let mut nav = vec![
+            place("/", "Overview"),
+            place("/queues", "Queues"),
+            place("/tasks", "Tasks"),
+            place("/workers", "Workers"),
+            place("/events", "Events"),
+            place("/dead", "Dead letters"),
+            place("/limits", "Limits"),
+            place("/schedules", "Schedules"),
+        ];
+        let feed_options = FeedOptions { hide_args: options.hide_args, leaves_workers: options.leaves_events };
+        let history = options.history.clone().map(History::start);
+        if jobs.is_some() {
+            nav.push(place("/jobs", "Jobs"));
+        }
+        let frame = frame(options, "dashboard", nav);
+        let (feed, ends) = EventFeed::start(client.clone(), history, feed_options, frame.live.stop.clone());
+        let deployment = Deployment::start(client, feed.clone(), frame.live.stop.clone());
+        frame.notices(move || feed.notices());
+        let (shown, asked) = (deployment.clone(), deployment.clone());
+        let readiness = {
+            move || {
+                let deployment = asked.clone();
+                async move { deployment.look().await.map(drop).err().map(|error| error.message).into_iter().collect() }
+            }
+        };
+        let routes = [
+            pages::overview::routes,
+            pages::queues::routes,
+            pages::tasks::routes,
+            pages::workers::routes,
+            pages::dead::routes,
+            pages::limits::routes,
+            pages::schedules::routes,
+            pages::past::routes,
+            pages::events::routes,
+        ];
+        let scraped = get(move || metrics::of_deployment(deployment.clone()));
+        let all = intake.routes().api(scrape(), scraped);
+        let all = routes.into_iter().fold(all, |all, routes| all.merge(routes(&frame, &shown)));
+        let all = match jobs {
+            Some(state) => all.merge(pages::jobs::routes(&frame, &Jobs::new(state))),
+            None => all,
+        };
+        Self { ends: Some(ends), ..Self::over(&frame, readiness, all) }
+    }
+
+    /// Puts around these routes what all sites have.
+    ///
+    /// `troubles` says why it is not ready.
+    fn over<T, F>(frame: &Arc<Frame>, troubles: T, routes: Routes) -> Self
+    where
+        T: Fn() -> F + Clone + Send + Sync + 'static,
+        F: Future<Output = Vec<String>> + Send,
+    {
+        let login = get(login::show).post(login::take).with_state(frame.clone());
+        let probe = |path, summary| Operation::get(path, summary).of_type("text/plain").answers("Text");
+        let router = routes
+            .route("/login", login)
+            .route("/assets/{hash}/{name}", get(assets::serve))
+            .api(probe("/healthz", "Whether the process can serve"), get(health::healthz))
+            .api(probe("/readyz", "Whether work may be brought here; if not, why").refuses(&[503]), get(move || health::readyz(troubles())))
+            .into_router(&frame.guard.options)
+            .fallback(nothing_here);
+        Self { router, guard: frame.guard.clone(), stop: frame.live.stop.clone(), ends: None }
+    }
+}
+
+/// Describes the numbers for a scrape.
+fn scrape() -> Operation {
+    Operation::get("/metrics", "Numbers for a scrape, as OpenMetrics text").of_type("application/openmetrics-text").answers("Text")
+}
+
+async fn nothing_here(uri: Uri) -> Response {
+    refuse(&WebError::not_found("page here"), uri.path())
+}
+
+fn frame(options: WebOptions, name: &str, nav: Vec<NavPlace>) -> Arc<Frame> {
+    Arc::new(Frame::new(Arc::new(Guard::new(options)), name.to_owned(), nav))
+}

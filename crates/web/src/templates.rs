@@ -1,0 +1,63 @@
+//! Templates of pages, and the page that says what is refused.
+//!
+//! `templates/filters.rs`: how they show numbers and times.
+
+pub(crate) mod filters;
+
+use axum::{
+    http::StatusCode,
+    response::{Html, IntoResponse, Response},
+};
+use minijinja::{AutoEscape, Environment, Value, context};
+
+use crate::{assets, error::WebError};
+
+/// Templates by name.
+const TEMPLATES: [(&str, &str); 19] = [
+    ("frame.html", include_str!("../templates/frame.html")),
+    ("macros.html", include_str!("../templates/macros.html")),
+    ("error.html", include_str!("../templates/error.html")),
+    ("login.html", include_str!("../templates/login.html")),
+    ("worker.html", include_str!("../templates/worker.html")),
+    ("progress.html", include_str!("../templates/progress.html")),
+    ("run.html", include_str!("../templates/run.html")),
+    ("jobs.html", include_str!("../templates/jobs.html")),
+    ("job.html", include_str!("../templates/job.html")),
+    ("overview.html", include_str!("../templates/overview.html")),
+    ("queues.html", include_str!("../templates/queues.html")),
+    ("queue.html", include_str!("../templates/queue.html")),
+    ("tasks.html", include_str!("../templates/tasks.html")),
+    ("task.html", include_str!("../templates/task.html")),
+    ("workers.html", include_str!("../templates/workers.html")),
+    ("dead.html", include_str!("../templates/dead.html")),
+    ("events.html", include_str!("../templates/events.html")),
+    ("limits.html", include_str!("../templates/limits.html")),
+    ("schedules.html", include_str!("../templates/schedules.html")),
+];
+
+/// Returns all templates, with their filters and functions.
+pub(crate) fn all() -> Environment<'static> {
+    let mut templates = Environment::new();
+    templates.set_auto_escape_callback(|_| AutoEscape::Html);
+    templates.set_undefined_behavior(minijinja::UndefinedBehavior::SemiStrict);
+    for (name, text) in TEMPLATES {
+        templates.add_template(name, text).unwrap_or_else(|error| unreachable!("the template {name}: {error:#}"));
+    }
+    filters::add(&mut templates);
+    templates.add_function("version", || env!("CARGO_PKG_VERSION"));
+    templates.add_function("asset", |name: String| assets::path(&name));
+    templates
+}
+
+/// Draws one of them.
+pub(crate) fn draw(templates: &Environment<'_>, name: &str, context: Value) -> Result<String, WebError> {
+    let drawn = templates.get_template(name).and_then(|template| template.render(context));
+    drawn.map_err(|error| WebError::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the page {name} cannot be drawn: {error:#}")))
+}
+
+/// Answers with a page that says what is refused.
+pub(crate) fn refusal(error: &WebError) -> Response {
+    let context = context! { title => error.status.canonical_reason(), status => error.status.as_u16(), message => error.message.clone() };
+    let html = draw(&all(), "error.html", context).unwrap_or_else(|_| longshore_charts::escape(&error.message));
+    error.with_headers((error.status, Html(html)).into_response())
+}

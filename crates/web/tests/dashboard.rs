@@ -1,0 +1,200 @@
+//! The pages of a deployment over HTTP: what they show, and what their forms do.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use longshore_ops::queues::{QueuesRequest, list};
+use longshore_web::{Auditor, Intake, IntakeOptions, Serving, Site, WebOptions, WebServer};
+use longshore_worker::{App, Client, Failure, Settings, Signature, Task, Worker, WorkerOptions};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+/// An answer: status, headers and body as text.
+struct Answered {
+    status: u16,
+    head: String,
+    body: String,
+}
+
+struct Dashboard {
+    client: Client,
+    serving: Serving,
+    audit: Arc<Mutex<Vec<String>>>,
+}
+
+impl Dashboard {
+    async fn over(broker: &str, change: impl FnOnce(&mut WebOptions)) -> Self {
+        let client = Client::connect(&Settings::new(broker)).unwrap();
+        let audit: Arc<Mutex<Vec<String>>> = Arc::default();
+        let noted = audit.clone();
+        let mut options = WebOptions::default();
+        options.audit = Some(Auditor::new(move |action| noted.lock().unwrap().push(serde_json::to_string(action).unwrap())));
+        change(&mut options);
+        let server = WebServer::bind("127.0.0.1:0", &options).await.unwrap();
+        let serving = server.serve(Site::of_deployment(options, client.clone(), &Intake::new(client.clone(), IntakeOptions::default())));
+        Self { client, serving, audit }
+    }
+
+    async fn ask(&self, method: &str, path: &str, headers: &str, body: &str) -> Answered {
+        let mut stream = TcpStream::connect(self.serving.address()).await.unwrap();
+        let length = body.len();
+        let request =
+            format!("{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n{headers}\r\n{body}");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        tokio::time::timeout(Duration::from_secs(30), stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        Answered { status: head[9..12].parse().unwrap(), head: head.to_ascii_lowercase(), body: body.to_owned() }
+    }
+
+    async fn get(&self, path: &str) -> Answered {
+        self.ask("GET", path, "", "").await
+    }
+
+    /// Sends a form of a page, with the token that stands in it. Returns what the page says then.
+    async fn submit(&self, page: &str, action: &str, fields: &str) -> String {
+        let html = self.get(page).await.body;
+        let token = html.split("name=\"_token\" value=\"").nth(1).expect("a form").split('"').next().unwrap();
+        let body = format!("_token={token}&back={page}&{fields}");
+        let answered = self.ask("POST", action, "Content-Type: application/x-www-form-urlencoded\r\n", &body).await;
+        assert_eq!(answered.status, 303, "{}", answered.body);
+        let location = answered.head.lines().find_map(|line| line.strip_prefix("location: ")).unwrap().to_owned();
+        let page = self.get(&location).await.body;
+        let said = page.split("role=\"status\">").find(|part| part.starts_with(|c: char| c != '<')).unwrap_or_default();
+        said.split('<').next().unwrap().to_owned()
+    }
+}
+
+fn app(broker: &str) -> App {
+    let hostile = Task::future("<script>alert('name')</script>", |_, _| async {
+        Err::<longshore_celery::Value, _>(Failure::error("ValueError", "<script>alert('error')</script>"))
+    });
+    let mut app = App::new().task(hostile);
+    *app.settings_mut() = Settings::new(broker);
+    app
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_page_shows_what_is_there_and_no_script_of_a_task() {
+    let broker = "memory://web-pages";
+    let dashboard = Dashboard::over(broker, |_| {}).await;
+    let worker = Worker::start(app(broker), WorkerOptions::new("w@h")).await.unwrap();
+    let call: Signature = Signature::named("<script>alert('name')</script>").arg(&"<script>alert('arg')</script>").task_id("evil");
+    dashboard.client.send(call).await.unwrap();
+    let waits: Signature = Signature::named("<script>alert('waits')</script>").arg(&"<img src=x>").queue("<b>cold").task_id("waits");
+    dashboard.client.send(waits).await.unwrap();
+    let ended = dashboard.client.result("evil");
+    assert!(tokio::time::timeout(Duration::from_secs(20), ended.get()).await.expect("it ends").is_err());
+    for path in [
+        "/",
+        "/queues",
+        "/tasks",
+        "/tasks?state=failure",
+        "/tasks/evil",
+        "/tasks/waits",
+        "/workers",
+        "/workers/w@h",
+        "/dead",
+        "/limits",
+        "/schedules",
+        "/queues/celery",
+        "/queues/%3Cb%3Ecold",
+        "/api/v1/overview",
+        "/api/v1/queues",
+        "/api/v1/tasks",
+        "/api/v1/workers",
+        "/api/v1/workers/w@h",
+        "/api/v1/dead",
+        "/api/v1/limits",
+        "/api/v1/schedules",
+        "/api/v1/tasks/waits/why",
+        "/healthz",
+        "/readyz",
+    ] {
+        let answered = dashboard.get(path).await;
+        assert_eq!(answered.status, 200, "{path}: {}", answered.body);
+        let is_json = answered.head.contains("application/json");
+        assert!(is_json || !answered.body.contains("<script>alert") && !answered.body.contains("<img src=x"), "{path}: {}", answered.body);
+        assert_eq!(is_json, path.starts_with("/api/"), "{path}");
+    }
+    assert!(dashboard.get("/tasks/waits").await.body.contains("no worker that answers serves its queue"));
+    assert!(dashboard.get("/").await.body.contains("no worker serves it"));
+    for path in ["/nope", "/queues/none", "/workers/none", "/tasks/none"] {
+        let status = dashboard.get(path).await.status;
+        assert!((404..=422).contains(&status), "{path}: {status}");
+    }
+    worker.stopper().warm();
+    worker.join().await;
+    dashboard.serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn forms_do_what_they_say_and_each_action_is_noted() {
+    let broker = "memory://web-forms";
+    let dashboard = Dashboard::over(broker, |_| {}).await;
+    for id in ["a", "b", "c"] {
+        let call: Signature = Signature::named("shop.add").arg(&1).task_id(id);
+        dashboard.client.send(call).await.unwrap();
+    }
+    let state = async || list(&dashboard.client, &QueuesRequest::one("celery")).await.unwrap().remove(0);
+    let said = dashboard.submit("/queues/celery", "/queues/act", "what=pause&queue=celery").await;
+    assert!(said.contains("celery is paused"), "{said}");
+    assert!(state().await.paused_by.unwrap().contains("(page)"));
+    assert!(dashboard.submit("/queues/celery", "/queues/act", "what=resume&queue=celery").await.contains("goes on"));
+    assert!(state().await.paused_by.is_none());
+    assert_eq!(dashboard.submit("/tasks", "/tasks/act", "what=cancel&id=a").await, "1 called off");
+    // All that match a filter of ids are those, and no others.
+    let html = dashboard.get("/tasks?id=c").await.body;
+    assert!(html.contains(r#"<input type="hidden" name="find" value="c">"#), "{html}");
+    assert_eq!(dashboard.submit("/tasks", "/tasks/act", "what=cancel&all=1&find=c").await, "1 called off");
+    assert!(
+        dashboard
+            .submit("/tasks/b", "/tasks/act", "what=send&task=shop.add&args=%5B7%5D&kwargs=%7B%7D&queue=other")
+            .await
+            .starts_with("sent as ")
+    );
+    assert_eq!(list(&dashboard.client, &QueuesRequest::one("other")).await.unwrap()[0].waiting, 1);
+    assert!(
+        dashboard.submit("/queues/celery", "/queues/act", "what=move&queue=celery&to=other").await.contains("went from celery to other")
+    );
+    assert!(dashboard.submit("/queues/other", "/queues/act", "what=purge&queue=other").await.contains("thrown away"));
+    assert_eq!(list(&dashboard.client, &QueuesRequest::one("other")).await.unwrap()[0].waiting, 0);
+    // Refusals are said, and noted.
+    assert!(dashboard.submit("/tasks", "/tasks/act", "what=retry").await.contains("no task is ticked"));
+    assert!(dashboard.submit("/queues/celery", "/queues/act", "what=explode&queue=celery").await.contains("no action explode"));
+    let audit = dashboard.audit.lock().unwrap().clone();
+    assert_eq!(audit.len(), 9, "{audit:#?}");
+    assert!(audit[0].contains(r#""who":"anybody on this machine","from":"127.0.0.1","what":"pause","to":"celery""#), "{}", audit[0]);
+    assert!(audit[8].contains(r#""refused":"#), "{}", audit[8]);
+    dashboard.serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn arguments_are_hidden_and_nothing_changes_where_that_was_asked_for() {
+    let dashboard = Dashboard::over("memory://web-hidden", |options| {
+        options.hide_args = true;
+        options.read_only = true;
+    })
+    .await;
+    let call: Signature = Signature::named("shop.pay").arg(&"4111-1111").task_id("card");
+    dashboard.client.send(call).await.unwrap();
+    for path in ["/tasks", "/tasks/card", "/queues/celery", "/api/v1/tasks", "/api/v1/tasks/card/detail", "/api/v1/queues/celery/next"] {
+        let answered = dashboard.get(path).await;
+        assert_eq!(answered.status, 200, "{path}");
+        assert!(
+            !answered.body.contains("4111") && !answered.body.contains("method=\"post\" action=\"/queues/act\""),
+            "{path}: {}",
+            answered.body
+        );
+    }
+    let answered =
+        dashboard.ask("POST", "/queues/act", "Content-Type: application/x-www-form-urlencoded\r\n", "what=purge&queue=celery").await;
+    assert_eq!(answered.status, 403);
+    assert_eq!(list(&dashboard.client, &QueuesRequest::one("celery")).await.unwrap()[0].waiting, 1);
+    dashboard.serving.stop().await;
+}
