@@ -9,6 +9,8 @@ const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 /// Longest state that is carried, in bytes: as much as everybody has to carry.
 const LONGEST_STATE: usize = 512;
+/// Flags that are passed on: `sampled`, and that the trace's id is random. A reader of version 00 clears the others.
+const KNOWN_FLAGS: u8 = 0b11;
 /// Longest parent that is carried, in bytes. That of version 00 has 55.
 const LONGEST_PARENT: usize = 200;
 
@@ -58,14 +60,54 @@ impl TraceContext {
         self.state.as_deref()
     }
 
+    /// Returns the place of a span that begins a trace. Neither id may be 0.
+    #[must_use]
+    pub fn begin(trace: u128, span: u64, is_recorded: bool) -> Self {
+        Self { parent: format!("00-{trace:032x}-{span:016x}-{:02x}", u8::from(is_recorded)), state: None }
+    }
+
+    /// Returns the place of a span below this one, which is recorded where this one is. Its id may
+    /// not be 0.
+    #[must_use]
+    pub fn below(&self, span: u64) -> Self {
+        Self { parent: format!("00-{}-{span:016x}-{:02x}", &self.parent[3..35], self.flags() & KNOWN_FLAGS), state: self.state.clone() }
+    }
+
+    /// Returns the id of the trace.
+    #[must_use]
+    pub fn trace_id(&self) -> u128 {
+        u128::from_str_radix(&self.parent[3..35], 16).unwrap_or_default()
+    }
+
+    /// Returns the id of the span.
+    #[must_use]
+    pub fn span_id(&self) -> u64 {
+        u64::from_str_radix(&self.parent[36..52], 16).unwrap_or_default()
+    }
+
+    /// Returns whether somebody records the trace: its flag `sampled`.
+    #[must_use]
+    pub fn is_recorded(&self) -> bool {
+        self.flags() & 1 == 1
+    }
+
+    fn flags(&self) -> u8 {
+        u8::from_str_radix(&self.parent[53..55], 16).unwrap_or_default()
+    }
+
+    /// Puts it into a message's headers, in place of what they name.
+    pub fn put(&self, headers: &mut Map) {
+        headers.set(PARENT, self.parent.as_str());
+        headers.remove(STATE);
+        if let Some(state) = &self.state {
+            headers.set(STATE, state.as_str());
+        }
+    }
+
     /// Puts it into a message's headers, unless they name a trace already.
     pub(crate) fn fill(&self, headers: &mut Map) {
         if headers.get(PARENT).is_none() {
-            headers.set(PARENT, self.parent.as_str());
-            headers.remove(STATE);
-            if let Some(state) = &self.state {
-                headers.set(STATE, state.as_str());
-            }
+            self.put(headers);
         }
     }
 }
@@ -111,6 +153,16 @@ mod tests {
         for bad in ["", "a=\nb", "ä=1", &"a".repeat(513)] {
             assert_eq!(state(bad), None);
         }
+    }
+
+    #[test]
+    fn a_place_below_another_is_of_the_same_trace() {
+        let parent = TraceContext::parse(&PLACE.replace("00-0", "cc-0").replace("-01", "-ff-more"), Some("v=1")).unwrap();
+        let below = parent.below(0xab);
+        assert_eq!(below.parent(), "00-0af7651916cd43dd8448eb211c80319c-00000000000000ab-03");
+        assert_eq!((below.trace_id(), below.span_id(), below.state()), (0x0af7_6519_16cd_43dd_8448_eb21_1c80_319c, 0xab, Some("v=1")));
+        assert!(below.is_recorded() && !TraceContext::begin(1, 2, false).is_recorded());
+        assert_eq!(TraceContext::parse(TraceContext::begin(1, 2, true).parent(), None), Some(TraceContext::begin(1, 2, true)));
     }
 
     #[test]

@@ -21,6 +21,7 @@ use crate::{
     progress::Voice,
     queue::{MissingFile, Place},
     runtime::block_on,
+    spans::Spans,
 };
 
 /// One engine for concurrent work: run a batch of commands, requests or records, fast, and lose
@@ -217,6 +218,8 @@ pub fn main(app: &App) -> ExitCode {
     if matches!(command, "jobs" | "bench" | "kafka") {
         config.say_in_force(cli.global.voice());
     }
+    let (spans, app) = Spans::begin(app, cli.global.voice());
+    let app = &app;
     let queue = (app, &config, &cli.global, cli.command.missing_file());
     let ended = match cli.command {
         Command::Run(_) => {
@@ -256,6 +259,7 @@ pub fn main(app: &App) -> ExitCode {
         }
         Command::Man { dir } => shell::man(&dir, Cli::command()).map(|()| Exit::Done),
     };
+    spans.end();
     conclude(ended).into()
 }
 

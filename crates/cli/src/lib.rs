@@ -33,6 +33,7 @@ pub mod queue;
 pub mod runtime;
 pub mod schedules;
 pub mod signals;
+mod spans;
 pub mod tasks;
 pub mod web;
 

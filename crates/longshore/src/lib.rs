@@ -310,6 +310,9 @@ pub use longshore_kafka as kafka;
 /// letters, workers.
 #[cfg(feature = "queue")]
 pub use longshore_ops as ops;
+/// Spans of tasks (sent, waited, run) to a collector of OpenTelemetry.
+#[cfg(feature = "otel")]
+pub use longshore_otel as otel;
 /// The batch runner: commands, requests and records, journaled and resumable.
 #[cfg(feature = "run")]
 pub use longshore_run as run;

@@ -20,6 +20,7 @@ use crate::{
     schedule::Schedule,
     settings::Settings,
     signature::Signature,
+    spans::Spans,
     task::{Acks, Task, registry::TaskRegistry},
 };
 
@@ -37,6 +38,8 @@ use crate::{
 pub struct App {
     registry: Arc<TaskRegistry>,
     pub(crate) told: Option<Notice>,
+    /// Where spans go.
+    spans: Option<Spans>,
     /// Client that it sends with, once it has sent something. Shared by clones until one of them is
     /// changed.
     client: Arc<Mutex<Option<Client>>>,
@@ -61,7 +64,7 @@ impl App {
             environment: Environment::SYSTEM,
             schedules: Vec::new(),
         };
-        let app = Self { registry: Arc::new(registry), told: Some(told), client: Arc::default() };
+        let app = Self { registry: Arc::new(registry), told: Some(told), spans: None, client: Arc::default() };
         built_in::tasks().into_iter().fold(app, Self::task)
     }
 
@@ -165,6 +168,15 @@ impl App {
     pub fn told(mut self, told: impl Into<Option<Notice>>) -> Self {
         self.client = Arc::default();
         self.told = told.into();
+        self
+    }
+
+    /// Sets where the spans of its clients and workers go (sent, waited, run), in place of nowhere:
+    /// `longshore-otel` brings them to a collector of OpenTelemetry.
+    #[must_use]
+    pub fn spans(mut self, spans: impl Into<Option<Spans>>) -> Self {
+        self.client = Arc::default();
+        self.spans = spans.into();
         self
     }
 
@@ -314,7 +326,7 @@ impl App {
     fn client_parts(&self) -> ClientParts {
         let TaskRegistry { tasks, settings, environment, .. } = &*self.registry;
         let defaults = tasks.values().map(|task| (task.name.clone(), task.policy.options())).collect();
-        ClientParts { settings: settings.clone(), environment: *environment, told: self.told.clone(), defaults }
+        ClientParts { settings: settings.clone(), environment: *environment, told: self.told.clone(), defaults, spans: self.spans.clone() }
     }
 
     /// Returns the client of this app: the same one each time, as long as the app is not changed

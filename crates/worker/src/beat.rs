@@ -25,6 +25,7 @@ use crate::{
     client::Client,
     error::ClientError,
     schedule::{Schedule, ScheduleOrigin},
+    spans::SendSpans,
 };
 
 /// Difference between the clock and the time that has passed that is told.
@@ -276,9 +277,9 @@ impl Scheduler {
             at: self.client.environment().wall(),
             message: None,
         };
-        let mut sent = true;
+        let (mut sent, mut spans) = (true, SendSpans::default());
         match self.client.message_of(&schedule.call_of(id.clone())) {
-            Ok(message) => firing.message = Some(message),
+            Ok((message, its)) => (firing.message, spans) = (Some(message), its),
             Err(error) => (sent, _) = (false, not_sent(error.to_string())),
         }
         if !self.one_store
@@ -304,6 +305,7 @@ impl Scheduler {
             self.tell(&SchedulerEvent::Skipped { name: name.clone(), due: next.due });
         }
         if fired == Fired::Done && sent {
+            spans.end(self.client.maker(), Ok(()));
             self.tell(&SchedulerEvent::Sent { name, task: schedule.call.task.clone(), id, due: next.due });
         }
         Ok(fired)
@@ -326,10 +328,16 @@ impl Scheduler {
 
 impl Client {
     /// Makes the one message of a task that is not sent by this client itself.
-    pub(crate) fn message_of(&self, call: &longshore_celery::WireSignature) -> Result<longshore_brokers::Outgoing, ClientError> {
+    pub(crate) fn message_of(
+        &self,
+        call: &longshore_celery::WireSignature,
+    ) -> Result<(longshore_brokers::Outgoing, SendSpans), ClientError> {
         let mut plan = self.plan(call, None)?;
         match plan.sends.pop() {
-            Some(send) if plan.sends.is_empty() => Ok(self.outgoing(send)),
+            Some(send) if plan.sends.is_empty() => {
+                let mut spans = SendSpans::default();
+                Ok((self.outgoing(send, &mut spans), spans))
+            }
             _ => Err(ClientError::Signature(format!("{}: it is not one task", call.task))),
         }
     }

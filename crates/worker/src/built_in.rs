@@ -169,6 +169,7 @@ mod tests {
             time_limit: None,
             soft_time_limit: None,
             client: None,
+            trace: None,
             node: "w@here".into(),
         })
     }

@@ -21,6 +21,7 @@ use crate::{
     outgoing,
     settings::Settings,
     signature::Signature,
+    spans::{SendSpans, SpanMaker, Spans},
 };
 
 /// Sends tasks, and waits for their results. Cheap to clone; clones share their connections.
@@ -41,6 +42,8 @@ pub struct Client {
     inner: Arc<ClientInner>,
     /// The trace that what it sends belongs to.
     trace: Option<Arc<TraceContext>>,
+    /// Maker of its spans, where some are made.
+    maker: Option<Arc<SpanMaker>>,
 }
 
 struct ClientInner {
@@ -68,6 +71,8 @@ pub(crate) struct ClientParts {
     pub(crate) told: Option<Notice>,
     /// Options of the app's tasks, by their names.
     pub(crate) defaults: HashMap<Arc<str>, Map>,
+    /// Where spans go.
+    pub(crate) spans: Option<Spans>,
 }
 
 impl Client {
@@ -80,15 +85,17 @@ impl Client {
 
     /// Makes a client over connections that are there already.
     pub(crate) fn new(parts: ClientParts, connected: Connected) -> Self {
-        let ClientParts { settings, environment, told, defaults } = parts;
+        let ClientParts { settings, environment, told, defaults, spans } = parts;
         let sender = Sender {
             oid: connected.results.reply_queue().map_or_else(|| (environment.id)(), str::to_owned),
             origin: format!("gen{}@{}", std::process::id(), outgoing::hostname()),
             defaults: Box::new(move |task| defaults.get(task).cloned()),
         };
+        let broker = Arc::from(connected.broker.url());
+        let maker = spans.map(|spans| Arc::new(SpanMaker { spans, broker, node: None }));
         let connections = Connections { settings, connected, environment, told, unserved: UnservedQueues::default() };
         let runtime = tokio::runtime::Handle::try_current().ok();
-        Self { inner: Arc::new(ClientInner { connections: Arc::new(connections), sender, runtime }), trace: None }
+        Self { inner: Arc::new(ClientInner { connections: Arc::new(connections), sender, runtime }), trace: None, maker }
     }
 
     /// Returns this client within a trace: what it sends carries `traceparent` and `tracestate`
@@ -105,7 +112,20 @@ impl Client {
     /// ```
     #[must_use]
     pub fn in_trace(&self, trace: Option<TraceContext>) -> Self {
-        Self { inner: self.inner.clone(), trace: trace.map(Arc::new) }
+        Self { trace: trace.map(Arc::new), ..self.clone() }
+    }
+
+    /// Returns this client as that of a worker, whose spans name it.
+    pub(crate) fn of_node(mut self, node: &Arc<str>) -> Self {
+        if let Some(maker) = &mut self.maker {
+            Arc::make_mut(maker).node = Some(node.clone());
+        }
+        self
+    }
+
+    /// Returns who makes its spans, where some are made.
+    pub(crate) fn maker(&self) -> Option<&SpanMaker> {
+        self.maker.as_deref()
     }
 
     /// Returns the answer that will stand here.
@@ -164,9 +184,10 @@ impl Client {
         }
         let tree = ResultTree::task(message.id.as_str());
         let routing = canvas::Routing { queue: Some(message.routing_key.clone()), ..canvas::Routing::default() };
-        let outgoing = outgoing::of(self.settings(), message, &routing);
+        let mut spans = SendSpans::default();
+        let outgoing = outgoing::of(self.settings(), message, &routing, (self.maker(), &mut spans));
         let queue = outgoing.queue.clone();
-        self.put(&[outgoing]).await?;
+        self.put(&[outgoing], spans).await?;
         Ok(self.answer(tree).sent_to(Some(queue)))
     }
 
@@ -239,35 +260,47 @@ impl Client {
             self.start(start).await?;
         }
         let mut batch: Vec<Outgoing> = Vec::with_capacity(plan.sends.len());
-        let mut queue = None;
+        let (mut queue, mut spans) = (None, SendSpans::default());
         for send in plan.sends {
             if !send.before.is_empty() {
                 // What was planned before it goes before it.
-                self.put(&batch).await?;
+                self.put(&batch, std::mem::take(&mut spans)).await?;
                 batch.clear();
                 for start in &send.before {
                     self.start(start).await?;
                 }
             }
-            let outgoing = self.outgoing(send);
+            let outgoing = self.outgoing(send, &mut spans);
             queue.get_or_insert_with(|| outgoing.queue.clone());
             batch.push(outgoing);
         }
-        self.put(&batch).await.map(|()| queue)
+        self.put(&batch, spans).await.map(|()| queue)
     }
 
-    /// Makes of a planned message what the broker takes.
-    pub(crate) fn outgoing(&self, send: canvas::PlannedSend) -> Outgoing {
-        outgoing::of(&self.inner.connections.settings, send.message, &send.routing)
+    /// Makes of a planned message what the broker takes, and begins its span.
+    pub(crate) fn outgoing(&self, send: canvas::PlannedSend, spans: &mut SendSpans) -> Outgoing {
+        outgoing::of(&self.inner.connections.settings, send.message, &send.routing, (self.maker(), spans))
     }
 
-    /// Publishes messages, all or none.
-    async fn put(&self, batch: &[Outgoing]) -> Result<(), BrokerError> {
+    /// Publishes messages, all or none, and ends their spans.
+    async fn put(&self, batch: &[Outgoing], spans: SendSpans) -> Result<(), BrokerError> {
         if batch.is_empty() {
             return Ok(());
         }
+        let published = self.put_unended(batch).await;
+        self.ended(spans, &published);
+        published
+    }
+
+    /// Publishes messages, all or none; their spans are the caller's.
+    async fn put_unended(&self, batch: &[Outgoing]) -> Result<(), BrokerError> {
         self.listen().await?;
         self.inner.connections.connected.broker.publish(batch).await
+    }
+
+    /// Ends the spans of messages that were published, or were not.
+    fn ended<T>(&self, spans: SendSpans, published: &Result<T, BrokerError>) {
+        spans.end(self.maker(), published.as_ref().map(|_| ()));
     }
 
     /// Makes sure that results are taken that are sent to this client: those that are sent to a

@@ -114,6 +114,7 @@ pub fn isolated_entry(call: IsolatedCall) -> Result<IsolatedAnswer, TaskError> {
         time_limit,
         soft_time_limit: call.soft,
         client: None,
+        trace: None,
         node: "".into(),
     });
     let _over = call.soft.map(|limit| after(limit, soft));

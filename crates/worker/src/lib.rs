@@ -8,6 +8,7 @@
 //!   on; time, chance and threads as inputs
 //! - `signature.rs`: a task with its arguments and options, yet to be sent; `schedule.rs`: one that
 //!   is sent at its times
+//! - `spans.rs`: what is told of a task's way, for traces
 //! - `connections.rs`: what a client shares with its answers; `answer.rs`: waits for results;
 //!   `client.rs`, `outgoing.rs`: send tasks; `remote.rs`: asks running workers
 //! - `task.rs`: a registered task; `task/context.rs`: what its handler may know and do
@@ -34,6 +35,7 @@ mod route;
 mod schedule;
 mod settings;
 mod signature;
+mod spans;
 mod task;
 mod values;
 mod worker;
@@ -54,6 +56,7 @@ pub use route::Route;
 pub use schedule::{MOST_MISSED, Schedule, ScheduleOrigin};
 pub use settings::Settings;
 pub use signature::{Signature, chain, chord, group};
+pub use spans::{Span, SpanCounts, SpanEnd, SpanError, SpanKind, Spans};
 pub use task::{
     Acks, Handler, RateScope, Task, TaskPolicy,
     context::{ContextParts, TaskContext},

@@ -3,10 +3,19 @@
 use longshore_brokers::Outgoing;
 use longshore_celery::{Compression, Encoding, Message, REPR_LENGTH, args_repr, canvas::Routing, kwargs_repr};
 
-use crate::{route, settings::Settings};
+use crate::{
+    route,
+    settings::Settings,
+    spans::{SendSpans, SpanMaker},
+};
 
-/// A message on its way into its queue.
-pub(crate) fn of(settings: &Settings, mut message: Message, routing: &Routing) -> Outgoing {
+/// A message on its way into its queue, with its span among these where spans are made.
+pub(crate) fn of(
+    settings: &Settings,
+    mut message: Message,
+    routing: &Routing,
+    (maker, spans): (Option<&SpanMaker>, &mut SendSpans),
+) -> Outgoing {
     let route = route::of(&settings.routes, &message.task);
     // Celery turns a direct exchange and its key into the queue of that name, too.
     let named = routing.queue.as_ref().or(routing.routing_key.as_ref());
@@ -14,6 +23,7 @@ pub(crate) fn of(settings: &Settings, mut message: Message, routing: &Routing) -
     message.priority = message.priority.or_else(|| route?.priority);
     message.exchange.clear();
     queue.clone_into(&mut message.routing_key);
+    spans.begin(maker, &mut message, queue);
     message.argsrepr.get_or_insert_with(|| args_repr(&message.args, REPR_LENGTH));
     message.kwargsrepr.get_or_insert_with(|| kwargs_repr(&message.kwargs, REPR_LENGTH));
     // JSON is what every worker accepts; MessagePack is written for those who ask for it.
@@ -46,7 +56,7 @@ mod tests {
         for (task, named, priority) in [("mail.send", None, 3), ("mail.send", Some(0), 0), ("mail.send", Some(7), 7), ("add", None, 0)] {
             let message = Message { task: task.to_owned(), id: "i".to_owned(), priority: named, ..Message::default() };
             let routing = Routing { queue: Some("q".to_owned()), ..Routing::default() };
-            let outgoing = of(&settings, message, &routing);
+            let outgoing = of(&settings, message, &routing, (None, &mut SendSpans::default()));
             let written = Message::decode(&outgoing.raw, &Limits::default()).unwrap().priority;
             assert_eq!((outgoing.priority, written), (priority, Some(priority)), "{task} {named:?}");
         }
@@ -70,7 +80,7 @@ mod tests {
         ] {
             let message =
                 Message { task: task.to_owned(), id: "i".to_owned(), args: vec![1.into()], priority: Some(12), ..Message::default() };
-            let outgoing = of(&settings, message, &routing);
+            let outgoing = of(&settings, message, &routing, (None, &mut SendSpans::default()));
             assert_eq!((&*outgoing.queue, outgoing.priority), (queue, 12));
             let read = Message::decode(&outgoing.raw, &Limits::default()).unwrap();
             assert_eq!((read.exchange.as_str(), read.routing_key.as_str()), ("", queue));

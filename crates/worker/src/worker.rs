@@ -224,9 +224,10 @@ impl Worker {
         (open.lease, open.visibility_timeout, open.early) = (options.lease, options.visibility_timeout, early);
         open.order = options.order.clone();
         let consumer = connected.broker.open(open).await?;
-        let client = Client::over(&app, connected.clone());
+        let node: Arc<str> = Arc::from(options.node.as_str());
+        let client = Client::over(&app, connected.clone()).of_node(&node);
         let scheduler = options.beat.then(|| scheduler(&app, client.clone(), &options)).transpose()?;
-        let (told, node) = (app.told.clone(), Arc::from(options.node.as_str()));
+        let told = app.told.clone();
         let shared = Arc::new(Shared::new(Arc::new(app), node, client, connected, consumer, links));
         // Before the first claim: what was called off while nobody listened must not start.
         if let Ok(store) = shared.connected.shared() {

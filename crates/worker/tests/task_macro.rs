@@ -101,6 +101,7 @@ fn context(retries: u32) -> TaskContext {
         time_limit: None,
         soft_time_limit: None,
         client: None,
+        trace: None,
         node: "w@here".into(),
     })
 }

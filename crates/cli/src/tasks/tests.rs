@@ -59,6 +59,7 @@ impl World {
             message: Arc::new(message),
             registry: self.app.registry().clone(),
             client: None,
+            trace: None,
             node: "w@test".into(),
             lane: task.lane,
             slot: 0,

@@ -12,7 +12,7 @@ use longshore_celery::canvas::Plan;
 use longshore_core::ErrorKind;
 
 use super::{Client, place};
-use crate::{answer::Answer, error::ClientError, signature::Signature};
+use crate::{answer::Answer, error::ClientError, signature::Signature, spans::SendSpans};
 
 /// Most messages that go to the broker in one call.
 const BATCH: usize = 128;
@@ -57,7 +57,7 @@ struct PlannedSignature<R> {
 /// Way to the broker.
 enum SendWay {
     /// As these messages, with others.
-    Messages(Vec<Outgoing>),
+    Messages(Vec<Outgoing>, SendSpans),
     /// With chords that are to be begun between its messages: by itself.
     Chords(Box<Plan>),
 }
@@ -157,9 +157,10 @@ impl<R, S: Stream<Item = Signature<R>> + Unpin> SendAll<S, R> {
         if begins {
             return Ok((answer, SendWay::Chords(Box::new(plan))));
         }
-        let messages: Vec<Outgoing> = plan.sends.into_iter().map(|send| self.client.outgoing(send)).collect();
+        let mut spans = SendSpans::default();
+        let messages: Vec<Outgoing> = plan.sends.into_iter().map(|send| self.client.outgoing(send, &mut spans)).collect();
         let queue = messages.first().map(|message| message.queue.clone());
-        Ok((answer.sent_to(queue), SendWay::Messages(messages)))
+        Ok((answer.sent_to(queue), SendWay::Messages(messages, spans)))
     }
 }
 
@@ -177,11 +178,13 @@ struct BatchedSend<R> {
     signature: Signature<R>,
     answer: Answer<R>,
     messages: usize,
+    spans: SendSpans,
 }
 
 impl<R> BatchedSend<R> {
-    fn ended(self, sent: Result<(), BrokerError>) -> (u64, Result<Answer<R>, Refused<R>>) {
-        let Self { place, signature, answer, .. } = self;
+    fn ended(self, client: &Client, sent: Result<(), BrokerError>) -> (u64, Result<Answer<R>, Refused<R>>) {
+        let Self { place, signature, answer, spans, .. } = self;
+        client.ended(spans, &sent);
         (place, sent.map(|()| answer).map_err(|error| Refused { signature, error: error.into() }))
     }
 }
@@ -192,16 +195,16 @@ async fn send<R>(client: &Client, batch: Vec<PlannedSignature<R>>) -> Outcomes<R
     let (mut going, mut messages) = (Vec::with_capacity(batch.len()), Vec::with_capacity(batch.len()));
     for PlannedSignature { place, signature, plan } in batch {
         match plan {
-            Ok((answer, SendWay::Messages(some))) => {
-                going.push(BatchedSend { place, signature, answer, messages: some.len() });
+            Ok((answer, SendWay::Messages(some, spans))) => {
+                going.push(BatchedSend { place, signature, answer, messages: some.len(), spans });
                 messages.extend(some);
                 continue;
             }
             // Answers come in order: what stands before it goes first.
             Ok((answer, SendWay::Chords(plan))) => {
                 publish(client, &mut going, &mut messages, &mut outcomes).await;
-                let alone = BatchedSend { place, signature, answer, messages: 0 };
-                outcomes.push_back(alone.ended(client.publish(*plan).await.map(drop)));
+                let alone = BatchedSend { place, signature, answer, messages: 0, spans: SendSpans::default() };
+                outcomes.push_back(alone.ended(client, client.publish(*plan).await.map(drop)));
             }
             Err(error) => {
                 publish(client, &mut going, &mut messages, &mut outcomes).await;
@@ -219,16 +222,17 @@ async fn publish<R>(client: &Client, going: &mut Vec<BatchedSend<R>>, messages: 
     if going.is_empty() {
         return;
     }
-    match client.put(messages).await {
+    match client.put_unended(messages).await {
         Err(error) if error.kind == ErrorKind::Refused && going.len() > 1 => {
             let mut rest = messages.as_slice();
             for one in going.drain(..) {
                 let (its, others) = rest.split_at(one.messages);
-                outcomes.push_back(one.ended(client.put(its).await));
+                let sent = client.put_unended(its).await;
+                outcomes.push_back(one.ended(client, sent));
                 rest = others;
             }
         }
-        sent => outcomes.extend(going.drain(..).map(|one| one.ended(sent.clone()))),
+        sent => outcomes.extend(going.drain(..).map(|one| one.ended(client, sent.clone()))),
     }
     messages.clear();
 }

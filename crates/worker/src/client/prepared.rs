@@ -4,13 +4,15 @@
 use longshore_brokers::Outgoing;
 
 use super::{Client, place};
-use crate::{error::ClientError, signature::Signature};
+use crate::{error::ClientError, signature::Signature, spans::SendSpans};
 
 /// A task that is written out for its queue, and not sent yet. See [`Client::prepare`].
 #[derive(Clone, Debug)]
 pub struct PreparedTask {
     id: String,
     outgoing: Outgoing,
+    /// Its span, which begins with it.
+    spans: SendSpans,
 }
 
 impl PreparedTask {
@@ -38,7 +40,9 @@ impl Client {
         let id = place(&plan)?.id;
         match plan.sends.pop() {
             Some(send) if plan.sends.is_empty() && plan.starts.is_empty() && send.before.is_empty() => {
-                Ok(PreparedTask { id, outgoing: self.outgoing(send) })
+                let mut spans = SendSpans::default();
+                let outgoing = self.outgoing(send, &mut spans);
+                Ok(PreparedTask { id, outgoing, spans })
             }
             _ => Err(ClientError::Signature(format!("{}: it is not one task", wire.task))),
         }
@@ -54,10 +58,12 @@ impl Client {
     /// As `send`.
     pub async fn send_prepared(&self, tasks: &[PreparedTask]) -> Result<(), ClientError> {
         if let [task] = tasks {
-            return Ok(self.put(std::slice::from_ref(&task.outgoing)).await?);
+            return Ok(self.put(std::slice::from_ref(&task.outgoing), task.spans.clone()).await?);
         }
         let batch: Vec<Outgoing> = tasks.iter().map(|task| task.outgoing.clone()).collect();
-        Ok(self.put(&batch).await?)
+        let mut spans = SendSpans::default();
+        tasks.iter().for_each(|task| spans.append(task.spans.clone()));
+        Ok(self.put(&batch, spans).await?)
     }
 
     /// Sends a task that was prepared, by whoever may ask again with the same id: where the broker
@@ -70,6 +76,8 @@ impl Client {
     /// Cancel safe where the broker can tell; else as `send`.
     pub async fn send_prepared_once(&self, task: &PreparedTask) -> Result<(), ClientError> {
         self.listen().await?;
-        Ok(self.broker().publish_once(&task.id, std::slice::from_ref(&task.outgoing)).await?)
+        let published = self.broker().publish_once(&task.id, std::slice::from_ref(&task.outgoing)).await;
+        self.ended(task.spans.clone(), &published);
+        Ok(published?)
     }
 }

@@ -71,6 +71,8 @@ pub struct ContextParts {
     pub soft_time_limit: Option<Duration>,
     /// Client with which it sends, and stores its progress; none in a child process.
     pub client: Option<Client>,
+    /// Its place in a trace; `None`: the one that its message names, if it names one.
+    pub trace: Option<TraceContext>,
     /// The worker's node name (`name@host`).
     pub node: Arc<str>,
 }
@@ -161,10 +163,11 @@ impl TaskContext {
         &self.message().headers
     }
 
-    /// Returns its place in a trace, where its message names one (`traceparent`). What it sends,
-    /// and what follows it, names the same unless it says otherwise.
+    /// Returns its place in a trace: its own span where spans are made, else the one that its
+    /// message names (`traceparent`). What it sends, and what follows it, belongs to that trace
+    /// unless it says otherwise.
     pub fn trace(&self) -> Option<TraceContext> {
-        TraceContext::of(self.headers())
+        self.inner.parts.trace.clone().or_else(|| TraceContext::of(self.headers()))
     }
 
     /// Returns a property of its message that is not Celery's own: `app_id`, `user_id`, `type`,

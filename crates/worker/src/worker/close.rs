@@ -1,9 +1,11 @@
 //! How tasks end: results, follow-ups and acknowledgements, in as few steps as the stores allow.
 //! Results before acknowledgements, always.
 //!
-//! Layout: `close/apart.rs`: what is stored or sent before the step that acknowledges
+//! Layout: `close/apart.rs`: what is stored or sent before the step that acknowledges;
+//! `close/told.rs`: spans of what has ended
 
 mod apart;
+mod told;
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +16,7 @@ use std::{
 
 use longshore_brokers::{BrokerError, ChordPart, End, Ended, Finish, Key, Outgoing, PartState, Stored, lease::Term};
 use longshore_celery::{
-    Exception, GroupResult, Message, ResultTree, State, TaskResult, Value, WireSignature,
+    Exception, GroupResult, Message, ResultTree, State, TaskResult, TraceContext, Value, WireSignature,
     canvas::{self, ChordOutcome, ChordParts, ChordStart},
 };
 use longshore_core::{ErrorKind, Receipt, watch::Detail};
@@ -285,7 +287,8 @@ impl Closer {
             return Ok(());
         }
         let right = BodyRight { group: &part.group, token, since: self.shared.environment.now() };
-        let sent = match self.body(&part.group, chord, message).await? {
+        let place = closing.work.as_ref().and_then(|work| work.own_place());
+        let sent = match self.body(&part.group, chord, message, place).await? {
             Ok(body) => self.send(body, &right).await?,
             Err(why) => Err(why),
         };
@@ -318,7 +321,11 @@ impl Closer {
             // already.
             drop(insist(|| results.chord_part(part)).await?);
         }
-        if body.publish.is_empty() { Ok(Ok(())) } else { self.send_by_right(&body.publish, right).await }
+        let sent = if body.publish.is_empty() { Ok(()) } else { self.send_by_right(&body.publish, right).await? };
+        if sent.is_ok() {
+            body.spans.end(self.shared.client.maker(), Ok(()));
+        }
+        Ok(sent)
     }
 
     /// Sends a body once, while nobody else has the right to: somebody else may have sent it while
@@ -356,7 +363,13 @@ impl Closer {
 
     /// Concludes a chord whose parts are there; the inner error is the reason why they cannot be
     /// read.
-    async fn body(&self, group: &str, chord: &WireSignature, message: &Message) -> Result<Result<Conclusion, String>, BrokerError> {
+    async fn body(
+        &self,
+        group: &str,
+        chord: &WireSignature,
+        message: &Message,
+        place: Option<&TraceContext>,
+    ) -> Result<Result<Conclusion, String>, BrokerError> {
         let shared = &self.shared;
         let key = [Key::Group(group.to_owned())];
         let saved = match insist(|| shared.results.get(&key)).await? {
@@ -381,7 +394,7 @@ impl Closer {
         };
         let mut conclusion = Conclusion::new(End::Ack);
         let now = shared.environment.wall();
-        match shared.plan(|context, ids| {
+        match shared.plan(place, |context, ids| {
             canvas::chord_complete(message, chord, &parts, context, ids, &|errback| shared.app.registry().told(errback))
         }) {
             Ok(ChordOutcome::Body(plan)) => conclusion.add(shared, plan),
@@ -419,8 +432,9 @@ impl Closer {
     }
 
     /// Counts how the tasks of a batch ended, and tells whoever listens.
-    fn tell(&self, batch: Vec<Closing>, late: &[usize]) {
+    fn tell(&self, mut batch: Vec<Closing>, late: &[usize]) {
         let shared = &self.shared;
+        told::put_spans(shared, &mut batch, late);
         // What goes back unrun has nothing to say, whoever has it now.
         let unrun = |closing: &Closing| closing.conclusion.what.is_none() && closing.conclusion.end == End::Back { front: true };
         let count = |unrun_too: bool, late_too: bool| {

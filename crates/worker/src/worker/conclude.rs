@@ -11,7 +11,7 @@ use std::{
 
 use longshore_brokers::{ChordPart, End, Key, Outgoing, Stored, crash::MOST_CRASHES, refused_queue};
 use longshore_celery::{
-    BadMessage, Encoding, Exception, Extended, Message, ResultTree, State, TaskResult, Value, WireSignature,
+    BadMessage, Encoding, Exception, Extended, Message, ResultTree, State, TaskResult, TraceContext, Value, WireSignature,
     canvas::{self, CanvasError, ChordStart, FailedTask, Plan},
     mark_crashed, repr,
 };
@@ -27,7 +27,7 @@ use super::{
     verdict::{Verdict, verdict},
     work::{AttemptResult, ClaimedTask, TaskTicket},
 };
-use crate::{failure::Failure, outgoing};
+use crate::{failure::Failure, outgoing, spans::SendSpans};
 
 /// Reason why a task is not run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +47,8 @@ pub(crate) struct Conclusion {
     /// Chords whose size must be known before anything is sent.
     pub(crate) starts: Vec<ChordStart>,
     pub(crate) publish: Vec<Outgoing>,
+    /// Spans of what is published.
+    pub(crate) spans: SendSpans,
     pub(crate) results: Vec<Stored>,
     /// Its part of its chord, and those of tasks that will never run because it has failed.
     pub(crate) parts: Vec<(ChordPart, Arc<WireSignature>)>,
@@ -64,14 +66,25 @@ pub(crate) type CountField = fn(&mut Counts) -> &mut u64;
 
 impl Conclusion {
     pub(crate) fn new(end: End) -> Self {
-        Self { starts: Vec::new(), publish: Vec::new(), results: Vec::new(), parts: Vec::new(), end, what: None, counted: &[], times: None }
+        Self {
+            starts: Vec::new(),
+            publish: Vec::new(),
+            spans: SendSpans::default(),
+            results: Vec::new(),
+            parts: Vec::new(),
+            end,
+            what: None,
+            counted: &[],
+            times: None,
+        }
     }
 
     pub(crate) fn add(&mut self, shared: &Shared, plan: Plan) {
         self.starts.extend(plan.starts);
         for send in plan.sends {
             self.starts.extend(send.before);
-            self.publish.push(outgoing::of(shared.app.settings(), send.message, &send.routing));
+            let spans = (shared.client.maker(), &mut self.spans);
+            self.publish.push(outgoing::of(shared.app.settings(), send.message, &send.routing, spans));
         }
     }
 }
@@ -85,6 +98,8 @@ struct TaskCase<'a> {
     children: Vec<ResultTree>,
     runtime: Option<Duration>,
     now: SystemTime,
+    /// Place of its attempt's span, where it has one.
+    place: Option<&'a TraceContext>,
 }
 
 /// Concludes an attempt that has ended.
@@ -101,6 +116,7 @@ pub(crate) fn ended(shared: &Shared, finished: Finished<TaskTicket, AttemptResul
         children: work.context.get().map(|context| context.children()).unwrap_or_default(),
         runtime: work.started().map(|_| times.0),
         now: shared.environment.wall(),
+        place: work.own_place(),
     };
     let mut conclusion = match verdict(outcome, &work.task.policy, message.retries, shared.environment.draw()) {
         Verdict::Success(value) => case.success(value),
@@ -138,6 +154,7 @@ pub(crate) fn unrun(shared: &Shared, message: Arc<Message>, receipt: Receipt, qu
         children: Vec::new(),
         runtime: None,
         now: shared.environment.wall(),
+        place: None,
     };
     let conclusion = match why {
         UnrunReason::Expired => case.revoked("expired", None),
@@ -166,6 +183,7 @@ pub(crate) fn already(shared: &Shared, message: Arc<Message>, receipt: Option<Re
         children: Vec::new(),
         runtime: None,
         now: shared.environment.wall(),
+        place: None,
     };
     // In one store what follows is sent in the step that stores the result, with its ids. Otherwise
     // the result is stored first, and nobody knows whether what it names was sent.
@@ -196,6 +214,7 @@ pub(crate) fn bad(shared: &Shared, bad: &BadMessage, receipt: Receipt, queue: Ar
             children: Vec::new(),
             runtime: None,
             now: shared.environment.wall(),
+            place: None,
         };
         let exception = Exception::new("kombu.exceptions", "DecodeError", vec![bad.reason.as_str().into()]);
         conclusion.results.push(case.document(State::Failure, exception.to_value(), None));
@@ -230,6 +249,7 @@ pub(crate) fn refused(shared: &Shared, closing: &Closing, why: &str) -> Conclusi
         children: Vec::new(),
         runtime: None,
         now: shared.environment.wall(),
+        place: None,
     };
     let exception = Exception::new("kombu.exceptions", "OperationalError", vec![text.into()]);
     let mut conclusion = case.failed(&exception, None, end);
@@ -322,7 +342,7 @@ impl TaskCase<'_> {
         let mut conclusion = Conclusion::new(End::Ack);
         let message = self.message;
         if !message.callbacks.is_empty() || message.chain.as_ref().is_some_and(|chain| !chain.is_empty()) {
-            match self.shared.plan(|context, ids| canvas::after_success(message, &value, context, ids)) {
+            match self.shared.plan(self.place, |context, ids| canvas::after_success(message, &value, context, ids)) {
                 Ok(plan) => {
                     self.children.extend(plan.children.iter().cloned());
                     conclusion.add(self.shared, plan);
@@ -366,7 +386,9 @@ impl TaskCase<'_> {
         let result = exception.to_value();
         let traceback = traceback.or_else(|| Some(format!("{exception}\n")));
         let told = |errback: &str| self.shared.app.registry().told(errback);
-        let follows = self.shared.plan(|context, ids| canvas::after_failure(message, exception, traceback.as_deref(), context, ids, &told));
+        let follows = self
+            .shared
+            .plan(self.place, |context, ids| canvas::after_failure(message, exception, traceback.as_deref(), context, ids, &told));
         let follows = match follows {
             Ok(follows) => follows,
             Err(error) => return self.senseless(&error),
@@ -397,7 +419,7 @@ impl TaskCase<'_> {
         let (exception, traceback) = exception_of(why);
         let cannot = |why: &str| Exception::builtin("ValueError", format!("it cannot be tried again: {why}"));
         let when = self.now + after;
-        let (next, queue) = match call.map(|call| canvas::retry_as(self.message, when, call, self.now)) {
+        let (mut next, queue) = match call.map(|call| canvas::retry_as(self.message, when, call, self.now)) {
             None => (canvas::retry(self.message, Some(when)), None),
             Some(Ok(next)) => next,
             Some(Err(error)) => return self.failed(&cannot(&error.to_string()), None, End::Ack),
@@ -406,6 +428,10 @@ impl TaskCase<'_> {
             return self.failed(&cannot(&why), None, End::Ack);
         }
         let queue = queue.map_or_else(|| self.queue.clone(), Arc::from);
+        if let (Some(maker), Some(place)) = (self.shared.client.maker(), self.place) {
+            place.put(&mut next.headers);
+            conclusion.spans.begin(Some(maker), &mut next, &queue);
+        }
         let after = next.eta.and_then(|due| due.duration_since(self.now).ok()).unwrap_or(after);
         conclusion.publish.push(self.shared.to_queue(next, queue));
         if !self.ignores_result {
@@ -443,7 +469,7 @@ impl TaskCase<'_> {
 
     fn replace(self, signature: &WireSignature) -> Conclusion {
         let message = self.message;
-        match self.shared.plan(|context, ids| canvas::replace(message, signature, context, ids)) {
+        match self.shared.plan(self.place, |context, ids| canvas::replace(message, signature, context, ids)) {
             Ok(plan) => {
                 let mut conclusion = Conclusion::new(End::Ack);
                 conclusion.add(self.shared, plan);
@@ -479,14 +505,15 @@ impl TaskCase<'_> {
 }
 
 impl Shared {
-    /// Plans with canvas, in this worker's name.
+    /// Plans with canvas, in this worker's name; what names no trace belongs to this place.
     pub(crate) fn plan<T>(
         &self,
+        place: Option<&TraceContext>,
         plan: impl FnOnce(&canvas::Context<'_>, &mut dyn FnMut() -> String) -> Result<T, CanvasError>,
     ) -> Result<T, CanvasError> {
         let defaults = |task: &str| Some(self.app.task_named(task)?.policy.options());
         let (oid, now) = (&self.oid, self.environment.wall());
-        let context = canvas::Context { oid, origin: &self.node, now, parent: None, trace: None, defaults: &defaults };
+        let context = canvas::Context { oid, origin: &self.node, now, parent: None, trace: place, defaults: &defaults };
         plan(&context, &mut || (self.environment.id)())
     }
 

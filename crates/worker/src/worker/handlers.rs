@@ -9,7 +9,7 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use longshore_celery::Value;
+use longshore_celery::{TraceContext, Value};
 use longshore_core::{
     Outcome, Skip, TaskError,
     lane::{AsyncHandler, Context, SyncHandler},
@@ -76,6 +76,10 @@ impl Starter {
         {
             return Some(Outcome::Skipped(Skip::Expired));
         }
+        if let Some(maker) = self.shared.client.maker() {
+            let parent = TraceContext::of(&work.message.headers);
+            let _ = work.place.set((maker.spans.below(parent.as_ref()), parent));
+        }
         if self.shared.app.registry().acks_of(&work.task.policy) == Acks::Early && !work.acked.swap(true, Ordering::AcqRel) {
             let _ = self.early.send(work.clone());
         }
@@ -97,7 +101,11 @@ impl Starter {
             soft: work.soft.clone(),
             time_limit: self.shared.time_limit(work),
             soft_time_limit: work.started().and_then(|start| start.soft),
-            client: Some(self.shared.client.clone()),
+            client: Some(match work.own_place() {
+                Some(place) => self.shared.client.in_trace(Some(place.clone())),
+                None => self.shared.client.clone(),
+            }),
+            trace: work.own_place().cloned(),
             node: self.shared.node.clone(),
         };
         let own = TaskContext::claimed(parts, self.shared.lease.clone().zip(term));

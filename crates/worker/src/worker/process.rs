@@ -1,6 +1,7 @@
 //! The process lane: functions of this program in child processes, and handlers that wait for
 //! programs of their own, which have a thread.
 
+use longshore_celery::Message;
 use longshore_core::{
     Attempt, CancelToken, ChildLimits, Clock, LaneKind, Outcome, TaskError,
     lane::{Context, Lane, Outbox, Stop, blocking::BlockingLane, isolated::IsolatedLane},
@@ -85,6 +86,12 @@ impl Lane<TaskTicket, AttemptResult> for ProcessLane {
 impl From<&TaskTicket> for IsolatedCall {
     fn from(TaskTicket(work): &TaskTicket) -> Self {
         let start = work.started();
-        Self::new(&work.message, start.map_or(0, |start| start.slot), start.and_then(|start| start.soft))
+        // A child knows its place by its message.
+        let placed = work.own_place().map(|place| {
+            let mut message = Message::clone(&work.message);
+            place.put(&mut message.headers);
+            message
+        });
+        Self::new(placed.as_ref().unwrap_or(&work.message), start.map_or(0, |start| start.slot), start.and_then(|start| start.soft))
     }
 }

@@ -140,6 +140,11 @@ impl WorkerFace {
         view.connections = shared.links.connections().clone();
         view.events_missed = shared.hub.missed() + shared.counts.events_dropped.load(Ordering::Relaxed);
         view.gauge("redelivered_total", &[], shared.counts.redelivered() as f64);
+        if let Some(maker) = shared.client.maker() {
+            let counts = maker.spans.counts();
+            view.gauge("spans_total", &[("outcome", "sent")], counts.sent as f64);
+            view.gauge("spans_total", &[("outcome", "lost")], counts.lost as f64);
+        }
         if let Some(bytes) = resident() {
             view.gauge("process_resident_memory_bytes", &[], bytes);
         }

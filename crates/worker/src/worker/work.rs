@@ -9,7 +9,7 @@ use std::{
 };
 
 use longshore_brokers::{Claimed, lease::Term};
-use longshore_celery::{Message, Value};
+use longshore_celery::{Message, TraceContext, Value};
 use longshore_core::{CancelToken, LaneKind, Receipt, lane::Context};
 
 use crate::{
@@ -46,6 +46,8 @@ pub(crate) struct ClaimedTask {
     /// The message as it was given: if it does not start it is held after all.
     given: Option<Vec<u8>>,
     started: OnceLock<AttemptStart>,
+    /// Place of the attempt's span, and of what that belongs to, where spans are made.
+    pub(crate) place: OnceLock<SpanPlace>,
     /// Context that the handler was given; it knows what the handler has sent.
     pub(crate) context: OnceLock<TaskContext>,
 }
@@ -60,6 +62,9 @@ pub(crate) struct AttemptStart {
     /// Time after which it is told to end.
     pub(crate) soft: Option<Duration>,
 }
+
+/// Place of an attempt's span, and the place that its message names.
+pub(crate) type SpanPlace = (TraceContext, Option<TraceContext>);
 
 /// Payload that travels through the engine: a shared [`ClaimedTask`].
 #[derive(Clone)]
@@ -87,6 +92,7 @@ impl ClaimedTask {
             ending: AtomicBool::new(false),
             given: given.then_some(raw),
             started: OnceLock::new(),
+            place: OnceLock::new(),
             context: OnceLock::new(),
         }
     }
@@ -113,6 +119,11 @@ impl ClaimedTask {
     /// Returns whether the broker has nothing of it any more that could come again.
     pub(crate) fn is_gone(&self) -> bool {
         self.gone.load(Ordering::Acquire)
+    }
+
+    /// Returns the place of the attempt's span, where spans are made.
+    pub(crate) fn own_place(&self) -> Option<&TraceContext> {
+        self.place.get().map(|(own, _)| own)
     }
 
     /// Returns when and where it began, if it did.

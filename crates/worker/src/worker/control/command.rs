@@ -66,6 +66,7 @@ async fn run(shared: &Arc<Shared>, task: &Arc<Task>, request: &Request) -> Resul
         time_limit: Some(limit),
         soft_time_limit: None,
         client: Some(shared.client.clone()),
+        trace: None,
         node: shared.node.clone(),
     });
     let call = Call { args: Vec::new(), kwargs: request.arguments.clone() };
