@@ -14,7 +14,9 @@ fn main() -> ExitCode {
         Some("client") => client::run(&words.next().unwrap_or_default()),
         // What the tests may ask for.
         Some("can") => {
-            println!("worker client started control msgpack autoscale amqp{}", if cfg!(feature = "kafka") { " kafka" } else { "" });
+            let more = [(cfg!(feature = "kafka"), " kafka"), (cfg!(feature = "otel"), " otel")];
+            let more: String = more.into_iter().filter_map(|(is_there, word)| is_there.then_some(word)).collect();
+            println!("worker client started control msgpack autoscale amqp{more}");
             ExitCode::SUCCESS
         }
         _ if std::env::var_os("LAB_ONE_LANE").is_some() => longshore::main(&tasks::of_one_lane()),

@@ -63,6 +63,8 @@ const SAID_WITHIN: Duration = Duration::from_secs(6);
 const LONG_WINDOW: Duration = Duration::from_secs(12);
 /// Time after which a worker is forgotten that neither replies nor beats.
 const GONE: Duration = Duration::from_secs(60);
+/// Most workers that are known; further ones are left out until others are forgotten.
+const MOST_WORKERS: usize = 10_000;
 /// Longest event that is read, in bytes.
 const LONGEST: usize = 1 << 20;
 
@@ -385,6 +387,8 @@ impl OverviewReader {
                 self.heard.remove(&node);
                 self.served.remove(&node);
             }
+            // Names are anybody's who can send an event: what is kept of them is bounded.
+            _ if self.heard.len() >= MOST_WORKERS && !self.heard.contains_key(&node) => {}
             EventKind::WorkerHeartbeat(beat) | EventKind::WorkerOnline(beat) => {
                 let heard = self.heard.entry(node).or_insert_with(|| Heard::at(now));
                 heard.at = now;

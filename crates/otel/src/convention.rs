@@ -7,7 +7,7 @@
 use std::{borrow::Cow, str::FromStr, time::SystemTime};
 
 use longshore_celery::TraceContext;
-use longshore_worker::{Span, SpanEnd, SpanError, SpanKind};
+use longshore_worker::{SpanEnd, SpanError, SpanKind, TaskSpan};
 use opentelemetry::{
     InstrumentationScope, KeyValue,
     trace::{self, Event, SpanContext, SpanId, Status, TraceFlags, TraceId, TraceState},
@@ -20,7 +20,7 @@ pub(crate) fn scope() -> InstrumentationScope {
 }
 
 /// Returns a span as exporters take it.
-pub(crate) fn data(span: Span, scope: &InstrumentationScope) -> SpanData {
+pub(crate) fn data(span: TaskSpan, scope: &InstrumentationScope) -> SpanData {
     let (operation, kind) = match span.kind {
         SpanKind::Send => ("send", trace::SpanKind::Producer),
         SpanKind::Run => ("run", trace::SpanKind::Consumer),
@@ -52,7 +52,7 @@ fn context(place: &TraceContext) -> SpanContext {
     SpanContext::new(TraceId::from(place.trace_id()), SpanId::from(place.span_id()), TraceFlags::SAMPLED, false, state)
 }
 
-fn attributes(span: &Span, operation: &'static str) -> Vec<KeyValue> {
+fn attributes(span: &TaskSpan, operation: &'static str) -> Vec<KeyValue> {
     let (system, host, port) = server(&span.broker);
     let mut attributes = vec![
         KeyValue::new("messaging.system", system),

@@ -2,7 +2,7 @@
 
 use std::{fmt, io, sync::mpsc as signals, thread, time::Duration};
 
-use longshore_worker::{Span, Spans};
+use longshore_worker::{Spans, TaskSpan};
 use opentelemetry::InstrumentationScope;
 use opentelemetry_otlp::{RetryPolicy, SpanExporter, WithExportConfig, WithHttpConfig};
 use opentelemetry_sdk::{Resource, trace::SpanExporter as _};
@@ -30,7 +30,7 @@ impl fmt::Debug for Exporter {
 
 impl Exporter {
     /// Starts the thread.
-    pub(crate) fn start(settings: OtlpSettings, spans: Spans, queue: mpsc::Receiver<Span>, told: Teller) -> io::Result<Self> {
+    pub(crate) fn start(settings: OtlpSettings, spans: Spans, queue: mpsc::Receiver<TaskSpan>, told: Teller) -> io::Result<Self> {
         let (stop, stopped) = oneshot::channel();
         let (ends, ended) = signals::channel();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
@@ -53,7 +53,7 @@ impl Exporter {
 struct Sending {
     settings: OtlpSettings,
     spans: Spans,
-    queue: mpsc::Receiver<Span>,
+    queue: mpsc::Receiver<TaskSpan>,
     /// Nobody any more, once trouble was told.
     told: Option<Teller>,
     /// Made with the first batch: most commands send nothing.
@@ -86,7 +86,7 @@ impl Sending {
     }
 
     /// Gathers a batch until it is full, or its time is over. Returns whether there will be another.
-    async fn gather(&mut self, batch: &mut Vec<Span>, stopped: &mut oneshot::Receiver<()>) -> bool {
+    async fn gather(&mut self, batch: &mut Vec<TaskSpan>, stopped: &mut oneshot::Receiver<()>) -> bool {
         let (most, delay) = (self.settings.batch, self.settings.delay);
         let mut until: Option<tokio::time::Instant> = None;
         while batch.len() < most {
@@ -109,7 +109,7 @@ impl Sending {
         true
     }
 
-    async fn send(&mut self, batch: &mut Vec<Span>) {
+    async fn send(&mut self, batch: &mut Vec<TaskSpan>) {
         let count = batch.len() as u64;
         let data = batch.drain(..).map(|span| convention::data(span, &self.scope)).collect();
         let sent = match self.connection() {

@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::http::StatusCode;
+use longshore_brokers::mask;
 use longshore_core::CancelToken;
 use longshore_ops::overview::{Overview, OverviewReader};
 use longshore_worker::Client;
@@ -39,9 +40,14 @@ const REMEMBER_EACH: Duration = Duration::from_secs(2);
 /// Time for which a page waits for a look.
 const PATIENCE: Duration = Duration::from_secs(7);
 
+/// Time for the broker to answer whoever asks whether it is there.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
+
 /// A broker with its workers.
 pub(crate) struct Deployment {
     pub(crate) client: Client,
+    /// When it was last asked whether it is there, and why it was not.
+    pinged: tokio::sync::Mutex<Option<(Instant, Option<String>)>>,
     /// Events of its workers and tasks.
     pub(crate) feed: Arc<EventFeed>,
     looked: watch::Receiver<Look>,
@@ -98,7 +104,25 @@ impl Deployment {
                 () = stop.cancelled() => {}
             }
         });
-        Arc::new(Self { client, feed, looked, wanted })
+        Arc::new(Self { client, pinged: tokio::sync::Mutex::default(), feed, looked, wanted })
+    }
+
+    /// Returns why the broker cannot be reached, if it cannot. It is asked once a second, however
+    /// many want to know; that is no look, and nothing else is read for it.
+    pub(crate) async fn trouble(&self) -> Option<String> {
+        let mut pinged = self.pinged.lock().await;
+        if let Some((at, trouble)) = &*pinged
+            && at.elapsed() < EVERY
+        {
+            return trouble.clone();
+        }
+        let trouble = match timeout(ANSWERS_WITHIN, self.client.broker().ping()).await {
+            Ok(Ok(_)) => None,
+            Ok(Err(error)) => Some(error.message),
+            Err(_) => Some(format!("{}: no answer within {ANSWERS_WITHIN:?}", mask(self.client.broker().url()))),
+        };
+        *pinged = Some((Instant::now(), trouble.clone()));
+        trouble
     }
 
     /// Says that something was changed: what was seen before is not shown any more.

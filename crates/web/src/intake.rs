@@ -147,6 +147,8 @@ impl Intake {
         let many = Operation::post(TASKS, "Sends many tasks, one on each line; each line is answered, in step")
             .takes("application/x-ndjson", "TaskLines")
             .of_type("application/x-ndjson")
+            .header("traceparent", "the trace that the tasks belong to, as W3C's Trace Context says")
+            .header("tracestate", "the same")
             .answers("Lines");
         let one = order::HEADERS.iter().fold(
             Operation::post("/api/v1/tasks/{task}", "Sends a task; answered when the broker has confirmed it"),

@@ -109,7 +109,7 @@ impl Site {
         let readiness = {
             move || {
                 let deployment = asked.clone();
-                async move { deployment.look().await.map(drop).err().map(|error| error.message).into_iter().collect() }
+                async move { deployment.trouble().await.into_iter().collect() }
             }
         };
         let routes = [

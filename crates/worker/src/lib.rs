@@ -56,7 +56,7 @@ pub use route::Route;
 pub use schedule::{MOST_MISSED, Schedule, ScheduleOrigin};
 pub use settings::Settings;
 pub use signature::{Signature, chain, chord, group};
-pub use spans::{Span, SpanCounts, SpanEnd, SpanError, SpanKind, Spans};
+pub use spans::{SpanCounts, SpanEnd, SpanError, SpanKind, Spans, TaskSpan};
 pub use task::{
     Acks, Handler, RateScope, Task, TaskPolicy,
     context::{ContextParts, TaskContext},

@@ -85,7 +85,7 @@ fn cut(text: &str, longest: usize) -> String {
 /// A part of a task's way, with its place in a trace.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
-pub struct Span {
+pub struct TaskSpan {
     /// What it is about.
     pub kind: SpanKind,
     /// Its place: trace, own id, and flags.
@@ -129,7 +129,7 @@ pub struct Spans {
 }
 
 struct SpansInner {
-    queue: mpsc::Sender<Span>,
+    queue: mpsc::Sender<TaskSpan>,
     begins: Box<dyn Fn(u128) -> bool + Send + Sync>,
     sent: AtomicU64,
     lost: AtomicU64,
@@ -138,7 +138,7 @@ struct SpansInner {
 impl Spans {
     /// Makes a queue for at most so many spans, with its other end. `begins` decides by its id whether a trace that
     /// begins here is recorded; of all others their `traceparent` says it.
-    pub fn queue(capacity: usize, begins: impl Fn(u128) -> bool + Send + Sync + 'static) -> (Self, mpsc::Receiver<Span>) {
+    pub fn queue(capacity: usize, begins: impl Fn(u128) -> bool + Send + Sync + 'static) -> (Self, mpsc::Receiver<TaskSpan>) {
         let (queue, spans) = mpsc::channel(capacity.max(1));
         let inner = SpansInner { queue, begins: Box::new(begins), sent: AtomicU64::new(0), lost: AtomicU64::new(0) };
         (Self { inner: Arc::new(inner) }, spans)
@@ -173,7 +173,7 @@ impl Spans {
     }
 
     /// Puts a span into the queue; where that is full it is counted. One that is not recorded is left out.
-    pub(crate) fn put(&self, span: Span) {
+    pub(crate) fn put(&self, span: TaskSpan) {
         if span.place.is_recorded() && self.inner.queue.try_send(span).is_err() {
             self.note_lost(1);
         }
@@ -197,7 +197,7 @@ pub(crate) struct SpanMaker {
 impl SpanMaker {
     /// Begins the span of a message that is about to be written: it names that span from then on, whose parent is what
     /// it named before.
-    pub(crate) fn sending(&self, message: &mut Message, queue: &str) -> Span {
+    pub(crate) fn sending(&self, message: &mut Message, queue: &str) -> TaskSpan {
         let parent = TraceContext::of(&message.headers);
         let place = self.spans.below(parent.as_ref());
         place.put(&mut message.headers);
@@ -211,9 +211,9 @@ impl SpanMaker {
         (place, parent): (TraceContext, Option<TraceContext>),
         message: &Message,
         queue: &Arc<str>,
-    ) -> Span {
+    ) -> TaskSpan {
         let now = SystemTime::now();
-        Span {
+        TaskSpan {
             kind,
             place,
             parent,
@@ -232,7 +232,7 @@ impl SpanMaker {
 
 /// Spans of messages that are on their way to the broker; none, and nothing to do, where no spans are made.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct SendSpans(Vec<Span>);
+pub(crate) struct SendSpans(Vec<TaskSpan>);
 
 impl SendSpans {
     /// Begins the span of a message, where spans are made.
@@ -265,7 +265,7 @@ mod tests {
 
     const RECORDED: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
-    fn maker(capacity: usize, begins: bool) -> (SpanMaker, mpsc::Receiver<Span>) {
+    fn maker(capacity: usize, begins: bool) -> (SpanMaker, mpsc::Receiver<TaskSpan>) {
         let (spans, queue) = Spans::queue(capacity, move |_| begins);
         (SpanMaker { spans, broker: "memory://".into(), node: None }, queue)
     }

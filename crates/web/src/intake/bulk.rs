@@ -10,11 +10,16 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use futures_util::stream;
-use longshore_worker::PreparedTask;
+use longshore_worker::{PreparedTask, TraceContext};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::{Intake, KEY, lengths::NotNow, lines::LineReader, order::TaskOrder};
+use super::{
+    Intake, KEY,
+    lengths::NotNow,
+    lines::LineReader,
+    order::{self, TaskOrder},
+};
 use crate::error::WebError;
 
 /// Most tasks that go to the broker in one call.
@@ -28,7 +33,8 @@ pub(super) async fn send_all(State(intake): State<Intake>, headers: HeaderMap, b
         return error.json();
     }
     let reader = LineReader::new(body, intake.0.options.longest_task);
-    let bulk = BulkSending { intake, reader, lines: VecDeque::new(), waits_since: None, is_over: false };
+    let trace = order::trace_of(&headers);
+    let bulk = BulkSending { intake, reader, trace, lines: VecDeque::new(), waits_since: None, is_over: false };
     let answers = stream::unfold(bulk, |mut bulk| async move {
         let some = bulk.some().await?;
         Some((Ok::<_, Infallible>(Bytes::from(some)), bulk))
@@ -57,6 +63,8 @@ type LineOnWay = (u64, Result<PreparedTask, WebError>);
 struct BulkSending {
     intake: Intake,
     reader: LineReader,
+    /// The trace that the request belongs to, and each of its tasks.
+    trace: Option<TraceContext>,
     /// Lines that were read.
     lines: VecDeque<LineOnWay>,
     /// Time since which the first of them waits for room.
@@ -74,7 +82,8 @@ impl BulkSending {
             match self.reader.some(BATCH).await {
                 Ok(lines) if lines.is_empty() => return None,
                 Ok(lines) => {
-                    let prepare = |line: Vec<u8>| TaskOrder::of_line(&line).and_then(|order| self.intake.prepare(order));
+                    let prepare =
+                        |line: Vec<u8>| TaskOrder::of_line(&line, self.trace.as_ref()).and_then(|order| self.intake.prepare(order));
                     self.lines = lines.into_iter().map(|(number, line)| (number, line.and_then(prepare))).collect();
                 }
                 Err(error) => return Some(self.end(&error)),

@@ -37,6 +37,12 @@ const STATE: HeaderName = HeaderName::from_static("tracestate");
 /// Fields that a body may have, for people.
 const FIELDS: &str = "args, kwargs, id, queue, priority, eta, countdown, expires";
 
+/// Returns the trace that a request belongs to.
+pub(super) fn trace_of(headers: &HeaderMap) -> Option<TraceContext> {
+    let told = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    told(PARENT).and_then(|parent| TraceContext::parse(parent, told(STATE)))
+}
+
 /// A task that somebody asks to be sent.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct TaskOrder {
@@ -63,9 +69,7 @@ enum ExpiryTime {
 impl TaskOrder {
     /// Reads a body that belongs to the task of this name.
     pub(super) fn of_body(task: &str, headers: &HeaderMap, body: &[u8]) -> Result<Self, WebError> {
-        let told = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
-        let trace = told(PARENT).and_then(|parent| TraceContext::parse(parent, told(STATE)));
-        let mut order = Self { task: name("the task", task)?, trace, ..Self::default() };
+        let mut order = Self { task: name("the task", task)?, trace: trace_of(headers), ..Self::default() };
         let fields = if body.iter().all(u8::is_ascii_whitespace) { Map::default() } else { object(body)? };
         for (field, value) in fields.0 {
             if field == "task" {
@@ -89,9 +93,9 @@ impl TaskOrder {
         order.checked()
     }
 
-    /// Reads a line of a bulk, which names its task.
-    pub(super) fn of_line(line: &[u8]) -> Result<Self, WebError> {
-        let mut order = Self::default();
+    /// Reads a line of a bulk, which names its task and belongs to the trace of its request.
+    pub(super) fn of_line(line: &[u8], trace: Option<&TraceContext>) -> Result<Self, WebError> {
+        let mut order = Self { trace: trace.cloned(), ..Self::default() };
         for (field, value) in object(line)?.0 {
             match (field.as_str(), value) {
                 ("task", Value::Text(task)) => order.task = name("task", &task)?,
@@ -296,10 +300,10 @@ mod tests {
 
     #[test]
     fn a_line_names_its_task() {
-        let line = TaskOrder::of_line(br#"{"task":"add","args":[1,2],"kwargs":null}"#).unwrap();
+        let line = TaskOrder::of_line(br#"{"task":"add","args":[1,2],"kwargs":null}"#, None).unwrap();
         assert_eq!(line, TaskOrder::of_body("add", &HeaderMap::new(), br#"{"args":[1,2]}"#).unwrap());
         for (line, expected) in [("{}", "names no task"), ("{\"task\":1}", "task is a text, not 1"), ("7", "found"), ("{", "not JSON")] {
-            let error = TaskOrder::of_line(line.as_bytes()).unwrap_err();
+            let error = TaskOrder::of_line(line.as_bytes(), None).unwrap_err();
             assert!(error.message.contains(expected), "{line}: {error}");
         }
     }

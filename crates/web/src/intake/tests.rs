@@ -224,6 +224,18 @@ async fn each_line_of_a_bulk_is_answered_in_order_and_a_bad_one_harms_nobody_but
     }
 }
 
+#[tokio::test]
+async fn each_task_of_a_bulk_belongs_to_the_trace_of_its_request() {
+    let door = TestDoor::new("bulk-trace", |_| {});
+    let told = lines_of(door.ask(("POST", "/api/v1/tasks", &[LINES[0], TRACEPARENT], "{\"task\":\"a\"}\n{\"task\":\"b\"}\n")).await).await;
+    assert_eq!(told.len(), 2, "{told:?}");
+    let messages = door.messages("celery").await;
+    assert_eq!(messages.len(), 2);
+    for message in messages {
+        assert_eq!(message.headers.get(TRACEPARENT.0).and_then(Value::as_str), Some(TRACEPARENT.1), "{}", message.task);
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_bulk_waits_for_the_bucket_and_not_for_ever() {
     let rate = |per| Rate { count: 1.0, per: Duration::from_secs(per), burst: 2 };
