@@ -253,14 +253,6 @@ mod tests {
     }
 
     #[test]
-    fn a_command_that_waits_is_measured_several_at_once() {
-        let measured = sample("sleep 0.03").measure(&Children::new().unwrap()).unwrap();
-        assert!(measured.measurement.measured.item.share() < 0.6, "{measured:?}");
-        assert!(measured.measurement.advice.workers >= 2, "{measured:?}");
-        assert!(measured.max_rss > 0 && measured.measurement.runs > 3 && measured.spawn.is_some());
-    }
-
-    #[test]
     fn who_is_pushed_off_the_processor_does_not_wait() {
         let ms = Duration::from_millis;
         for (idle, gave_up, taken, want) in [

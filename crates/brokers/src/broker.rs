@@ -166,6 +166,12 @@ pub trait Consumer: Send + Sync {
         None
     }
 
+    /// Returns whether its queues may have more although the last claim brought less than it asked
+    /// for: a server that sends by itself has sent all that it may send now.
+    fn may_have_more(&self) -> bool {
+        false
+    }
+
     /// Returns its lease; `None` where what it holds stays its own while it lives. What was claimed
     /// before a [term](Lease::term) of it began may be somebody else's.
     fn lease(&self) -> Option<Arc<Lease>> {

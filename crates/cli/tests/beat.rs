@@ -127,8 +127,8 @@ async fn ticks(connected: &Connected) -> Schedule {
     schedule
 }
 
-/// Counts due times that were not sent, up to the last that was noted, and those that were sent more
-/// than once, when nobody sends any more. Nothing else was sent, and all of it was noted.
+/// Counts due times that were not sent, up to the last that was noted, and those that were sent
+/// more than once, when nobody sends any more. Nothing else was sent, and all of it was noted.
 async fn missing_and_twice(
     connected: &Connected,
     schedule: &Schedule,

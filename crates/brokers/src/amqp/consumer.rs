@@ -66,6 +66,15 @@ pub(super) struct Session {
     last: u64,
 }
 
+impl Session {
+    /// Returns whether the server has sent all that it may send.
+    fn is_full(&self) -> bool {
+        let all_count = self.outstanding.first().is_none_or(|first| *first >= self.counts_from);
+        let sent = if all_count { self.outstanding.len() } else { self.outstanding.range(self.counts_from..).count() };
+        sent >= usize::from(self.window)
+    }
+}
+
 #[derive(Default)]
 pub(super) struct State {
     pub(super) ready: HashMap<Arc<str>, VecDeque<Arrived>>,
@@ -136,8 +145,7 @@ impl State {
 
     /// Returns whether consumers of this kind have all that they may have, and a claim waits.
     pub(super) fn is_starved(&self, giving: Giving) -> bool {
-        let full = |session: &Session| session.outstanding.range(session.counts_from..).count() >= usize::from(session.window);
-        self.waits && self.sessions[giving as usize].as_ref().is_some_and(full)
+        self.waits && self.sessions[giving as usize].as_ref().is_some_and(Session::is_full)
     }
 
     fn session_of(&mut self, tag: Tag) -> Option<&mut Session> {
@@ -548,6 +556,10 @@ impl Consumer for AmqpConsumer {
 
     fn finish<'a>(&'a self, batch: &'a [Finish]) -> BoxFuture<'a, Result<Vec<Ended>, BrokerError>> {
         Box::pin(self.shared.finish_all(batch))
+    }
+
+    fn may_have_more(&self) -> bool {
+        self.shared.state().sessions.iter().flatten().any(Session::is_full)
     }
 
     fn lends_again(&self) -> bool {

@@ -509,7 +509,8 @@ impl Intake {
                 }
                 if batch.asked > 0 {
                     // Brokers give at least so many at once, where they have them.
-                    state.drained = batch.claimed.len() < batch.asked.min(READ);
+                    let is_less = batch.claimed.len() < batch.asked.min(READ);
+                    state.drained = is_less && !self.shared.consumer.may_have_more();
                     if let Some(trip) = self.shared.consumer.trip() {
                         state.ahead.claim_took(batch.claimed.len(), trip);
                     }
