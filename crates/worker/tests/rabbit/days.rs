@@ -65,7 +65,7 @@ fn gated(name: &str, begun: &Arc<AtomicU32>) -> (Task, Arc<Semaphore>) {
 }
 
 /// A task that lasts so long, and counts its runs.
-fn lasting(time: Duration) -> (Task, Arc<AtomicU32>) {
+pub(crate) fn lasting(time: Duration) -> (Task, Arc<AtomicU32>) {
     let runs = Arc::new(AtomicU32::new(0));
     let counted = runs.clone();
     let task = Task::future("lasts", move |_, _: Call| {

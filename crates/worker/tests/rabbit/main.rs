@@ -10,4 +10,5 @@ mod hostile;
 mod kills;
 mod permissions;
 mod runs;
+mod shares;
 mod strangers;
