@@ -1,8 +1,10 @@
-//! The intake beside a bare axum handler that does one confirmed LPUSH, or (SQLite) one insert that
-//! is committed together with those that came meanwhile: `cargo bench -p longshore-web --bench
-//! intake [-- ROUNDS]`. Needs wrk and redis-server.
+//! The intake beside bare axum handlers that do one confirmed LPUSH, or (SQLite) one insert that is
+//! committed together with those that came meanwhile: `cargo bench -p longshore-web --bench intake
+//! [-- ROUNDS]`. Needs wrk and redis-server.
 //!
-//! Both servers are processes of their own and take turns; medians of all rounds. Requests a second
+//! One bare handler sends the body as it came, which no worker can run; the other reads it and
+//! writes a message of Celery's by `format!`, which is the same work without any check. All servers
+//! are processes of their own and take turns; medians of all rounds. Requests a second
 //! are wrk's, with 64 connections; latencies are of tasks that are sent at fixed times, at half of
 //! what the intake took, each from the time at which it was due.
 #![expect(clippy::unwrap_used, reason = "a measuring program")]
@@ -14,11 +16,15 @@ use std::{
     collections::VecDeque,
     io::{BufRead, BufReader},
     process::{Child, Command, Stdio},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use axum::{Router, body::Bytes, http::StatusCode, routing::post};
+use axum::{Router, body::Bytes, extract::Path, http::StatusCode, routing::post};
+use base64::Engine as _;
 use caller::Caller;
 use longshore_testkit::servers::Redis;
 use longshore_web::{Intake, IntakeOptions, Site, WebOptions, WebServer};
@@ -49,25 +55,25 @@ fn main() {
         let directory = tempfile::tempdir().unwrap();
         let file = |round: usize, who: &str| format!("sqlite:{}/{who}{round}.db", directory.path().display());
         let broker = |round: usize, who: &str| if store == "Redis" { redis.url() } else { file(round, who) };
-        let (mut rates, mut ratios) = ([Vec::new(), Vec::new()], Vec::new());
+        let (mut rates, mut ratios) = ([const { Vec::new() }; 3], [const { Vec::new() }; 2]);
         for round in 0..rounds {
-            let pair = ["bare", "ours"].map(|who| {
+            let [body, message, ours] = ["bare-body", "bare-message", "ours"].map(|who| {
                 let server = ServerProcess::start(who, &broker(round, who));
                 let rate = wrk(&server.address, directory.path());
                 drop(server);
                 redis.command(&["FLUSHALL"]);
                 rate
             });
-            println!("{store}, round {round}: bare {:.0}/s, ours {:.0}/s", pair[0], pair[1]);
-            ratios.push(pair[1] / pair[0]);
-            rates[0].push(pair[0]);
-            rates[1].push(pair[1]);
+            println!("{store}, round {round}: bare, the body {body:.0}/s; bare, a message {message:.0}/s; ours {ours:.0}/s");
+            [body, message, ours].into_iter().zip(&mut rates).for_each(|(rate, all)| all.push(rate));
+            [body, message].into_iter().zip(&mut ratios).for_each(|(rate, all)| all.push(ours / rate));
         }
-        let [bare, ours] = rates.map(median);
-        println!("{store}: bare {bare:.0}/s, intake {ours:.0}/s, median of the ratios {:.2}", median(ratios));
+        let ([body, message, ours], [of_body, of_message]) = (rates.map(median), ratios.map(median));
+        println!("{store}: bare, the body {body:.0}/s; bare, a message {message:.0}/s; intake {ours:.0}/s");
+        println!("{store}: medians of the ratios: {of_body:.2} of the body, {of_message:.2} of a message");
         let mut latencies = [Vec::new(), Vec::new()];
         for round in 0..rounds {
-            for (place, who) in ["bare", "ours"].into_iter().enumerate() {
+            for (place, who) in ["bare-message", "ours"].into_iter().enumerate() {
                 let server = ServerProcess::start(who, &broker(round + rounds, who));
                 latencies[place].push(p99(&server.address, ours / 2.0));
                 drop(server);
@@ -158,25 +164,44 @@ async fn serve(who: &str, broker: &str) {
         let _serving = server.serve(Site::of_intake(WebOptions::default(), &intake));
         return std::future::pending().await;
     }
+    let is_message = who == "bare-message";
     let store = match broker.strip_prefix("sqlite:") {
         Some(path) => bare_file(path),
         None => bare_redis(broker.trim_start_matches("redis://").trim_end_matches("/0")).await,
     };
     let router = Router::new().route(
         "/api/v1/tasks/{name}",
-        post(move |body: Bytes| {
+        post(move |Path(task): Path<String>, body: Bytes| {
             let store = store.clone();
             async move {
+                let id = format!("00000000-0000-4000-8000-{:012x}", SENT.fetch_add(1, Ordering::Relaxed));
+                let body = if is_message { message(&task, &id, &body).into() } else { body };
                 let (done, confirmed) = oneshot::channel();
                 store.send((body, done)).unwrap();
                 confirmed.await.unwrap();
-                (StatusCode::ACCEPTED, "{\"id\":\"1\"}")
+                (StatusCode::ACCEPTED, format!("{{\"id\":\"{id}\"}}"))
             }
         }),
     );
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     println!("{}", listener.local_addr().unwrap());
     axum::serve(listener, router).await.unwrap();
+}
+
+/// Number of tasks that a bare handler has sent.
+static SENT: AtomicU64 = AtomicU64::new(0);
+
+/// Returns a message that a worker of Celery's would run.
+fn message(task: &str, id: &str, body: &[u8]) -> String {
+    let order: serde_json::Value = serde_json::from_slice(body).unwrap();
+    let (args, kwargs) = (&order["args"], &order["kwargs"]);
+    let embed = r#"{"callbacks": null, "errbacks": null, "chain": null, "chord": null}"#;
+    let body = base64::engine::general_purpose::STANDARD.encode(format!("[{args}, {kwargs}, {embed}]"));
+    format!(
+        r#"{{"body": "{body}", "content-encoding": "utf-8", "content-type": "application/json", "headers": {{"lang": "py", "task": "{task}", "id": "{id}", "shadow": null, "eta": null, "expires": null, "group": null, "group_index": null, "retries": 0, "timelimit": [null, null], "root_id": "{id}", "parent_id": null, "argsrepr": "{}", "kwargsrepr": "{}", "origin": "bare@host", "ignore_result": false, "replaced_task_nesting": 0, "stamped_headers": null, "stamps": {{}}}}, "properties": {{"correlation_id": "{id}", "reply_to": "{id}", "delivery_mode": 2, "delivery_info": {{"exchange": "", "routing_key": "celery"}}, "priority": 0, "body_encoding": "base64", "delivery_tag": "{id}"}}}}"#,
+        args.to_string().replace('"', "'"),
+        kwargs.to_string().replace('"', "'"),
+    )
 }
 
 type BareStore = mpsc::UnboundedSender<(Bytes, oneshot::Sender<()>)>;

@@ -44,6 +44,8 @@ const LONGEST_FORM: usize = 256 << 10;
 const FORM_WITHIN: Duration = Duration::from_secs(30);
 /// The field of a form that holds its token.
 const TOKEN_FIELD: &str = "_token";
+/// Kinds of bodies that programs send.
+const JSON_KINDS: [&str; 4] = ["application/json", "application/x-ndjson", "application/jsonl", "application/jsonlines"];
 /// Paths of which nothing is secret and nothing can be changed.
 const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
 
@@ -265,19 +267,15 @@ async fn admit(guard: &Guard, request: Request) -> Result<Request, Response> {
         return Err(refused(&WebError::forbidden("this request comes from another site: nothing was changed"), &parts));
     }
     let kind = parts.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
-    let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
     if is_for_programs {
-        return match kind.as_str() {
-            "application/json" | "application/x-ndjson" | "application/jsonl" | "application/jsonlines" => {
-                Ok(Request::from_parts(parts, body))
-            }
-            _ => {
-                let said = "send JSON: Content-Type: application/json (or application/x-ndjson for JSON Lines)";
-                Err(refused(&WebError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, said), &parts))
-            }
-        };
+        if JSON_KINDS.iter().any(|json| kind.eq_ignore_ascii_case(json)) {
+            return Ok(Request::from_parts(parts, body));
+        }
+        let said = "send JSON: Content-Type: application/json (or application/x-ndjson for JSON Lines)";
+        return Err(refused(&WebError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, said), &parts));
     }
-    if kind != "application/x-www-form-urlencoded" {
+    if !kind.eq_ignore_ascii_case("application/x-www-form-urlencoded") {
         let said = "a form is expected: Content-Type: application/x-www-form-urlencoded";
         return Err(refused(&WebError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, said), &parts));
     }
@@ -346,6 +344,9 @@ fn percent_decoded(text: &[u8], plus_is_blank: bool) -> Vec<u8> {
 
 /// Returns whether a path says something: text without control characters.
 fn is_readable(path: &str) -> bool {
+    if !path.contains('%') {
+        return !path.chars().any(char::is_control);
+    }
     let decoded = percent_decoded(path.as_bytes(), false);
     std::str::from_utf8(&decoded).is_ok_and(|path| !path.chars().any(char::is_control))
 }
@@ -361,8 +362,9 @@ fn is_loopback_host(headers: &HeaderMap) -> bool {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    let name = name.trim_end_matches('.').to_ascii_lowercase();
-    name == "localhost" || name.ends_with(".localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
+    let name = name.trim_end_matches('.');
+    let above = name.rfind('.').map_or(name, |dot| &name[dot + 1..]);
+    above.eq_ignore_ascii_case("localhost") || name.parse::<IpAddr>().is_ok_and(|address| address.to_canonical().is_loopback())
 }
 
 /// Returns whether a request that changes something comes from a page of ours, or from a program.

@@ -27,9 +27,9 @@ use std::{
 };
 
 use axum::{
-    Extension, Json,
+    Json,
     body::{Body, Bytes},
-    extract::{Path, State},
+    extract::{Path, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -248,14 +248,10 @@ impl Intake {
 }
 
 /// Takes a task and sends it.
-async fn send(
-    State(intake): State<Intake>,
-    Path(task): Path<String>,
-    Extension(caller): Extension<Caller>,
-    headers: HeaderMap,
-    body: Body,
-) -> Response {
-    match intake.take(&caller.name, &task, &headers, body).await {
+async fn send(State(intake): State<Intake>, Path(task): Path<String>, request: Request) -> Response {
+    let (parts, body) = request.into_parts();
+    let caller = parts.extensions.get::<Caller>().map_or("", |caller| &caller.name);
+    match intake.take(caller, &task, &parts.headers, body).await {
         Ok(id) => accepted(&id),
         Err(error) => error.json(),
     }

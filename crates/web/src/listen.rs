@@ -1,11 +1,6 @@
 //! Connections: an address, limits, and an end that lets answers be finished.
 
-use std::{
-    net::SocketAddr,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{extract::Request, http::StatusCode};
 use hyper_util::{
@@ -200,7 +195,6 @@ impl Service<hyper::Request<hyper::body::Incoming>> for PeerService {
     fn call(&mut self, request: hyper::Request<hyper::body::Incoming>) -> Self::Future {
         let mut request: Request = request.map(axum::body::Body::new);
         request.extensions_mut().insert(Peer(self.peer));
-        request.extensions_mut().insert(Instant::now());
         let answer = guard(self.guard.clone(), self.site.clone(), request);
         Box::pin(async { Ok(answer.await) })
     }

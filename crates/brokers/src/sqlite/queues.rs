@@ -68,12 +68,8 @@ pub(crate) fn publish(step: &mut Step<'_>, batch: &[Outgoing]) -> rusqlite::Resu
     }
     let now = now();
     let mut insert = step.conn.prepare_cached("INSERT INTO messages(queue, priority, due, sent, raw) VALUES (?1, ?2, ?3, ?4, ?5)")?;
-    let mut last = None;
     for message in batch {
-        if last != Some(&message.queue) {
-            step.conn.prepare_cached("INSERT OR IGNORE INTO queues(name) VALUES (?1)")?.execute([&*message.queue])?;
-            last = Some(&message.queue);
-        }
+        step.name_queue(&message.queue)?;
         let due = message.due.map(stamp).filter(|due| *due > now);
         insert.execute(params![&*message.queue, message.priority.min(9), due, now, message.raw])?;
     }

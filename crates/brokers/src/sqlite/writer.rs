@@ -44,6 +44,8 @@ pub(crate) struct Step<'a> {
     /// Set it, and after the commit those who wait for messages, results and broadcasts look, in
     /// all processes.
     pub(crate) wake: bool,
+    /// The queue whose name was written last in this transaction.
+    named: Option<Arc<str>>,
     /// Others had to wait for the lock too, and could not show that they live.
     slow: bool,
     /// Something was refused when it was done together with others: each part that can be undone by
@@ -54,6 +56,17 @@ pub(crate) struct Step<'a> {
 }
 
 impl Step<'_> {
+    /// Writes the name of a queue, unless it was the last one in this transaction.
+    pub(crate) fn name_queue(&mut self, queue: &Arc<str>) -> rusqlite::Result<()> {
+        if self.named.as_ref() == Some(queue) {
+            return Ok(());
+        }
+        self.conn.prepare_cached("INSERT OR IGNORE INTO queues(name) VALUES (?1)")?.execute([&**queue])?;
+        // What is undone alone takes the name with it.
+        self.named = (!self.careful).then(|| queue.clone());
+        Ok(())
+    }
+
     /// Does a part of a step. What the file can never take is no error of the step's: nothing of
     /// the part is done then, and the text says why.
     pub(crate) fn apart<T>(&mut self, part: impl FnOnce(&mut Self) -> rusqlite::Result<T>) -> rusqlite::Result<Result<T, String>> {
@@ -319,7 +332,7 @@ fn transaction(
         keeper.watch.reset();
     }
     begin.map_err(|error| shared.fault(&error))?;
-    let mut step = Step { conn, wake: false, slow, careful, place: &shared.place, keeper };
+    let mut step = Step { conn, wake: false, named: None, slow, careful, place: &shared.place, keeper };
     let done = all(&mut step).and_then(|()| step.conn.prepare_cached("COMMIT")?.execute([]));
     let wake = step.wake;
     if let Err(error) = done {
