@@ -9,7 +9,8 @@ const PARENT: &str = "traceparent";
 const STATE: &str = "tracestate";
 /// Longest state that is carried, in bytes: as much as everybody has to carry.
 const LONGEST_STATE: usize = 512;
-/// Flags that are passed on: `sampled`, and that the trace's id is random. A reader of version 00 clears the others.
+/// Flags that are passed on: `sampled`, and that the trace's id is random. A reader of version 00
+/// clears the others.
 const KNOWN_FLAGS: u8 = 0b11;
 /// Longest parent that is carried, in bytes. That of version 00 has 55.
 const LONGEST_PARENT: usize = 200;

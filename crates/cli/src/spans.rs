@@ -1,4 +1,5 @@
-//! Spans of tasks, for a collector of OpenTelemetry that the environment names; with feature `otel`.
+//! Spans of tasks, for a collector of OpenTelemetry that the environment names; with feature
+//! `otel`.
 
 #[cfg(not(feature = "otel"))]
 mod built {

@@ -1,5 +1,5 @@
-//! What spans cost: no-op tasks are drained by a worker, with and without them, and the processor time of this process
-//! is divided by their number. The collector is a process of its own.
+//! What spans cost: no-op tasks are drained by a worker, with and without them, and the processor
+//! time of this process is divided by their number. The collector is a process of its own.
 //!
 //! `cargo run --release -p longshore-otel --example cost [-- redis://127.0.0.1/9 --tasks 50000]`
 
@@ -67,7 +67,8 @@ async fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     Ok(())
 }
 
-/// Sends tasks, and has them drained. Returns processor time and time of the draining, and counts of spans.
+/// Sends tasks, and has them drained. Returns processor time and time of the draining, and counts
+/// of spans.
 async fn round(way: Way, broker: &str, tasks: u64, address: &str) -> Result<(Duration, Duration, u64, u64), Box<dyn Error + Send + Sync>> {
     let otlp = match way {
         Way::Off => None,

@@ -28,7 +28,8 @@ pub(crate) fn data(span: TaskSpan, scope: &InstrumentationScope) -> SpanData {
     };
     let attributes = attributes(&span, operation);
     let (status, events) = end(&span.end, span.ended);
-    // A client does not know where its `traceparent` came from; what a worker sends, it sends from a task of its own.
+    // A client does not know where its `traceparent` came from; what a worker sends, it sends from
+    // a task of its own.
     let is_remote = !(span.kind == SpanKind::Send && span.node.is_some());
     SpanData {
         span_context: context(&span.place),

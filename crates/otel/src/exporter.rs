@@ -13,7 +13,8 @@ use crate::{convention, http::CollectorClient, settings::OtlpSettings};
 /// Listener who hears the first trouble.
 pub(crate) type Teller = Box<dyn Fn(&str) + Send>;
 
-/// Attempts after the first one, 0.1 s and 0.2 s apart: whoever is away for longer has lost the batch, which is counted.
+/// Attempts after the first one, 0.1 s and 0.2 s apart: whoever is away for longer has lost the
+/// batch, which is counted.
 const RETRIES: usize = 2;
 
 /// The other end of the thread.
@@ -85,7 +86,8 @@ impl Sending {
         }
     }
 
-    /// Gathers a batch until it is full, or its time is over. Returns whether there will be another.
+    /// Gathers a batch until it is full, or its time is over. Returns whether there will be
+    /// another.
     async fn gather(&mut self, batch: &mut Vec<TaskSpan>, stopped: &mut oneshot::Receiver<()>) -> bool {
         let (most, delay) = (self.settings.batch, self.settings.delay);
         let mut until: Option<tokio::time::Instant> = None;

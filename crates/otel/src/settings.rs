@@ -1,5 +1,6 @@
-//! What the environment says: whether spans are sent, how many wait, which traces are recorded. Address, headers and
-//! timeout are read by `opentelemetry-otlp`, name and attributes of the service by `opentelemetry_sdk`.
+//! What the environment says: whether spans are sent, how many wait, which traces are recorded.
+//! Address, headers and timeout are read by `opentelemetry-otlp`, name and attributes of the
+//! service by `opentelemetry_sdk`.
 
 use std::time::Duration;
 
@@ -82,8 +83,8 @@ impl OtlpSettings {
         }))
     }
 
-    /// Returns who decides whether a trace that begins here is recorded: OpenTelemetry's sampler, as
-    /// `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` say.
+    /// Returns who decides whether a trace that begins here is recorded: OpenTelemetry's sampler,
+    /// as `OTEL_TRACES_SAMPLER` and `OTEL_TRACES_SAMPLER_ARG` say.
     pub(crate) fn begins() -> impl Fn(u128) -> bool + Send + Sync {
         let sampler = Config::default().sampler;
         move |trace| {

@@ -1,4 +1,5 @@
-//! Spans as a collector gets them: of chains through two workers, of what was sent in bulk, of failures and retries.
+//! Spans as a collector gets them: of chains through two workers, of what was sent in bulk, of
+//! failures and retries.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod collector;

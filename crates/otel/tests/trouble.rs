@@ -1,4 +1,5 @@
-//! A collector that is away, slow, or refuses: nobody waits for it, memory is bounded, and it is counted and said.
+//! A collector that is away, slow, or refuses: nobody waits for it, memory is bounded, and it is
+//! counted and said.
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod collector;

@@ -1,5 +1,5 @@
-//! Spans of tasks: sent, waited, run. They are kept until somebody collects them, who tells whatever keeps traces
-//! (`longshore-otel` does); without that nothing is made.
+//! Spans of tasks: sent, waited, run. They are kept until somebody collects them, who tells
+//! whatever keeps traces (`longshore-otel` does); without that nothing is made.
 //!
 //! A span is plain data. Its place is a `traceparent`, which travels among the headers of messages.
 
@@ -16,7 +16,8 @@ use longshore_brokers::BrokerError;
 use longshore_celery::{Message, TraceContext};
 use tokio::sync::mpsc;
 
-/// Longest id or name that a span carries, in bytes: what waits in the queue is bounded whatever senders write.
+/// Longest id or name that a span carries, in bytes: what waits in the queue is bounded whatever
+/// senders write.
 const LONGEST_NAME: usize = 256;
 /// Longest message or traceback of its error.
 const LONGEST_TEXT: usize = 4_096;
@@ -60,7 +61,8 @@ pub struct SpanError {
 }
 
 impl SpanError {
-    /// Makes one of an exception as results have it: `ValueError('no such id')`, `ValueError: no such id`.
+    /// Makes one of an exception as results have it: `ValueError('no such id')`, `ValueError: no
+    /// such id`.
     pub(crate) fn of(exception: &str, traceback: Option<&str>) -> Self {
         let kind = exception.split(['(', ':']).next().unwrap_or_default().trim();
         let kind = if kind.is_empty() || kind.contains(char::is_whitespace) { "Exception" } else { kind };
@@ -122,7 +124,8 @@ pub struct SpanCounts {
     pub lost: u64,
 }
 
-/// Where spans go. Cheap to clone; clones share one queue, which never holds up who puts something into it.
+/// Where spans go. Cheap to clone; clones share one queue, which never holds up who puts something
+/// into it.
 #[derive(Clone)]
 pub struct Spans {
     inner: Arc<SpansInner>,
@@ -136,8 +139,8 @@ struct SpansInner {
 }
 
 impl Spans {
-    /// Makes a queue for at most so many spans, with its other end. `begins` decides by its id whether a trace that
-    /// begins here is recorded; of all others their `traceparent` says it.
+    /// Makes a queue for at most so many spans, with its other end. `begins` decides by its id
+    /// whether a trace that begins here is recorded; of all others their `traceparent` says it.
     pub fn queue(capacity: usize, begins: impl Fn(u128) -> bool + Send + Sync + 'static) -> (Self, mpsc::Receiver<TaskSpan>) {
         let (queue, spans) = mpsc::channel(capacity.max(1));
         let inner = SpansInner { queue, begins: Box::new(begins), sent: AtomicU64::new(0), lost: AtomicU64::new(0) };
@@ -160,7 +163,8 @@ impl Spans {
         self.inner.lost.fetch_add(spans, Ordering::Relaxed);
     }
 
-    /// Returns a place below this one, or at the beginning of a trace. Below one that is not recorded it is that one.
+    /// Returns a place below this one, or at the beginning of a trace. Below one that is not
+    /// recorded it is that one.
     pub(crate) fn below(&self, parent: Option<&TraceContext>) -> TraceContext {
         match parent {
             Some(parent) if parent.is_recorded() => parent.below(fastrand::u64(1..)),
@@ -172,7 +176,8 @@ impl Spans {
         }
     }
 
-    /// Puts a span into the queue; where that is full it is counted. One that is not recorded is left out.
+    /// Puts a span into the queue; where that is full it is counted. One that is not recorded is
+    /// left out.
     pub(crate) fn put(&self, span: TaskSpan) {
         if span.place.is_recorded() && self.inner.queue.try_send(span).is_err() {
             self.note_lost(1);
@@ -195,8 +200,8 @@ pub(crate) struct SpanMaker {
 }
 
 impl SpanMaker {
-    /// Begins the span of a message that is about to be written: it names that span from then on, whose parent is what
-    /// it named before.
+    /// Begins the span of a message that is about to be written: it names that span from then on,
+    /// whose parent is what it named before.
     pub(crate) fn sending(&self, message: &mut Message, queue: &str) -> TaskSpan {
         let parent = TraceContext::of(&message.headers);
         let place = self.spans.below(parent.as_ref());
@@ -230,7 +235,8 @@ impl SpanMaker {
     }
 }
 
-/// Spans of messages that are on their way to the broker; none, and nothing to do, where no spans are made.
+/// Spans of messages that are on their way to the broker; none, and nothing to do, where no spans
+/// are made.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct SendSpans(Vec<TaskSpan>);
 

@@ -1,4 +1,5 @@
-//! A collector: it takes spans over OTLP and keeps them. Its messages are decoded by `opentelemetry-proto`.
+//! A collector: it takes spans over OTLP and keeps them. Its messages are decoded by
+//! `opentelemetry-proto`.
 #![allow(dead_code, reason = "each test program uses its part")]
 
 use std::{
@@ -160,8 +161,8 @@ impl Collector {
     }
 }
 
-/// Runs a test of this program again, with these variables of the environment beside the collector's address. Returns
-/// once it has passed.
+/// Runs a test of this program again, with these variables of the environment beside the
+/// collector's address. Returns once it has passed.
 pub(crate) async fn again(test: &'static str, collector: &Collector, variables: &'static [(&'static str, &'static str)]) {
     let mut command = std::process::Command::new(std::env::current_exe().unwrap());
     command.args(["--exact", test, "--ignored"]).envs(variables.iter().copied()).env("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url());
