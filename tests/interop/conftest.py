@@ -13,6 +13,7 @@ from celery.exceptions import TimeoutError as NoResult
 from celery.result import AsyncResult
 
 import rabbit as rabbitmq
+from browser import chromium
 from lab import LABAPP, LONG, OLD_LABAPP, Lab, RabbitLab
 from procs import die_with_parent
 from servers import RedisServer
@@ -171,6 +172,20 @@ def server(tmp_path_factory):
 
 
 _DATABASES = itertools.count()
+
+
+@pytest.fixture(scope="session")
+def database():
+    """Gives the number of a database of the server that nobody else uses."""
+    return lambda: next(_DATABASES)
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory):
+    """One browser for all tests."""
+    browser = chromium(tmp_path_factory.mktemp("browser"))
+    yield browser
+    browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,40 +1,12 @@
 """Our page's door for programs: its description before a checker of another hand."""
 
-import json
-import re
-import urllib.error
-import urllib.request
-
 import pytest
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from lab import HERE, LABAPP
-from procs import Process, eventually
+from dashboard import Dashboard
+from procs import eventually
 
 pytestmark = [pytest.mark.ours, pytest.mark.limit(60)]
-
-
-class Dashboard:
-    """A dashboard over the lab's broker, on a free port of the loopback."""
-
-    def __init__(self, lab, *flags):
-        argv = [LABAPP, "dashboard", "--listen", "127.0.0.1:0", "--broker", lab.broker_url, "--results", lab.results_url, *flags]
-        self.process = Process(argv, lab.folder / "dashboard.log", cwd=HERE, name="dashboard")
-        self.process.wait_for(r"http://127\.0\.0\.1:\d+", 30)
-        self.address = re.search(r"http://127\.0\.0\.1:\d+", self.process.text())[0]
-
-    def ask(self, path, body=None):
-        """Status and JSON of an answer; with a body it is posted."""
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.address + path, data, {} if data is None else {"Content-Type": "application/json"})
-        try:
-            with urllib.request.urlopen(request, timeout=30) as answer:
-                return answer.status, json.load(answer)
-        except urllib.error.HTTPError as error:
-            return error.code, json.load(error)
-
-    def stop(self):
-        self.process.stop()
 
 
 @pytest.fixture

@@ -10,20 +10,20 @@ use crate::{exit::Exit, fault::Fault};
 /// Who may see and change what is served.
 #[derive(Args, Clone, Debug, Default)]
 pub struct WebArgs {
-    /// Who shows this token may use the page; another address than loopback needs it, or one of the
-    /// next two. Better given as the variable LONGSHORE_WEB_TOKEN
+    /// Admit who shows this token; another address than loopback needs it, or one of the next two.
+    /// Better given as the variable LONGSHORE_WEB_TOKEN
     #[arg(long, value_name = "TOKEN", help_heading = "Page")]
     pub web_token: Option<String>,
-    /// Who has this user and password may
+    /// Admit who has this user and password
     #[arg(long, value_name = "USER:PASSWORD", conflicts_with = "web_token", help_heading = "Page")]
     pub web_password: Option<String>,
-    /// Whomever a proxy at one of these addresses names in a header may: X-Forwarded-User=10.0.0.9
+    /// Admit whom a proxy at one of these addresses names in a header: X-Forwarded-User=10.0.0.9
     #[arg(long, value_name = "HEADER=ADDR,…", conflicts_with_all = ["web_token", "web_password"], value_parser = proxy, help_heading = "Page")]
     pub web_proxy: Option<(String, Vec<IpAddr>)>,
-    /// Nobody may change anything over the page
+    /// Refuse every change over the page
     #[arg(long, help_heading = "Page")]
     pub web_read_only: bool,
-    /// The page shows no arguments and no results of tasks
+    /// Show no arguments and no results of tasks
     #[arg(long, help_heading = "Page")]
     pub hide_args: bool,
 }

@@ -120,7 +120,7 @@ fn environment() -> Result<PathBuf, String> {
         }
         output(Command::new("python3").args(["-m", "venv"]).arg(&venv))
             .map_err(|why| format!("python3 makes no virtual environment: apt-get install python3-venv ({why})"))?;
-        output(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--no-input", "-r"]).arg(&requirements))
+        output(Command::new(&python).args(["-m", "pip", "install", "--quiet", "--no-input", "--no-deps", "-r"]).arg(&requirements))
             .map_err(|why| format!("the packages of tests/interop/requirements.txt cannot be had from PyPI: {why}"))?;
         File::create(&complete).unwrap();
     }

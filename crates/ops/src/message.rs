@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use longshore_brokers::Doing;
-use longshore_celery::{BadMessage, Limits, Message, REPR_LENGTH, args_repr, kwargs_repr};
+use longshore_celery::{BadMessage, Limits, Message, REPR_LENGTH, TaskResult, args_repr, kwargs_repr};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::wire;
@@ -65,6 +65,14 @@ impl CallArguments {
         let message = Message::decode(raw, &Limits::default()).ok()?;
         let args = message.args.iter().map(wire::json_of).collect();
         Some(Self { args, kwargs: wire::json_of(&message.kwargs.clone().into()) })
+    }
+
+    /// Takes them from a result that keeps them (`result_extended`); `None` where it does not.
+    pub(crate) fn of_result(result: &TaskResult) -> Option<Self> {
+        let extended = result.extended.as_ref()?;
+        let args = extended.args.as_list()?.iter().map(wire::json_of).collect();
+        let kwargs = extended.kwargs.as_map().cloned().unwrap_or_default();
+        Some(Self { args, kwargs: wire::json_of(&kwargs.into()) })
     }
 }
 

@@ -23,7 +23,7 @@ pub use self::{
 };
 use crate::{
     error::OpsError,
-    message::MessageBrief,
+    message::{CallArguments, MessageBrief},
     wire::{self, json_of},
 };
 
@@ -73,6 +73,14 @@ pub struct TaskDetail {
     /// Its queue, if a broker has its message.
     #[serde(skip)]
     pub queue_state: Option<QueueState>,
+}
+
+impl TaskDetail {
+    /// Returns the arguments that it was called with, where its message or its result holds them.
+    pub fn arguments(&self) -> Option<CallArguments> {
+        let of_message = self.message.as_ref().and_then(|message| CallArguments::read(message.as_bytes()));
+        of_message.or_else(|| CallArguments::of_result(self.info.stored.as_ref()?))
+    }
 }
 
 /// Looks up one task.

@@ -412,6 +412,14 @@ fn counts_of(stats: &Value, of: &str) -> Option<BTreeMap<String, u64>> {
     Some(counts.iter().filter_map(|(name, count)| Some((name.to_owned(), u64::try_from(count.as_i64()?).ok()?))).collect())
 }
 
+/// Returns how many processes a pool of Celery's has. Its `max-concurrency` stays what it was at
+/// the start, however the pool grew or shrank.
+fn pool_slots(pool: &Value) -> Option<i64> {
+    let is_celerys = pool.get("implementation").and_then(Value::as_str).is_some_and(|name| name.starts_with("celery."));
+    let processes = pool.get("processes").filter(|_| is_celerys)?.as_list()?;
+    i64::try_from(processes.len()).ok().filter(|count| *count > 0)
+}
+
 /// Reads a worker's own account, from a reply to `stats`.
 pub(crate) fn info(node: &str, stats: &Value, queues: Vec<String>) -> WorkerInfo {
     let number = |value: &Value, name: &str| value.get(name).and_then(Value::as_i64).unwrap_or_default();
@@ -422,7 +430,7 @@ pub(crate) fn info(node: &str, stats: &Value, queues: Vec<String>) -> WorkerInfo
     WorkerInfo {
         node: node.to_owned(),
         pid: number(stats, "pid"),
-        slots: stats.get("pool").map_or_else(all_lanes, |pool| number(pool, "max-concurrency")),
+        slots: stats.get("pool").map_or_else(all_lanes, |pool| pool_slots(pool).unwrap_or_else(|| number(pool, "max-concurrency"))),
         processed: total.map_or(0, |total| total.iter().filter_map(|(_, count)| count.as_i64()).sum()),
         uptime: Duration::from_secs(u64::try_from(number(stats, "uptime")).unwrap_or_default()),
         queues,
@@ -505,6 +513,9 @@ mod tests {
         let celerys = info("c@h", &value(r#"{"total": {}, "pool": {"max-concurrency": 4}}"#), Vec::new());
         assert_eq!((celerys.slots, celerys.lanes.len(), &celerys.ended), (4, 0, &None));
         assert!(known.is_ours && !celerys.is_ours);
+        // A pool that has grown since it began.
+        let pool = r#"{"total": {}, "pool": {"implementation": "celery.concurrency.prefork:TaskPool", "max-concurrency": 4, "processes": [7, 8, 9, 10, 11]}}"#;
+        assert_eq!(info("c@h", &value(pool), Vec::new()).slots, 5);
         let json = r#"{"node":"c@h","pid":0,"slots":4,"processed":0,"uptime":0,"queues":[]}"#;
         assert_eq!(serde_json::to_string(&celerys).unwrap(), json);
         assert_eq!(names_of(&value(r#"[{"name": "q"}, {"name": "r"}, 5]"#)), ["q", "r"]);

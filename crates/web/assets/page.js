@@ -5,18 +5,54 @@
   const say = (text) => { if (link) link.textContent = text; };
   let source = null;
 
-  // Replaces a block, and keeps what somebody has ticked, opened or typed in it.
+  // What was said of an action is said once, and not again when the page is loaded anew.
+  const here = new URL(location.href);
+  if (here.searchParams.has("said")) {
+    here.searchParams.delete("said");
+    here.searchParams.delete("refused");
+    history.replaceState(null, "", here);
+  }
+
+  // Blocks that have come and are not shown yet, by name.
+  const late = new Map();
+  let pressed = false;
+
+  // A block stays as it is while somebody types in it, presses something, or has selected text of it.
+  const isHeld = (place) => {
+    const active = document.activeElement, selection = getSelection();
+    const types = active && place.contains(active) && /^(INPUT|SELECT|TEXTAREA)$/.test(active.tagName) && active.type !== "checkbox";
+    return pressed || types || (selection && !selection.isCollapsed && place.contains(selection.anchorNode));
+  };
+
+  // By this an element is known again in a block that was renewed.
+  const keyOf = (one) => one.getAttribute("href") || [one.tagName, one.name, one.textContent, ...(one.form ? new FormData(one.form).values() : [])].join("\n");
+
+  // Replaces a block, and keeps what somebody has ticked or opened in it, and the focus.
   const renew = (place, html) => {
     const active = document.activeElement;
-    if (active && place.contains(active) && /^(INPUT|SELECT|TEXTAREA)$/.test(active.tagName) && active.type !== "checkbox") return;
     const ticked = new Set([...place.querySelectorAll("input[type=checkbox]:checked")].map((box) => box.name + "=" + box.value));
     const open = new Set([...place.querySelectorAll("details[open][id]")].map((one) => one.id));
-    const focus = active && place.contains(active) ? active.getAttribute("data-key") || active.getAttribute("href") : null;
+    const focus = active && active !== place && place.contains(active) ? keyOf(active) : null;
     place.innerHTML = html;
     for (const box of place.querySelectorAll("input[type=checkbox]")) if (ticked.has(box.name + "=" + box.value)) box.checked = true;
     for (const one of place.querySelectorAll("details[id]")) if (open.has(one.id)) one.open = true;
-    if (focus) { const again = [...place.querySelectorAll("[data-key],a[href]")].find((one) => (one.getAttribute("data-key") || one.getAttribute("href")) === focus); if (again) again.focus(); }
+    if (focus) [...place.querySelectorAll("a[href],button,input,summary")].find((one) => keyOf(one) === focus)?.focus({ preventScroll: true });
   };
+
+  const show = () => {
+    for (const [name, html] of late) {
+      const place = document.querySelector(`[data-live="${CSS.escape(name)}"]`);
+      if (place && isHeld(place)) continue;
+      late.delete(name);
+      if (place) renew(place, html);
+    }
+  };
+  // After what the event does: a click follows the release of a button.
+  const showSoon = () => setTimeout(show);
+  addEventListener("pointerdown", () => { pressed = true; });
+  for (const end of ["pointerup", "pointercancel", "dragend", "blur"]) addEventListener(end, () => { pressed = false; showSoon(); });
+  document.addEventListener("focusout", showSoon);
+  document.addEventListener("selectionchange", showSoon);
 
   const start = () => {
     if (source || document.hidden || !document.querySelector("[data-live]")) return;
@@ -24,8 +60,8 @@
     source.addEventListener("open", () => say("live"));
     source.addEventListener("block", (event) => {
       const { name, html } = JSON.parse(event.data);
-      const place = document.querySelector(`[data-live="${CSS.escape(name)}"]`);
-      if (place) renew(place, html);
+      late.set(name, html);
+      show();
     });
     source.addEventListener("trouble", (event) => say("as of " + new Date().toLocaleTimeString() + ": " + JSON.parse(event.data).message));
     source.addEventListener("well", () => say("live"));

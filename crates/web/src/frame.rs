@@ -78,6 +78,13 @@ impl PageRequest {
 }
 
 impl PageRequest {
+    /// Returns path and query, without what was said of an action.
+    fn address(&self) -> String {
+        let fields = self.query.iter().filter(|(name, _)| !["said", "refused"].contains(&name.as_str()));
+        let fields: Vec<String> = fields.map(|(name, value)| format!("{}={}", in_query(name), in_query(value))).collect();
+        if fields.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, fields.join("&")) }
+    }
+
     /// Returns a whole number of the query, if it is there.
     pub(crate) fn number(&self, name: &str) -> Result<Option<usize>, WebError> {
         let wrong = |text: &str| WebError::unprocessable(format!("{name} is a whole number, not {text:?}"));
@@ -137,6 +144,7 @@ impl Frame {
                 nav, said,
                 notices => self.notices.get().map(|tell| tell()).unwrap_or_default(),
                 path => request.path.clone(),
+                back => request.address(),
                 caller => request.caller.name.clone(),
                 theme => request.theme,
                 form_token => self.guard.form_token(&request.caller.name),

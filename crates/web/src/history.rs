@@ -318,6 +318,14 @@ impl History {
         self.ask(move |conn| timeline::read(conn, &id)).await
     }
 
+    /// Returns the running time in seconds that this part of the tasks of a chart did not exceed.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) async fn took(self: &Arc<Self>, span: ChartSpan, part: f64) -> Result<Option<f64>, WebError> {
+        self.ask(move |conn| traffic::took(conn, span, now_ms(), part)).await
+    }
+
     /// Returns the points of a chart.
     ///
     /// # Errors

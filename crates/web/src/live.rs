@@ -8,8 +8,9 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     future::Future,
+    pin::Pin,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -118,17 +119,18 @@ pub(crate) enum Renewal {
     InTurn,
 }
 
-/// Times at which pages that ask somebody may do so again.
-#[derive(Debug, Default)]
-struct Turns(Mutex<Option<Instant>>);
+/// Turns of pages that ask somebody. Holds when the last of them came.
+#[derive(Clone, Debug, Default)]
+struct Turns(Arc<tokio::sync::Mutex<Option<Instant>>>);
 
 impl Turns {
-    /// Returns when the next of them may ask.
-    fn take(&self, now: Instant) -> Instant {
-        let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let turn = last.map_or(now, |last| last + TURN).max(now + EVERY_ASKING);
-        *last = Some(turn);
-        turn
+    /// Waits for a turn, behind those who wait already. Whoever is dropped meanwhile takes none.
+    async fn wait(self) {
+        let mut last = self.0.lock().await;
+        if let Some(last) = *last {
+            sleep_until(last + TURN).await;
+        }
+        *last = Some(Instant::now());
     }
 }
 
@@ -162,8 +164,8 @@ where
         Err(error) => return error.json(),
     };
     let now = Instant::now();
-    let next = if renewal == Renewal::InTurn { live.turns.take(now) } else { now };
-    let own = OpenPage { live: live.clone(), renewal, draw, sent: SentBlocks::default(), next, said: now, _open: open };
+    let next = if renewal == Renewal::InTurn { now + EVERY_ASKING } else { now };
+    let own = OpenPage { live: live.clone(), renewal, draw, sent: SentBlocks::default(), next, turn: None, said: now, _open: open };
     let events = stream::unfold(own, |mut own| async move {
         let stop = own.live.stop.clone();
         let events = tokio::select! {
@@ -184,6 +186,8 @@ struct OpenPage<D> {
     draw: D,
     sent: SentBlocks,
     next: Instant,
+    /// Its wait for a turn, which goes on while something else is sent.
+    turn: Option<Pin<Box<dyn Future<Output = ()> + Send>>>,
     said: Instant,
     _open: OpenStream,
 }
@@ -196,24 +200,35 @@ where
     /// Waits until there is something to send.
     async fn events(&mut self) -> String {
         loop {
-            let silent_until = self.said + SAY_WITHIN;
-            if silent_until < self.next {
-                sleep_until(silent_until).await;
-                self.said = Instant::now();
-                // A client that has gone is noticed when it is written to.
-                return ":\n\n".to_owned();
+            tokio::select! {
+                biased;
+                () = sleep_until(self.said + SAY_WITHIN) => {
+                    self.said = Instant::now();
+                    // A client that has gone is noticed when it is written to.
+                    return ":\n\n".to_owned();
+                }
+                () = Self::due(self.next, self.renewal, &self.live.turns, &mut self.turn) => {}
             }
-            sleep_until(self.next).await;
             let events = self.sent.news(&(self.draw)().await);
             let now = Instant::now();
-            self.next = match self.renewal {
-                Renewal::EachSecond => now + EVERY,
-                Renewal::InTurn => self.live.turns.take(now),
-            };
+            self.next = now
+                + match self.renewal {
+                    Renewal::EachSecond => EVERY,
+                    Renewal::InTurn => EVERY_ASKING,
+                };
             if !events.is_empty() {
                 self.said = now;
                 return events;
             }
+        }
+    }
+
+    /// Waits until the page is to be drawn again.
+    async fn due(next: Instant, renewal: Renewal, turns: &Turns, turn: &mut Option<Pin<Box<dyn Future<Output = ()> + Send>>>) {
+        sleep_until(next).await;
+        if renewal == Renewal::InTurn {
+            turn.get_or_insert_with(|| Box::pin(turns.clone().wait())).await;
+            *turn = None;
         }
     }
 }
@@ -222,13 +237,21 @@ where
 mod tests {
     use super::*;
 
-    #[test]
-    fn pages_that_ask_take_turns_however_many_there_are() {
-        let (turns, now) = (Turns::default(), Instant::now());
-        let first: Vec<u64> = (0..4).map(|_| (turns.take(now) - now).as_secs()).collect();
-        assert_eq!(first, [5, 8, 11, 14]);
-        let later = now + Duration::from_secs(100);
-        assert_eq!((turns.take(later) - later).as_secs(), 5);
+    #[tokio::test(start_paused = true)]
+    async fn pages_that_ask_take_turns_and_those_that_were_closed_take_none() {
+        let (turns, begun) = (Turns::default(), Instant::now());
+        let mut waits: Vec<_> = (0..12).map(|_| tokio::spawn(turns.clone().wait())).collect();
+        tokio::task::yield_now().await;
+        // Somebody has looked at one after the other, and keeps the last of them open.
+        for wait in waits.drain(1..10) {
+            wait.abort();
+        }
+        let mut came = Vec::new();
+        for wait in waits {
+            wait.await.unwrap();
+            came.push(begun.elapsed().as_secs());
+        }
+        assert_eq!(came, [0, 3, 6]);
     }
 
     #[test]

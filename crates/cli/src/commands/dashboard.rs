@@ -40,24 +40,23 @@ const WAITING: usize = 10_000;
 /// `longshore dashboard`.
 #[derive(Args, Clone, Debug)]
 pub struct DashboardArgs {
-    /// Address that it is served at
+    /// Serve it at this address
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070", help_heading = "Page")]
     pub listen: String,
-    /// Tasks that programs send over HTTP at most so often; more get 429 and are told when to come
-    /// again [no limit]
+    /// Take at most so many tasks over HTTP; more get 429 and are told when to come again [no limit]
     #[arg(long, value_name = "RATE", value_parser = units::rate, help_heading = "Intake")]
     pub intake_rate: Option<Rate>,
-    /// How many of them may come at once
+    /// Take so many of them at once
     #[arg(long, value_name = "N", default_value_t = 1, requires = "intake_rate", value_parser = clap::value_parser!(u32).range(1..), help_heading = "Intake")]
     pub intake_burst: u32,
-    /// They get 429 too while so many wait in their queue [no limit]
+    /// Answer 429 too while so many wait in their queue [no limit]
     #[arg(long, value_name = "N", help_heading = "Intake")]
     pub intake_most_waiting: Option<u64>,
     /// Flags of the history.
     #[command(flatten)]
     pub history: HistoryArgs,
-    /// Where the journals of jobs are that it shows, and its own file [$XDG_STATE_HOME/longshore,
-    /// else ~/.local/state/longshore, else $STATE_DIRECTORY]
+    /// Read the journals of jobs in this directory, and keep its own file there
+    /// [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore, else $STATE_DIRECTORY]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Page")]
     pub state_dir: Option<PathBuf>,
     /// Who may see and change it.

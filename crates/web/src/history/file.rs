@@ -52,6 +52,13 @@ CREATE TABLE traffic(
 ) WITHOUT ROWID;
 ";
 
+/// A table that files of before do not have: how many tasks took how long in each span of time.
+pub(super) const TOOK: &str = "
+CREATE TABLE IF NOT EXISTS took(
+    span INTEGER NOT NULL, at INTEGER NOT NULL, class INTEGER NOT NULL, count INTEGER NOT NULL, PRIMARY KEY(span, at, class)
+) WITHOUT ROWID;
+";
+
 /// Reason that a file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FileTrouble {
@@ -143,7 +150,7 @@ pub(crate) fn open(path: &Path, most_bytes: u64, may_be_strange: bool) -> Result
         }
         _ => return Err(refused("it is an SQLite file of another program; name another one with --history".to_owned())),
     }
-    settle(&conn, most_bytes).map_err(|error| trouble(path, &error))?;
+    settle(&conn, most_bytes).and_then(|()| conn.execute_batch(TOOK)).map_err(|error| trouble(path, &error))?;
     check(&conn).map_err(|error| {
         error.map_or_else(|| FileTrouble::Damaged(format!("{} is damaged", path.display())), |error| trouble(path, &error))
     })?;

@@ -49,9 +49,27 @@ pub(crate) struct TrafficPoint {
     pub(crate) workers: Option<i64>,
 }
 
+/// Classes of running times for each factor of ten: a time is known within 8 %.
+const CLASSES: f64 = 30.0;
+/// Shortest and longest time that have a class of their own, in seconds: a microsecond, and 11 days.
+const SHORTEST: f64 = 1e-6;
+const LONGEST: f64 = 1e6;
+
+/// Returns the class of a running time in seconds. Pure.
+fn class_of(seconds: f64) -> i64 {
+    ((seconds.clamp(SHORTEST, LONGEST) / SHORTEST).log10() * CLASSES).floor() as i64
+}
+
+/// Returns the middle of a class, in seconds. Pure.
+fn middle(class: i64) -> f64 {
+    SHORTEST * 10_f64.powf((class as f64 + 0.5) / CLASSES)
+}
+
 /// News since the last time that it was written.
 #[derive(Debug, Default)]
 pub(crate) struct Traffic {
+    /// How many tasks took how long, by the second of arrival and class.
+    took: BTreeMap<(i64, i64), i64>,
     /// By the second of arrival.
     points: BTreeMap<i64, TrafficPoint>,
     waiting: Option<i64>,
@@ -75,6 +93,9 @@ impl Traffic {
             _ => return,
         } += 1;
         point.took += event.runtime.unwrap_or(0.0);
+        if let Some(took) = event.runtime.filter(|took| took.is_finite()) {
+            *self.took.entry((event.heard_ms.div_euclid(1_000), class_of(took))).or_default() += 1;
+        }
     }
 
     /// Notes how many messages wait in all queues.
@@ -127,10 +148,18 @@ impl Traffic {
                     workers
                 ])?;
             }
+            let mut add = conn.prepare_cached(
+                "INSERT INTO took(span, at, class, count) VALUES (?1, ?2, ?3, ?4) ON CONFLICT(span, at, class) DO UPDATE SET count = count + excluded.count",
+            )?;
+            for ((second, class), count) in &self.took {
+                add.execute([seconds, second.div_euclid(seconds), *class, *count])?;
+            }
             // A clock that was set back has left points that lie ahead.
             let place = now.div_euclid(seconds);
-            let mut old = conn.prepare_cached("DELETE FROM traffic WHERE span = ?1 AND (at < ?2 OR at > ?3)")?;
-            old.execute([seconds, place - POINTS - 1, place + 1])?;
+            for table in ["traffic", "took"] {
+                let mut old = conn.prepare_cached(&format!("DELETE FROM {table} WHERE span = ?1 AND (at < ?2 OR at > ?3)"))?;
+                old.execute([seconds, place - POINTS - 1, place + 1])?;
+            }
         }
         Ok(())
     }
@@ -174,14 +203,59 @@ pub(crate) fn points(conn: &Connection, span: ChartSpan, now: i64) -> rusqlite::
     Ok(points)
 }
 
+/// Reads the running time in seconds that this part of the tasks of a chart did not exceed, within
+/// 8 %. `None`: none has succeeded.
+pub(crate) fn took(conn: &Connection, span: ChartSpan, now: i64, part: f64) -> rusqlite::Result<Option<f64>> {
+    let seconds = span.seconds();
+    let last = now.div_euclid(1_000).div_euclid(seconds);
+    let mut read =
+        conn.prepare_cached("SELECT class, sum(count) FROM took WHERE span = ?1 AND at BETWEEN ?2 AND ?3 GROUP BY class ORDER BY class")?;
+    let rows = read.query_map([seconds, last - POINTS + 1, last], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let classes = rows.collect::<rusqlite::Result<Vec<(i64, i64)>>>()?;
+    let wanted = classes.iter().map(|(_, count)| *count as f64).sum::<f64>() * part;
+    let mut seen = 0.0;
+    let found = classes.into_iter().find(|(_, count)| {
+        seen += *count as f64;
+        seen >= wanted
+    });
+    Ok(found.map(|(class, _)| middle(class)))
+}
+
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use super::{super::file, *};
+
+    #[test]
+    fn the_slowest_of_a_hundred_is_known_within_a_twelfth() {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(&[file::SCHEMA, file::TOOK].concat()).unwrap();
+        let now = 1_800_000_000_000;
+        let p99 = || took(&conn, ChartSpan::TenMinutes, now, 0.99).unwrap();
+        assert_eq!(p99(), None);
+        let mut traffic = Traffic::default();
+        // 1,000 tasks of a millisecond to a second, spread over two minutes and written in two parts.
+        for n in 1..=1_000 {
+            let event = HeardEvent {
+                kind: "task-succeeded".to_owned(),
+                heard_ms: now - n * 120,
+                runtime: Some(n as f64 / 1_000.0),
+                ..HeardEvent::default()
+            };
+            traffic.event(&event);
+            if n % 500 == 0 {
+                traffic.write(&conn, now).unwrap();
+                traffic.forget();
+            }
+        }
+        let found = p99().unwrap();
+        assert!((found / 0.99 - 1.0).abs() < 0.08, "{found}");
+        assert_eq!(took(&conn, ChartSpan::TenMinutes, now + 3_600_000, 0.99).unwrap(), None);
+    }
 
     #[test]
     fn a_clock_that_is_set_back_leaves_no_points_that_lie_ahead() {
         let conn = Connection::open_in_memory().unwrap();
-        conn.execute_batch(super::super::file::SCHEMA).unwrap();
+        conn.execute_batch(&[file::SCHEMA, file::TOOK].concat()).unwrap();
         let mut traffic = Traffic::default();
         let count = |now| points(&conn, ChartSpan::TenMinutes, now).unwrap().iter().flatten().map(|point| point.failed).sum::<i64>();
         let now = 1_800_000_000_000;

@@ -39,13 +39,17 @@ async fn show(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<
         Some(history) => history.points(span).await.ok(),
         None => None,
     };
+    let p99_took = match &deployment.feed.history {
+        Some(history) => history.took(span, 0.99).await.ok().flatten(),
+        None => None,
+    };
     let charts = points.map(|points| {
         let charts = past::charts(&points, span);
         let svg = |svg: String| Value::from_safe_string(svg);
         context! {
             running => svg(charts.running), waiting => svg(charts.waiting), workers => svg(charts.workers), incoming => svg(charts.incoming),
             outgoing => svg(charts.outgoing), failed => svg(charts.failed), took => svg(charts.took), throughput => svg(charts.throughput),
-            failed_percent => charts.failed_percent, mean_took => charts.mean_took, is_day => span == ChartSpan::Day,
+            failed_percent => charts.failed_percent, mean_took => charts.mean_took, p99_took, is_day => span == ChartSpan::Day,
         }
     });
     let running: u64 = overview.workers.iter().filter_map(|worker| worker.running).sum();
@@ -79,7 +83,8 @@ fn attention(overview: &Overview, notices: &[String]) -> Vec<(String, &'static s
             found.push((format!("queue {} has {} waiting, and no worker serves it", queue.name, queue.waiting), "/queues"));
         }
         if queue.dead > 0 {
-            found.push((format!("queue {} has {} dead letters", queue.name, queue.dead), "/dead"));
+            let letters = if queue.dead == 1 { "letter" } else { "letters" };
+            found.push((format!("queue {} has {} dead {letters}", queue.name, queue.dead), "/dead"));
         }
     }
     if overview.workers.is_empty() {

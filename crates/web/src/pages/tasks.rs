@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use longshore_ops::{
-    CallArguments, WaitReason,
+    WaitReason,
     tasks::{self, CancelRequest, RetryDone, RetryRefusal, TaskInfo, TaskList, TaskStanding, TasksRequest},
     time_text,
     why::{self, WhyAnswer, WhyRequest},
@@ -228,7 +228,7 @@ async fn task_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Re
     };
     let waits = reasons.iter().find_map(|answer| answer.reason.as_ref()).map(because);
     let message = detail.as_ref().and_then(|detail| detail.message.as_deref());
-    let edit = message.and_then(|message| CallArguments::read(message.as_bytes()));
+    let edit = detail.as_ref().and_then(tasks::TaskDetail::arguments);
     let edit = edit.map(|call| (call.args.to_string(), call.kwargs.to_string()));
     let (message, is_cut) = message.map(cut).unwrap_or_default();
     let stored = detail.as_ref().and_then(|detail| detail.stored.as_ref());

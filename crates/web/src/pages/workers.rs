@@ -1,6 +1,6 @@
 //! Workers, ours and Celery's: who is there, does what; grow, shrink, rates, queues, warm stop.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use longshore_core::Rate;
 use longshore_ops::workers::{self, WorkerAction, WorkerDetail, WorkerDone, WorkersRequest};
@@ -75,14 +75,15 @@ async fn worker_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> 
 pub(crate) fn rate(text: &str) -> Result<Option<Rate>, WebError> {
     let (count, per) = text.split_once('/').unwrap_or((text, "s"));
     let seconds = match per.trim() {
-        "s" | "sec" => 1.0,
-        "m" | "min" => 60.0,
-        "h" => 3600.0,
+        "s" | "sec" => 1,
+        "m" | "min" => 60,
+        "h" => 3600,
         _ => return Err(WebError::unprocessable(format!("{text}: write a rate such as 10/s, 30/m or 5/h"))),
     };
     match count.trim().parse::<f64>() {
         Ok(0.0) => Ok(None),
-        Ok(count) if count > 0.0 && count < 1e9 => Ok(Some(Rate::per_second(count / seconds))),
+        // In the unit that was asked for: 7/m is 7/m for whoever looks, too.
+        Ok(count) if count > 0.0 && count < 1e9 => Ok(Some(Rate { per: Duration::from_secs(seconds), ..Rate::per_second(count) })),
         _ => Err(WebError::unprocessable(format!("{text}: write a rate such as 10/s, 30/m or 5/h"))),
     }
 }
@@ -135,6 +136,8 @@ mod tests {
         assert_eq!(per_second("30/m"), Ok(Some(1_800.0)));
         assert_eq!(per_second("5/h"), Ok(Some(5.0)));
         assert_eq!(per_second("2"), Ok(Some(7_200.0)));
+        let minutes = super::rate("7/m").unwrap().unwrap();
+        assert_eq!((minutes.count, minutes.per.as_secs()), (7.0, 60));
         assert_eq!(per_second("0"), Ok(None));
         for wrong in ["x", "-1/s", "1/y", "", "NaN", "1e99"] {
             assert!(super::rate(wrong).is_err(), "{wrong}");

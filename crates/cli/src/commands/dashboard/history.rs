@@ -14,17 +14,16 @@ const LONGEST: usize = 80;
 /// Flags that say what the page remembers.
 #[derive(Args, Clone, Debug)]
 pub struct HistoryArgs {
-    /// File in which it remembers what has happened to tasks [in the state directory, one for each
-    /// broker]
+    /// Remember in this file what has happened to tasks [in the state directory, one for each broker]
     #[arg(long, value_name = "FILE", conflicts_with = "no_history", help_heading = "History")]
     pub history: Option<PathBuf>,
     /// Remember nothing: events are heard only while somebody looks at them
     #[arg(long, help_heading = "History")]
     pub no_history: bool,
-    /// Most tasks that are remembered; beyond, the oldest are forgotten
+    /// Remember at most so many tasks; beyond, the oldest are forgotten
     #[arg(long, value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(1..=100_000_000), help_heading = "History")]
     pub history_tasks: u64,
-    /// Most that the file takes
+    /// Let the file grow to this size
     #[arg(long, value_name = "SIZE", default_value = "256MiB", value_parser = size, help_heading = "History")]
     pub history_size: u64,
     /// Do not ask workers to send events of their tasks; without those there is little to remember

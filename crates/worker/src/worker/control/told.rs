@@ -95,18 +95,30 @@ fn attribute(task: &Task, acks: Acks, rate: Option<Rate>, name: &str) -> Option<
     }
 }
 
-/// Returns a rate as Celery says it.
+/// Returns a rate as Celery says it: in the unit that it was set in, or else in the first in which
+/// it is at least one.
 pub(super) fn said(rate: Rate) -> String {
     match rate.per.as_secs() {
         60 => format!("{}/m", rate.count),
         3600 => format!("{}/h", rate.count),
-        _ => format!("{}/s", rate.count / rate.per.as_secs_f64()),
+        _ => {
+            let per_second = rate.count / rate.per.as_secs_f64();
+            let units = [(1.0, "s"), (60.0, "m")];
+            let (seconds, word) = units.into_iter().find(|(seconds, _)| per_second * seconds >= 1.0).unwrap_or((3600.0, "h"));
+            format!("{}/{word}", (per_second * seconds * 1000.0).round() / 1000.0)
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rate_that_was_set_from_afar_is_told_as_a_person_wrote_it() {
+        let of = |count: f64, seconds| said(Rate { count, per: Duration::from_secs(seconds), burst: 1 });
+        assert_eq!([of(7.0, 60), of(7.0 / 60.0, 1), of(4.0, 1), of(5.0 / 3600.0, 1), of(1.5, 3600)], ["7/m", "7/m", "4/s", "5/h", "1.5/h"]);
+    }
 
     /// Each row as a Celery worker of 5.7 tells it of a task with these options.
     #[test]

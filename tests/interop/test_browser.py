@@ -1,0 +1,325 @@
+"""The dashboard in a real browser, before real workers: each action is clicked as a person clicks it, and what came of it is read at the broker, or from the
+workers by Celery's own remote control."""
+
+import json
+import time
+import urllib.parse
+
+import pytest
+
+from dashboard import Dashboard, RedisPlace
+from lab import HERE, LABAPP, Lab
+from procs import Process, eventually
+
+pytestmark = [pytest.mark.ours, pytest.mark.limit(60)]
+
+
+@pytest.fixture(scope="module")
+def stage(server, tmp_path_factory, database):
+    """Three workers: Celery's with `result_extended` and without, and ours; a dashboard, and its browser's site."""
+    lab = Lab(server, database(), tmp_path_factory.mktemp("stage"), "longshore").use()
+    lab.python = lab.worker("python", name="python", queues="celery", concurrency=2, conf={"result_extended": True}, wait=False)
+    lab.plain = lab.worker("python", name="plain", queues="plain", concurrency=1, wait=False)
+    lab.ours = lab.worker("longshore", name="ours", queues="ours", wait=False)
+    for worker in lab.workers:
+        worker.wait_ready()
+    lab.dashboard, lab.place = Dashboard(lab), RedisPlace(lab)
+    yield lab
+    lab.dashboard.stop()
+    lab.close()
+
+
+@pytest.fixture
+def page(stage, browser):
+    stage.use()
+    browser.site = stage.dashboard.address
+    yield browser
+    complaints = browser.complaints()
+    browser.forget()
+    assert complaints == []
+
+
+def row(text):
+    return f"//tr[contains(., {json.dumps(text)})]"
+
+
+def inspect(lab, worker):
+    return lab.app.control.inspect([worker.node], timeout=5)
+
+
+def failed(lab, queue, message="oh"):
+    """A task that has failed, with the time of its end."""
+    result = lab.fail.apply_async((message,), queue=queue)
+    assert result.get(timeout=20, propagate=False)
+    return result
+
+
+def ends_again(lab, result):
+    before, again = result.date_done, lab.app.AsyncResult(result.id)
+    assert eventually(lambda: again.state == "FAILURE" and again.date_done not in (None, before), 20, 0.05), again.info
+
+
+@pytest.mark.parametrize("queue", ["ours", "celery"])
+def test_a_failed_task_is_sent_again_and_the_worker_of_its_queue_runs_it(stage, page, queue):
+    """Ours by its stored message, Celery's by its result document, which holds the arguments with `result_extended`."""
+    result = failed(stage, queue)
+    page.open(f"/tasks/{result.id}").sees("failure", "ValueError")
+    page.button("Retry")
+    page.said("1 sent again")
+    ends_again(stage, result)
+    worker = stage.ours if queue == "ours" else stage.python
+    # Once as it came, once as it came again.
+    assert eventually(lambda: worker.text().count(f"[{result.id}] received") == 2, 10), worker.text()
+
+
+def test_a_task_whose_arguments_nobody_kept_says_what_to_switch_on(stage, page):
+    result = failed(stage, "plain")
+    page.open(f"/tasks/{result.id}").button("Retry")
+    page.said("result_extended = True")
+    assert stage.place.waiting("plain") == []
+
+
+@pytest.mark.parametrize("queue", ["ours", "celery", "idle"])
+def test_another_one_is_sent_with_changed_arguments(stage, page, queue):
+    """Of one that has failed, wherever its arguments are known from, and of one that waits."""
+    id = failed(stage, queue).id if queue != "idle" else stage.add.apply_async((1, 2), queue="idle").id
+    page.open(f"/tasks/{id}").press("//summary[contains(., 'changed arguments')]")
+    page.type("args", '["<b>edited</b>", 7]')
+    page.button("Send under a new id")
+    page.said("sent as ")
+    new = page.text("//p[contains(@class, 'said')]").rsplit(" ", 1)[-1]
+    if queue == "idle":
+        body = next(json.loads(raw) for raw in stage.place.waiting("idle") if new.encode() in raw)
+        assert body["headers"]["task"] == "lab.add" and "<b>edited</b>" in body["headers"]["argsrepr"]
+        stage.redis.delete("idle")
+    else:
+        again = stage.app.AsyncResult(new)
+        assert eventually(again.ready, 20, 0.05) and again.info.args == ("<b>edited</b>", 42), again.info
+
+
+def test_a_task_that_waits_is_called_off_and_the_worker_that_comes_to_it_does_not_run_it(stage, page):
+    path = stage.path()
+    waits, stays = (stage.marked.apply_async((path, tag), queue="later") for tag in ("off", "on"))
+    page.open(f"/tasks/{waits.id}").sees("waiting", "No worker that answers serves its queue.")
+    page.button("Cancel")
+    page.said("1 called off")
+    assert (stage.app.AsyncResult(waits.id).state, stays.state) == ("REVOKED", "PENDING")
+    worker = stage.worker("longshore", name="late", queues="later")
+    assert stays.get(timeout=20) == "on"
+    assert eventually(lambda: stage.place.waiting("later") == [], 10) and stage.starts(path) == {"on": 1}
+    worker.stop()
+    stage.workers.remove(worker)
+
+
+@pytest.mark.parametrize("queue", ["ours", "celery"])
+def test_a_task_that_runs_is_revoked_and_ended_once_it_is_confirmed(stage, page, queue):
+    runs = (stage.tracked if queue == "ours" else stage.slow).apply_async((50,), queue=queue)
+    worker = stage.ours if queue == "ours" else stage.python
+    assert eventually(lambda: any(task["id"] == runs.id for task in (inspect(stage, worker).active() or {}).get(worker.node, [])), 20, 0.1)
+    page.open(f"/tasks/{runs.id}").button("Cancel and end", confirm=False)
+    assert runs.state in ("PENDING", "STARTED") and "said" not in page.path()
+    page.button("Cancel and end", confirm=True)
+    page.said("1 called off")
+    assert eventually(lambda: stage.app.AsyncResult(runs.id).state == "REVOKED", 20, 0.1)
+    assert runs.id in inspect(stage, worker).revoked()[worker.node]
+
+
+def test_all_that_a_search_found_are_sent_again(stage, page):
+    """First those that are ticked, then all that match, of which the page shows more than it sends."""
+    mark = "bulk <i>retry</i>"
+    results = [failed(stage, "ours", mark) for _ in range(5)]
+    for result in results:
+        stage.dashboard.stands(result.id, "failure")
+    page.open("/tasks?state=failure")
+    page.type("error", mark)
+    page.button("Find")
+    page.sees("5 remembered", mark)
+    for result in results[:2]:
+        page.press(f"//input[@value='{result.id}']")
+    page.button("Retry ticked")
+    page.said("2 sent again")
+    # It still is the search: what is done next is not done to all.
+    page.sees("5 remembered", "all 5 that match")
+    for result in results[:2]:
+        ends_again(stage, result)
+    ended = {result.id: stage.app.AsyncResult(result.id).date_done for result in results}
+    assert [result.date_done == ended[result.id] for result in results] == [False, False, True, True, True]
+    page.press("//input[@name='all']")
+    page.button("Retry ticked")
+    page.said("5 sent again")
+    assert eventually(lambda: all(stage.app.AsyncResult(id).date_done not in (None, before) for id, before in ended.items()), 20, 0.1)
+
+
+def test_all_that_wait_and_match_are_called_off(stage, page):
+    waits = [stage.add.apply_async((n, n), queue="idle") for n in range(4)] + [stage.mul.apply_async((1, 1), queue="idle")]
+    page.open("/tasks?state=waiting&from=broker&queue=idle&task=lab.add").sees("4 match")
+    # The box in the head ticks all that are shown.
+    page.press("//input[@data-all]")
+    assert page.script("return document.querySelectorAll('input[name=id]:checked').length") == 4
+    page.button("Cancel ticked")
+    page.said("4 called off")
+    assert [stage.app.AsyncResult(each.id).state for each in waits] == ["REVOKED"] * 4 + ["PENDING"]
+    page.type("task", "lab.mul")
+    page.button("Find")
+    page.sees("1 match")
+    page.press("//input[@name='all']")
+    page.button("Cancel ticked")
+    page.said("1 called off")
+    assert waits[-1].state == "REVOKED"
+    stage.redis.delete("idle")
+
+
+@pytest.mark.parametrize("whose", ["ours", "python"])
+def test_a_worker_grows_shrinks_serves_and_leaves_and_gets_rates(stage, page, whose):
+    worker = getattr(stage, whose)
+
+    def slots():
+        """Celery's worker says how many processes it has, ours how many slots its lane has."""
+        stats = inspect(stage, worker).stats()[worker.node]
+        return len(stats["pool"]["processes"]) if whose == "python" else stats["lanes"]["blocking"]
+
+    def queues():
+        return sorted(queue["name"] for queue in inspect(stage, worker).active_queues()[worker.node])
+
+    def does(field, text, label, *said):
+        page.type(field, text)
+        page.button(label)
+        page.said(worker.node, *said)
+
+    before, served = slots(), queues()
+    page.open("/workers").press(f"//main//a[normalize-space()='{worker.node}']")
+    page.sees("lab.add")
+    shown = int(page.text("//td[@data-label='Slots']"))
+    does("slots", "2", "Grow", "will grow")
+    assert eventually(lambda: slots() == before + 2, 10, 0.1), slots()
+    # It is seen, too. Ours grows on its blocking and process lanes.
+    page.sees(str(shown + (2 if whose == "python" else 4)), within="//td[@data-label='Slots']", seconds=20)
+    does("slots", "1", "Shrink", "will shrink")
+    assert eventually(lambda: slots() == before + 1, 10, 0.1), slots()
+    does("queue", "extra <q>", "Serve", "extra <q>")
+    assert eventually(lambda: queues() == sorted([*served, "extra <q>"]), 10, 0.1), queues()
+    assert stage.add.apply_async((2, 3), queue="extra <q>").get(timeout=20) == 5
+    does("queue", "extra <q>", "Leave", "extra <q>")
+    assert eventually(lambda: queues() == served, 10, 0.1), queues()
+    page.type("task", "lab.limited")
+    does("rate", "7/m", "Set rate", "new rate limit")
+    known = inspect(stage, worker).registered("rate_limit")[worker.node]
+    assert "lab.limited [rate_limit=7/m]" in known, [task for task in known if task.startswith("lab.limited")]
+
+
+def test_a_worker_stops_warmly_once_it_is_confirmed(stage, page):
+    worker = stage.worker("longshore", name="leaves", queues="leaving")
+    runs = stage.tracked.apply_async((1.5,), queue="leaving")
+    assert eventually(lambda: runs.state == "STARTED", 20, 0.02)
+    page.open(f"/workers/{worker.node}").button("Stop warmly", confirm=False)
+    assert worker.alive()
+    page.button("Stop warmly", confirm=True)
+    page.said(worker.node, "was told to stop")
+    assert worker.process.wait(20) == 0, worker.text()
+    assert runs.get(timeout=10) == "done"
+    stage.workers.remove(worker)
+
+
+def test_events_come_by_themselves_are_filtered_and_paused(stage, page):
+    page.open("/events?kind=task-failed&worker=" + stage.ours.node)
+    first = failed(stage, "ours", "first of the events")
+    page.sees("first of the events", "live")
+    page.type("task", "lab.add")
+    page.button("Show")
+    page.lacks("first of the events")
+    page.open("/events").button("Pause")
+    page.sees("Paused")
+    second = failed(stage, "ours", "second of the events")
+    stage.dashboard.stands(second.id, "failure")
+    # A page that is renewed has been so after this time.
+    time.sleep(1.5)
+    assert "second of the events" not in page.text()
+    page.button("Go on")
+    page.sees("second of the events")
+    page.press(f"//a[contains(@href, '{first.id}')]")
+    page.sees("failure", "first of the events")
+
+
+def test_the_theme_is_switched_and_kept(stage, page):
+    page.open("/").colours("light")
+    background = "return getComputedStyle(document.body).backgroundColor"
+    light = page.script(background)
+    page.press("//button[@id='theme']")
+    dark = page.script(background)
+    assert dark != light and page.open("/queues").script(background) == dark
+    page.press("//button[@id='theme']")
+    assert page.script(background) == light
+    page.colours("dark")
+    assert page.open("/").script(background) == light
+
+
+def test_who_has_the_token_comes_in_by_the_form_and_nobody_else(stage, page):
+    token = "a token of more than sixteen"
+    shut = Dashboard(stage, "--web-token", token, "--no-history")
+    try:
+        page.site = shut.address
+        page.open("/queues/ours?x=1")
+        assert urllib.parse.urlsplit(page.path()).path == "/login"
+        page.type("token", "not the token")
+        page.button("Log in")
+        page.sees("this is not the token")
+        assert any("401" in complaint for complaint in page.complaints())
+        page.open("/queues/ours?x=1").type("token", token)
+        page.button("Log in")
+        page.sees("Queue ours")
+        assert page.path() == "/queues/ours?x=1"
+        page.button("Pause")
+        page.said("ours is paused")
+        page.button("Resume")
+        page.said("ours goes on")
+        # No script can read what proves it.
+        assert "longshore_session" not in page.script("return document.cookie")
+        page.tell("DELETE", f"/session/{page.session}/cookie")
+        assert page.open("/queues").path().startswith("/login")
+    finally:
+        shut.stop()
+
+
+def test_a_job_is_paused_changed_and_cancelled_on_its_page_and_on_that_of_the_run(stage, page):
+    folder = stage.folder / "job"
+    folder.mkdir()
+    argv = [LABAPP, "run", "--name", "pages", "-j", "2", "--state-dir", stage.dashboard.state, "--progress", "plain", "--listen", "127.0.0.1:0", "--shell"]
+    run = Process([*argv, *"--emit none".split(), "--", "sleep", "0.2; echo", "{}", ":::", *map(str, range(3000))], folder / "log", cwd=folder, name="run")
+    try:
+        run.wait_for(r"http://127\.0\.0\.1:\d+", 30)
+        address = next(word for word in run.text().split() if word.startswith("http://127"))
+        print(address)
+        for site, path in ((stage.dashboard.address, "/jobs"), (address.rstrip("/.,;"), "/")):
+            page.site = site
+            page.open(path)
+            if path == "/jobs":
+                page.press("//a[normalize-space()='pages']")
+            page.sees("running")
+            page.button("Pause")
+            page.said("paused")
+            page.sees("paused", within="//h1")
+            page.button("Go on")
+            page.said("go")
+            page.type("concurrency", "5")
+            page.press("//form[.//input[@name='concurrency']]//button")
+            page.said("5")
+            page.sees("of 5 running")
+            page.type("rate", "9/s")
+            page.press("//form[.//input[@name='rate']]//button")
+            page.sees("of 9/s")
+            page.type("rate", "none")
+            page.press("//form[.//input[@name='rate']]//button")
+            page.type("concurrency", "2")
+            page.press("//form[.//input[@name='concurrency']]//button")
+            page.sees("of 2 running")
+        page.button("Cancel", confirm=False)
+        assert run.alive()
+        page.button("Cancel", confirm=True)
+        assert run.wait(20) not in (None, 0)
+        page.site = stage.dashboard.address
+        page.open("/jobs").press("//a[normalize-space()='pages']")
+        page.sees("stopped", "longshore run --resume")
+        # The stream of the run's own page was cut off with it.
+        page.complaints()
+    finally:
+        run.kill()

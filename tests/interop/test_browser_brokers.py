@@ -1,0 +1,213 @@
+"""The pages of queues, dead letters, limits and schedules in a real browser, on each broker: what a click does is read there, byte for byte."""
+
+import json
+
+import pytest
+
+from dashboard import Dashboard, RabbitPlace, RedisPlace, SqlitePlace
+from lab import HERE, LABAPP, Lab, RabbitLab
+from procs import Process, eventually
+
+pytestmark = [pytest.mark.ours, pytest.mark.limit(60)]
+
+BROKERS = {"redis": RedisPlace, "sqlite": SqlitePlace, "rabbit": RabbitPlace}
+# RabbitMQ lets nobody look into a queue, nor pause it.
+INSIDE = pytest.mark.parametrize("stage", ["redis", "sqlite"], indirect=True, scope="module")
+RABBIT = pytest.mark.parametrize("stage", ["rabbit"], indirect=True, scope="module")
+
+
+@pytest.fixture(scope="module", params=BROKERS)
+def stage(request, server, tmp_path_factory, database):
+    """A dashboard over a broker of this kind, with one worker of ours on it."""
+    folder = tmp_path_factory.mktemp(request.param)
+    if request.param == "rabbit":
+        lab = RabbitLab(request.getfixturevalue("rabbit"), server, database(), folder, "longshore")
+    else:
+        lab = Lab(server, database(), folder, "longshore")
+    lab.place = BROKERS[request.param](lab)
+    lab.broker_url = lab.place.url
+    if request.param == "sqlite":
+        lab.results_url = lab.broker_url
+    lab.serving = lab.worker("longshore", name="ours", queues="ours")
+    lab.dashboard = Dashboard(lab)
+    yield lab
+    lab.place.close()
+    lab.dashboard.stop()
+    lab.close()
+
+
+@pytest.fixture
+def page(stage, browser):
+    browser.site = stage.dashboard.address
+    browser.complaints()
+    yield browser
+    complaints = browser.complaints()
+    browser.forget()
+    assert complaints == []
+
+
+def in_row(text, label):
+    return f"//tr[contains(., {json.dumps(text)})]//button[normalize-space()='{label}']"
+
+
+def without_mark(message):
+    """A message as it was sent: what comes again is marked so, as Celery marks it."""
+    return message.replace(b', "redelivered": true', b"")
+
+
+@INSIDE
+def test_a_dead_letter_is_put_back_byte_for_byte_and_a_paused_queue_is_left_alone(stage, page):
+    place, dashboard = stage.place, stage.dashboard
+    page.open("/queues").press(in_row("ours", "Pause"))
+    page.said("ours is paused")
+    first, second = (dashboard.send("rejected", False, queue="ours") for _ in range(2))
+    sent = {id: next(raw for raw in place.waiting("ours") if id.encode() in raw) for id in (first, second)}
+    page.open(f"/tasks/{first}").sees("waiting", "queue is paused by")
+    page.open("/queues/ours").button("Resume")
+    page.said("ours goes on")
+    assert eventually(lambda: len(place.dead("ours")) == 2 and place.waiting("ours") == [], 20)
+
+    page.open("/queues/ours").button("Pause")
+    page.said("ours is paused")
+    # One by its own page, then the group that it was of.
+    page.open(f"/tasks/{second}").button("Retry")
+    page.said("1 sent again")
+    assert [without_mark(raw) for raw in place.waiting("ours")] == [sent[second]]
+    page.open("/dead").press(in_row("lab.rejected", "Retry"))
+    page.said("1 put back into their queues")
+    assert {without_mark(raw) for raw in place.waiting("ours")} == set(sent.values()) and place.dead("ours") == []
+
+    page.open("/queues/ours").button("Resume")
+    page.said("ours goes on")
+    assert eventually(lambda: len(place.dead("ours")) == 2 and place.waiting("ours") == [], 20)
+    page.open("/dead").press(in_row("lab.rejected", "Purge"), confirm=False)
+    assert len(place.dead("ours")) == 2
+    page.press(in_row("lab.rejected", "Purge"), confirm=True)
+    page.said("2 thrown away")
+    assert place.dead("ours") == [] and place.waiting("ours") == []
+    page.sees("There are none.")
+
+
+@RABBIT
+def test_a_dead_letter_of_rabbitmq_runs_again_as_it_came(stage, page):
+    place = stage.place
+    id = stage.dashboard.send("rejected", False, queue="ours")
+    [before] = eventually(lambda: place.dead("ours"), 20)
+    page.open("/dead").press(in_row("lab.rejected", "Retry"))
+    page.said("1 put back into their queues")
+    assert eventually(lambda: stage.serving.text().count(f"[{id}] received") == 2, 20), stage.serving.text()
+    [after] = eventually(lambda: place.dead("ours"), 20)
+    sent = [name for name in before[1] if not name.startswith("x-") and name != "redelivered"]
+    assert after[0] == before[0] and {name: after[1][name] for name in sent} == {name: before[1][name] for name in sent} and "argsrepr" in sent
+    page.open("/dead").press(in_row("lab.rejected", "Purge"), confirm=True)
+    page.said("1 thrown away")
+    assert place.dead("ours") == []
+
+
+@RABBIT
+def test_what_a_broker_cannot_do_is_said(stage, page):
+    page.open("/queues").press(in_row("ours", "Pause"))
+    page.said("this broker cannot look into its queues")
+    page.open("/queues/ours").sees("this broker cannot look into its queues", within="//main")
+
+
+def test_what_waits_is_moved_and_thrown_away_once_it_is_confirmed(stage, page):
+    place, dashboard = stage.place, stage.dashboard
+    for n in range(3):
+        dashboard.send("add", n, n, queue="from")
+    sent = place.waiting("from")
+    queue = "from"
+    page.open("/queues/from").sees("3 waiting", "No worker that answers serves it")
+    if stage.place.looks_inside:
+        page.type("to", "other")
+        page.button("Move", confirm=False)
+        assert place.waiting("from") == sent
+        page.button("Move", confirm=True)
+        page.said("3 messages went from from to other")
+        assert place.waiting("from") == []
+        queue, moved = "other", place.waiting("other")
+        assert [ids(each) for each in moved] == [ids(each) for each in sent]
+    page.open(f"/queues/{queue}").button("Purge", confirm=False)
+    assert len(place.waiting(queue)) == 3
+    page.button("Purge", confirm=True)
+    page.said(f"3 messages of {queue} were thrown away")
+    assert place.waiting(queue) == []
+
+
+def ids(raw):
+    return json.loads(raw)["headers"]["id"]
+
+
+def test_a_task_is_called_off_before_it_runs_and_while_it_does(stage, page):
+    runs = stage.dashboard.send("tracked", 50, queue="ours")
+    stage.dashboard.stands(runs, "started")
+    page.open(f"/tasks/{runs}").button("Cancel and end", confirm=True)
+    page.said("1 called off")
+    assert eventually(lambda: stage.dashboard.ask(f"/api/v1/tasks/{runs}")[1]["status"] == "REVOKED", 20, 0.1)
+    if not stage.place.looks_inside:
+        return
+    path = stage.path()
+    page.open("/queues/ours").button("Pause")
+    page.said("ours is paused")
+    off, on = (stage.dashboard.send("marked", path, tag, queue="ours") for tag in ("off", "on"))
+    page.open(f"/tasks/{off}").button("Cancel")
+    page.said("1 called off")
+    page.open("/queues/ours").button("Resume")
+    page.said("ours goes on")
+    assert stage.dashboard.ask(f"/api/v1/tasks/{on}?wait=20s")[1]["status"] == "SUCCESS", stage.serving.text()
+    assert stage.starts(path) == {"on": 1} and stage.place.waiting("ours") == []
+    assert stage.dashboard.ask(f"/api/v1/tasks/{off}")[1]["status"] == "REVOKED"
+
+
+@INSIDE
+def test_a_limit_is_set_and_reset(stage, page):
+    """Its rate is kept where all who share it look: in the store of the results."""
+    config = stage.folder / "limits.toml"
+    config.write_text('[limits."api.example"]\nrate = "20/min"\n')
+    argv = [LABAPP, "run", "--limit", "api.example", "--broker", stage.broker_url, "--results", stage.results_url, "--emit", "none", "--progress", "none", "--noop"]
+    run = Process([*argv, ":::", *map(str, range(100))], stage.folder / "limit.log", env={"LONGSHORE_CONFIG": str(config)}, cwd=stage.folder, name="run")
+    page.open("/limits").sees("api.example")
+    page.type("rate", "7/m", "//tr[contains(., 'api.example')]")
+    page.press(in_row("api.example", "Set"))
+    page.said("api.example is 7/min for all who share it")
+
+    def known():
+        return next((limit for limit in stage.dashboard.ask("/api/v1/limits")[1] if limit["limit"] == "api.example"), None)
+
+    assert known()["rate"] == "7/min", known()
+    # What shares it keeps to it: at twenty a minute it would take five minutes.
+    page.type("rate", "100/s", "//tr[contains(., 'api.example')]")
+    page.press(in_row("api.example", "Set"))
+    page.said("api.example is 100/s for all who share it")
+    assert run.wait(40) == 0, run.text()
+    page.press(in_row("api.example", "Reset"))
+    page.said("the rate of whoever asks holds again")
+    # Nothing is set any more, and nobody uses it.
+    assert known() is None
+
+
+def test_a_schedule_is_run_paused_resumed_and_removed(stage, page):
+    done = Process([LABAPP, "schedule", "add", "hourly <b>", "lab.add", "--every", "1h", "-a", "[20, 22]", "--queue", "ours", "--broker", stage.broker_url,
+                    "--results", stage.results_url], stage.folder / "schedule.log", cwd=HERE)  # fmt: skip
+    assert done.wait(20) == 0, done.text()
+    page.open("/schedules").sees("hourly <b>", "No scheduler runs")
+    page.press(in_row("hourly <b>", "Run now"))
+    page.said("hourly <b>")
+    id = page.text("//p[contains(@class, 'said')]").rsplit(" ", 1)[-1]
+    assert stage.dashboard.ask(f"/api/v1/tasks/{id}?wait=10s")[1]["result"] == 42
+
+    def kept():
+        schedules = stage.dashboard.ask("/api/v1/schedules")[1]["schedules"]
+        return {schedule["name"]: bool(schedule.get("paused_by")) for schedule in schedules}
+
+    page.press(in_row("hourly <b>", "Pause"))
+    page.sees("paused", within="//tr[contains(., 'hourly')]")
+    assert kept() == {"hourly <b>": True}
+    page.press(in_row("hourly <b>", "Resume"))
+    page.find(in_row("hourly <b>", "Pause"))
+    assert kept() == {"hourly <b>": False}
+    page.press(in_row("hourly <b>", "Remove"), confirm=False)
+    assert kept() == {"hourly <b>": False}
+    page.press(in_row("hourly <b>", "Remove"), confirm=True)
+    page.sees("There are none.")
+    assert kept() == {}
