@@ -43,7 +43,8 @@ pub struct DashboardArgs {
     /// Serve it at this address
     #[arg(long, value_name = "HOST:PORT", default_value = "127.0.0.1:7070", help_heading = "Page")]
     pub listen: String,
-    /// Take at most so many tasks over HTTP; more get 429 and are told when to come again [no limit]
+    /// Take at most so many tasks over HTTP; more get 429 and are told when to come again [no
+    /// limit]
     #[arg(long, value_name = "RATE", value_parser = units::rate, help_heading = "Intake")]
     pub intake_rate: Option<Rate>,
     /// Take so many of them at once

@@ -23,8 +23,8 @@ use crate::{exit::Exit, fault::Fault, flags::ViewArgs, global::Global, units};
 /// The directory of the journals.
 #[derive(Args, Clone, Debug)]
 pub struct StateArgs {
-    /// Look for journals in this directory [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore,
-    /// else $STATE_DIRECTORY]
+    /// Look for journals in this directory [$XDG_STATE_HOME/longshore, else
+    /// ~/.local/state/longshore, else $STATE_DIRECTORY]
     #[arg(long, value_name = "DIR")]
     pub state_dir: Option<PathBuf>,
 }

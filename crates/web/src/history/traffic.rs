@@ -51,7 +51,7 @@ pub(crate) struct TrafficPoint {
 
 /// Classes of running times for each factor of ten: a time is known within 8 %.
 const CLASSES: f64 = 30.0;
-/// Shortest and longest time that have a class of their own, in seconds: a microsecond, and 11 days.
+/// Shortest and longest time that have a class of their own, in seconds: a microsecond, 11 days.
 const SHORTEST: f64 = 1e-6;
 const LONGEST: f64 = 1e6;
 
@@ -233,7 +233,7 @@ mod tests {
         let p99 = || took(&conn, ChartSpan::TenMinutes, now, 0.99).unwrap();
         assert_eq!(p99(), None);
         let mut traffic = Traffic::default();
-        // 1,000 tasks of a millisecond to a second, spread over two minutes and written in two parts.
+        // 1,000 tasks of a millisecond to a second, over two minutes, written in two parts.
         for n in 1..=1_000 {
             let event = HeardEvent {
                 kind: "task-succeeded".to_owned(),

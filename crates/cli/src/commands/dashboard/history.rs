@@ -14,7 +14,8 @@ const LONGEST: usize = 80;
 /// Flags that say what the page remembers.
 #[derive(Args, Clone, Debug)]
 pub struct HistoryArgs {
-    /// Remember in this file what has happened to tasks [in the state directory, one for each broker]
+    /// Remember in this file what has happened to tasks [in the state directory, one for each
+    /// broker]
     #[arg(long, value_name = "FILE", conflicts_with = "no_history", help_heading = "History")]
     pub history: Option<PathBuf>,
     /// Remember nothing: events are heard only while somebody looks at them

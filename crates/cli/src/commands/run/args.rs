@@ -279,8 +279,8 @@ pub struct RunArgs {
     #[command(flatten)]
     pub web: WebArgs,
 
-    /// Keep journals in this directory [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore, else
-    /// $STATE_DIRECTORY]
+    /// Keep journals in this directory [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore,
+    /// else $STATE_DIRECTORY]
     #[arg(long, value_name = "DIR", help_heading = "Durable", value_hint = ValueHint::DirPath)]
     pub state_dir: Option<PathBuf>,
 
