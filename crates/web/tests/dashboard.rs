@@ -122,7 +122,7 @@ async fn every_page_shows_what_is_there_and_no_script_of_a_task() {
         assert!(is_json || !answered.body.contains("<script>alert") && !answered.body.contains("<img src=x"), "{path}: {}", answered.body);
         assert_eq!(is_json, path.starts_with("/api/"), "{path}");
     }
-    assert!(dashboard.get("/tasks/waits").await.body.contains("no worker that answers serves its queue"));
+    assert!(dashboard.get("/tasks/waits").await.body.contains("No worker that answers serves its queue."));
     assert!(dashboard.get("/").await.body.contains("no worker serves it"));
     for path in ["/nope", "/queues/none", "/workers/none", "/tasks/none"] {
         let status = dashboard.get(path).await.status;
