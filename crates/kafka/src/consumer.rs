@@ -251,6 +251,11 @@ impl Consumer {
         &self.group
     }
 
+    /// Returns its topics.
+    pub fn topics(&self) -> &[String] {
+        &self.topics
+    }
+
     fn limits(&self, max_threads: usize) -> Limits {
         Limits { in_flight: self.in_flight(max_threads), reopen: self.resume_at, parked: self.max_parked, bytes: self.buffers / 2 }
     }
@@ -342,6 +347,18 @@ pub struct ConsumerHandle {
 const LAST: Duration = Duration::from_secs(5);
 
 impl ConsumerHandle {
+    /// Returns what it was started as; what was changed since stands in its
+    /// [view](ConsumerHandle::snapshot).
+    pub fn consumer(&self) -> &Consumer {
+        &self.consumer
+    }
+
+    /// Returns its name among clients, as [`Admin::group`](crate::Admin::group) has it: with the
+    /// machine and the process, unless another was set.
+    pub fn client_id(&self) -> String {
+        self.consumer.client_id()
+    }
+
     /// Returns the engine: pause, pace, timeout.
     pub fn engine(&self) -> &Handle {
         &self.engine

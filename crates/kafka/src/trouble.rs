@@ -1,5 +1,5 @@
 //! Troubles of a consumer: states that begin, are met again, and end. They are codes and places
-//! alone: sentences are made where they are printed.
+//! alone; a sentence of one is made when it is shown.
 //!
 //! The board is shared, so that it can be read while the client's thread waits for a broker that
 //! does not answer.
@@ -107,6 +107,43 @@ impl Trouble {
     /// Returns the time that it lasted, or has lasted so far.
     pub fn lasts(&self) -> Duration {
         Duration::from_millis(self.until.unwrap_or_else(now).saturating_sub(self.since))
+    }
+
+    /// Says what is wrong, and what that means. `complaint`: what the client said last of a
+    /// connection ([`ConsumerHandle::complaint`](crate::ConsumerHandle::complaint)).
+    pub fn sentence(&self, complaint: Option<&str>) -> String {
+        let why = words(self.code);
+        match &self.affected {
+            Affected::Broker => {
+                let why = complaint.unwrap_or("no connection answers");
+                format!("no broker answers: {why}; nothing new comes and nothing can be committed until one does")
+            }
+            Affected::Group => format!("the group does not have us as a member: {why}"),
+            Affected::Topics => format!("a topic cannot be read: {why}"),
+            Affected::Partition { topic, partition } => {
+                format!("{topic}[{partition}] cannot be read: {why}; it is asked for again and again")
+            }
+            Affected::Commits => {
+                format!("commits are not accepted: {why}; they are sent again, and until then a restart repeats what is done")
+            }
+            Affected::DeadLetters { topic } => {
+                format!("dead-letter topic `{topic}` takes no letters: {why}; they are sent again each second, and their records wait")
+            }
+            Affected::Client => format!("Kafka's client: {why}"),
+            Affected::Metadata { topic, partition } => {
+                format!(
+                    "{topic}[{partition}]: the metadata of the committed offset is not ours; records done beyond it, if any, are done again"
+                )
+            }
+            Affected::Header { topic, partition } => {
+                format!("{topic}[{partition}]: the name of a record's header is not UTF-8; it and those behind it were left out")
+            }
+            Affected::Log { topic, partition, from, to } => {
+                format!(
+                    "{topic}[{partition}] goes back to {to}, from {from}: the log was cut or the topic made again; it is read from there"
+                )
+            }
+        }
     }
 }
 

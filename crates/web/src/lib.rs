@@ -1,6 +1,6 @@
 //! Pages, health, metrics and an HTTP intake: what people and programs see of longshore over HTTP.
 //!
-//! A [`Site`] is what is shown: one worker, one run, or a whole deployment. A [`WebServer`] listens
+//! A [`Site`] is what is shown: one worker, one run, one consumer of Kafka, or a whole deployment. A [`WebServer`] listens
 //! and serves it. A site owns nothing that runs: it reads views and events, asks `longshore-ops`,
 //! and steers through handles.
 //!
@@ -59,6 +59,7 @@
 //! - `deployment.rs`: one reader of a broker and its workers, however many look
 //! - `progress.rs`: how a run goes: what the pages of runs and of jobs share
 //! - `jobs.rs`: one reader of the journals of jobs, however many look
+//! - `kafka.rs` (feature `kafka`): one reader of a consumer, and one of a cluster's groups
 //! - `pages.rs`: the pages; `site.rs`: which of them stand where
 
 mod api;
@@ -74,6 +75,8 @@ mod heard;
 mod history;
 mod intake;
 mod jobs;
+#[cfg(feature = "kafka")]
+mod kafka;
 mod listen;
 mod live;
 mod login;
@@ -89,6 +92,8 @@ pub use error::WebError;
 pub use health::Readiness;
 pub use history::{HistoryOptions, HistoryTeller};
 pub use intake::{Intake, IntakeCounts, IntakeOptions};
+#[cfg(feature = "kafka")]
+pub use kafka::{ConsumerNote, KafkaOptions};
 pub use listen::{Serving, WebServer};
 pub use options::{Access, Secret, WebOptions};
 pub use site::Site;

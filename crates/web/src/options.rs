@@ -29,6 +29,9 @@ pub struct WebOptions {
     /// Workers are not asked to send events of their tasks: the site of a deployment shows those
     /// that are sent anyway.
     pub leaves_events: bool,
+    /// The Kafka whose groups the site of a deployment shows.
+    #[cfg(feature = "kafka")]
+    pub kafka: Option<crate::kafka::KafkaOptions>,
 }
 
 /// Proof that a client has to bring.

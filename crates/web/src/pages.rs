@@ -1,12 +1,15 @@
 //! The pages: what each shows, and what can be done on it.
 //!
 //! `worker.rs`, `run.rs`: the page of one worker, of one run; `jobs.rs`: jobs from their
-//! journals. All others stand on `crate::deployment`, a broker with its workers: each asks
+//! journals; `consumer.rs`, `kafka.rs`: a consumer of Kafka, and groups. All others stand on `crate::deployment`, a broker with its workers: each asks
 //! `longshore-ops`, and has the same facts as JSON under `/api/v1`.
 
+#[cfg(feature = "kafka")]
+pub(crate) mod consumer;
 pub(crate) mod dead;
 pub(crate) mod events;
 pub(crate) mod jobs;
+pub(crate) mod kafka;
 pub(crate) mod limits;
 pub(crate) mod overview;
 pub(crate) mod past;

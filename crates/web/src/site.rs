@@ -70,6 +70,25 @@ impl Site {
         Self::over(&frame, troubles, routes)
     }
 
+    /// Returns the site of one consumer of Kafka: its page, health and metrics.
+    ///
+    /// Looks at the consumer once a second while it is served, on the current tokio runtime.
+    #[cfg(feature = "kafka")]
+    #[must_use]
+    pub fn of_consumer(options: WebOptions, handle: longshore_kafka::ConsumerHandle) -> Self {
+        let frame = frame(options, "kafka", vec![NavPlace { path: "/", label: "Consumer" }]);
+        let readiness = Readiness::starting();
+        readiness.started(handle.watch(), CancelToken::new());
+        let reader = crate::kafka::consumer::ConsumerReader::start(handle, frame.live.stop.clone());
+        let scraped = get(metrics::of_one).with_state(readiness.clone());
+        let routes = pages::consumer::routes(&frame, reader).api(scrape().refuses(&[503]), scraped);
+        let troubles = move || {
+            let readiness = readiness.clone();
+            async move { readiness.troubles().await }
+        };
+        Self::over(&frame, troubles, routes)
+    }
+
     /// Returns a site that takes tasks and shows nothing.
     #[must_use]
     pub fn of_intake(options: WebOptions, intake: &Intake) -> Self {
@@ -101,6 +120,12 @@ impl Site {
         if jobs.is_some() {
             nav.push(place("/jobs", "Jobs"));
         }
+        #[cfg(feature = "kafka")]
+        let kafka = options.kafka.clone().map(|kafka| crate::kafka::groups::KafkaReader::start(kafka, jobs.clone()));
+        #[cfg(feature = "kafka")]
+        if kafka.is_some() {
+            nav.push(place("/kafka", "Kafka"));
+        }
         let frame = frame(options, "dashboard", nav);
         let (feed, ends) = EventFeed::start(client.clone(), history, feed_options, frame.live.stop.clone());
         let deployment = Deployment::start(client, feed.clone(), frame.live.stop.clone());
@@ -130,6 +155,10 @@ impl Site {
             Some(state) => all.merge(pages::jobs::routes(&frame, &Jobs::new(state))),
             None => all,
         };
+        #[cfg(feature = "kafka")]
+        let all = all.merge(kafka.map_or_else(|| pages::kafka::without(&frame), |reader| pages::kafka::routes(&frame, &reader)));
+        #[cfg(not(feature = "kafka"))]
+        let all = all.merge(pages::kafka::without(&frame));
         Self { ends: Some(ends), ..Self::over(&frame, readiness, all) }
     }
 

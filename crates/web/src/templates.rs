@@ -13,7 +13,7 @@ use minijinja::{AutoEscape, Environment, Value, context};
 use crate::{assets, error::WebError};
 
 /// Templates by name.
-const TEMPLATES: [(&str, &str); 19] = [
+const TEMPLATES: [(&str, &str); 22] = [
     ("frame.html", include_str!("../templates/frame.html")),
     ("macros.html", include_str!("../templates/macros.html")),
     ("error.html", include_str!("../templates/error.html")),
@@ -31,6 +31,9 @@ const TEMPLATES: [(&str, &str); 19] = [
     ("workers.html", include_str!("../templates/workers.html")),
     ("dead.html", include_str!("../templates/dead.html")),
     ("events.html", include_str!("../templates/events.html")),
+    ("kafka.html", include_str!("../templates/kafka.html")),
+    ("kafka_group.html", include_str!("../templates/kafka_group.html")),
+    ("consumer.html", include_str!("../templates/consumer.html")),
     ("limits.html", include_str!("../templates/limits.html")),
     ("schedules.html", include_str!("../templates/schedules.html")),
 ];

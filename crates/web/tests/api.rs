@@ -3,6 +3,9 @@
 #![expect(clippy::unwrap_used, reason = "a test")]
 
 mod http;
+#[cfg(feature = "kafka")]
+#[path = "api/kafka.rs"]
+mod kafka;
 
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -102,6 +102,7 @@ async fn every_page_shows_what_is_there_and_no_script_of_a_task() {
         "/dead",
         "/limits",
         "/schedules",
+        "/kafka",
         "/queues/celery",
         "/queues/%3Cb%3Ecold",
         "/api/v1/overview",
@@ -196,5 +197,15 @@ async fn arguments_are_hidden_and_nothing_changes_where_that_was_asked_for() {
         dashboard.ask("POST", "/queues/act", "Content-Type: application/x-www-form-urlencoded\r\n", "what=purge&queue=celery").await;
     assert_eq!(answered.status, 403);
     assert_eq!(list(&dashboard.client, &QueuesRequest::one("celery")).await.unwrap()[0].waiting, 1);
+    dashboard.serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_of_kafka_says_how_to_get_it() {
+    let dashboard = Dashboard::over("memory://web-no-kafka", |_| {}).await;
+    let page = dashboard.get("/kafka").await.body;
+    let said = if cfg!(feature = "kafka") { "No Kafka is looked at" } else { "built without Kafka" };
+    assert!(page.contains(said) && page.contains("longshore dashboard --kafka HOST:PORT") && !page.contains("href=\"/kafka\""), "{page}");
+    assert_eq!(dashboard.get("/api/v1/kafka/groups").await.status, 404);
     dashboard.serving.stop().await;
 }

@@ -1,8 +1,10 @@
 //! `longshore dashboard`: a page of all workers and queues of a broker, until it is told to stop.
 //!
-//! `dashboard/history.rs`: where it remembers what has happened
+//! `dashboard/history.rs`: where it remembers what has happened; `dashboard/kafka.rs`: whose groups
+//! it shows
 
 mod history;
+mod kafka;
 
 use std::{
     io::Write,
@@ -18,7 +20,7 @@ use longshore_web::{Auditor, HistoryTeller, Intake, IntakeOptions, Site, WebServ
 use longshore_worker::App;
 use serde_json::json;
 
-use self::history::HistoryArgs;
+use self::{history::HistoryArgs, kafka::KafkaArgs};
 use crate::{
     config::Config,
     exit::Exit,
@@ -56,6 +58,9 @@ pub struct DashboardArgs {
     /// Flags of the history.
     #[command(flatten)]
     pub history: HistoryArgs,
+    /// Flags of Kafka.
+    #[command(flatten)]
+    pub kafka: KafkaArgs,
     /// Read the journals of jobs in this directory, and keep its own file there
     /// [$XDG_STATE_HOME/longshore, else ~/.local/state/longshore, else $STATE_DIRECTORY]
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath, help_heading = "Page")]
@@ -111,6 +116,7 @@ async fn serve(args: &DashboardArgs, app: &App, config: &Config, global: &Global
         Ok(history) => options.history = history,
         Err(why) => drop(send.send(log_line(&format!("no history is kept: {why}"), is_json))),
     }
+    args.kafka.add_to(&mut options, config)?;
     options.leaves_events = args.history.no_enable_events;
     let server = WebServer::bind(&args.listen, &options).await.map_err(|error| unserved(&error))?;
     let address = server.address();

@@ -227,6 +227,8 @@ pub(super) const DASHBOARD: Keys = &[&[
     key("history-tasks", Whole),
     key("history-size", Text),
     key("no-enable-events", Bool),
+    key("kafka", Text),
+    key("group", List),
     key("web-token", Text),
     key("web-password", Text),
     key("web-proxy", Text),
@@ -311,6 +313,13 @@ const KAFKA_ALONE: &[Key] = &[
     key("to", Text),
     key("max-output", Text),
     key("shell", Bool),
+    // Page.
+    key("listen", Text),
+    key("web-token", Text),
+    key("web-password", Text),
+    key("web-proxy", Text),
+    key("web-read-only", Bool),
+    key("hide-args", Bool),
 ];
 
 /// The sections, for messages.

@@ -4,7 +4,7 @@
 //! Layout: `consume/args.rs`: the command line; `what.rs`: what runs; `incoming.rs`: a record as
 //! that sees it; `knob.rs`: a sleep that is turned; `out.rs`: stdout; `watch.rs`: keys and signals
 //! while it runs; `view.rs`, `screen.rs`, `machine.rs`: what is shown; `trouble.rs`: what is wrong,
-//! in sentences; `fates.rs`: what failed; `ending.rs`: how it ends
+//! beside sentences; `page.rs`: what is served; `fates.rs`: what failed; `ending.rs`: how it ends
 
 pub mod args;
 mod ending;
@@ -13,6 +13,7 @@ mod incoming;
 mod knob;
 mod machine;
 mod out;
+mod page;
 mod screen;
 mod trouble;
 mod view;
@@ -22,6 +23,7 @@ mod what;
 use std::{
     io::{IsTerminal, Write},
     sync::Arc,
+    time::Duration,
 };
 
 use longshore_core::lane::child::Children;
@@ -32,11 +34,15 @@ use self::{
     ending::Ended,
     fates::Fates,
     out::{Emit, Out},
+    page::ConsumerPage,
     screen::Screen,
     watch::ConsumerWatch,
     what::Plan,
 };
 use crate::{config::Config, exit::Exit, fault::Fault, global::Global, runtime::block_on};
+
+/// Longest time for which the end of a consumer waits for answers of its page to be read.
+const PAGE_WAIT: Duration = Duration::from_millis(200);
 
 /// Kafka's number for a topic that is not there.
 const NO_TOPIC: i32 = 3;
@@ -54,13 +60,14 @@ pub fn run(args: &ConsumeArgs, config: &Config, global: &Global, out: &mut dyn W
     {
         return Err(Fault::new(Exit::Unreachable, format!("cannot write to topic `{to}`: {}", words(NO_TOPIC))));
     }
-    block_on(async { consume(args, plan, args.consumer(settings), global, out).await })
+    block_on(async { consume(args, plan, args.consumer(settings), config, global, out).await })
 }
 
 async fn consume(
     args: &ConsumeArgs,
     plan: Plan,
     consumer: longshore_kafka::Consumer,
+    config: &Config,
     global: &Global,
     out: &mut dyn Write,
 ) -> Result<Exit, Fault> {
@@ -76,6 +83,8 @@ async fn consume(
     let prints = emit != Emit::None && std::io::stdout().is_terminal();
     let quiet = prints && matches!(plan, Plan::Print);
     let screen = Screen::new(args.view.progress, global.color, args.view.every, global.voice(), quiet);
+    // Before there is a member of a group: an address that is taken is a mistake in what was asked.
+    let page = ConsumerPage::open(args, config, global.voice(), screen.bar()).await?;
     let stdout = Arc::new(Out::new(emit, Box::new(std::io::stdout()), screen.bar().filter(|_| prints), args.to.clone()));
     let children = if plan.has_children() { Children::guarded(&[]) } else { Children::new() };
     let children = children.map_err(|error| {
@@ -98,9 +107,14 @@ async fn consume(
     // Records whose output nobody takes must not count as done.
     stdout.on_broken(move || stopper.stop_now());
     screen.note(&format!(" {}  group {}   {text}", args.topics.join(" "), args.group()));
+    let page = page.map(|page| page.serve(&handle, &args.topics.join(" "), global.voice()));
     let watch =
         ConsumerWatch { args, handle, children: &children, fates: &fates, screen, deaf: global.no_input, knob, seen: Default::default() };
     let watched = watch.until_end(running).await;
+    if let Some(page) = page {
+        // Whoever reads slowly holds up nobody's end.
+        let _ = tokio::time::timeout(PAGE_WAIT, page.stop()).await;
+    }
     if let Some(program) = program {
         // Waiting for children would hold up the runtime.
         let _ = tokio::task::spawn_blocking(move || program.end()).await;

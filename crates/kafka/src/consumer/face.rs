@@ -12,7 +12,10 @@ use longshore_core::{
 };
 
 use super::{ConsumerHandle, RunningConsumer};
-use crate::{trouble::Affected, view::View};
+use crate::{
+    trouble::Affected,
+    view::{GateState, View},
+};
 
 impl RunningConsumer {
     /// Returns the view that all that runs has; `None` when it is over.
@@ -73,10 +76,10 @@ impl View {
         let waits = [("parked", self.parked), ("dead letter topic", self.burying)];
         let waits = waits.into_iter().filter(|(_, records)| *records > 0);
         view.waiting.extend(waits.map(|(name, records)| Waiting::new(longshore_core::Reason::Other { name: name.into() }, records)));
-        // Whether a broker answers is a trouble of its own; all others are refusals.
+        // Whether a broker answers is a trouble of its own; all others that last are refusals.
         let mut broker = Connection::up("kafka", "");
         broker.since = view.at.checked_sub(view.age).unwrap_or(view.at);
-        if let Some(trouble) = self.troubles.first() {
+        if let Some(trouble) = self.troubles.iter().find(|trouble| !trouble.affected.is_passing()) {
             let reason = format!("{:?}: Kafka's code {}", trouble.affected, trouble.code);
             broker.state = match trouble.affected {
                 Affected::Broker => LinkState::Lost { reason },
@@ -92,10 +95,18 @@ impl View {
                 view.gauge("kafka_lag_records", &labels, lag as f64);
             }
             view.gauge("kafka_incomplete_records", &labels, partition.incomplete as f64);
+            view.gauge("kafka_position_offset", &labels, partition.position as f64);
+            if let Some(committed) = partition.committed {
+                view.gauge("kafka_committed_offset", &labels, committed as f64);
+            }
         }
         for (name, value) in [
             ("kafka_assigned_partitions", self.partitions.len() as f64),
             ("kafka_in_flight_records", self.in_flight as f64),
+            ("kafka_max_in_flight_records", self.max_in_flight as f64),
+            ("kafka_max_threads", self.max_threads as f64),
+            ("kafka_parked_records", self.parked as f64),
+            ("kafka_gate_open", f64::from(u8::from(self.gate == GateState::Open))),
             ("kafka_buffered_bytes", self.bytes as f64),
             ("kafka_gate_closed_seconds", self.closed_for.as_secs_f64()),
             ("kafka_commits", counts.commits as f64),

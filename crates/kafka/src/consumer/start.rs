@@ -293,6 +293,11 @@ impl Consumer {
         Ok(Arc::new(client))
     }
 
+    /// Returns the name that brokers and others see of it.
+    pub(super) fn client_id(&self) -> String {
+        self.config(1).get("client.id").unwrap_or_default().to_owned()
+    }
+
     fn session(&self) -> Duration {
         let told = self.config(1).get("session.timeout.ms").and_then(|told| told.parse().ok());
         Duration::from_millis(told.unwrap_or(45_000))

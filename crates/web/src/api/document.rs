@@ -28,11 +28,12 @@ const REFUSALS: [(u16, &str); 15] = [
 ];
 
 /// Parts of paths, and what they name.
-const NAMES: [(&str, &str); 6] = [
+const NAMES: [(&str, &str); 7] = [
     ("task", "The task's id; where a task is sent, its name."),
     ("queue", "The queue's name."),
     ("node", "The worker's node name, such as `celery@host`."),
     ("limit", "The limit's name."),
+    ("group", "The group's name."),
     ("name", "The schedule's name."),
     ("id", "The id."),
 ];

@@ -11,6 +11,7 @@ use crate::{
     flags::{ChildArgs, LimitArgs, PaceArgs, RequestArgs, RetryArgs, ViewArgs, WhatArgs},
     kafka::{link::LinkArgs, topics::topic_name},
     units,
+    web::WebArgs,
 };
 use longshore_run::{Program, spec::ProgramLimits};
 
@@ -140,6 +141,14 @@ pub struct ConsumeArgs {
     /// Address of Kafka.
     #[command(flatten)]
     pub link: LinkArgs,
+
+    /// Serve a page of this consumer while it goes, with /metrics, /healthz and /readyz, at this
+    /// address, such as 127.0.0.1:7073: lag by partition, what is in work, what can be changed
+    #[arg(long, value_name = "HOST:PORT", help_heading = "Page")]
+    pub listen: Option<String>,
+    /// Who may see and change it.
+    #[command(flatten)]
+    pub web: WebArgs,
 
     /// Flags of the progress.
     #[command(flatten)]

@@ -107,7 +107,7 @@ impl Screen {
     pub(super) fn trouble(&self, place: &str, trouble: &Trouble, complaint: Option<&str>) {
         let json = self.voice.json || matches!(self.form, Form::Json);
         let sentence = match trouble.until {
-            None => Some(trouble::sentence(trouble, complaint)),
+            None => Some(trouble.sentence(complaint)),
             Some(_) => trouble::end(trouble),
         };
         let line = match sentence {

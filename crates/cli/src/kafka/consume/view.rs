@@ -125,7 +125,7 @@ impl Moment {
         lines.push(fit(cost, room));
         // Troubles are sentences, each on a line, and must not push the partitions off the screen.
         for trouble in view.troubles.iter().take(TROUBLES) {
-            let said = trouble::sentence(trouble, view.complaint.as_deref());
+            let said = trouble.sentence(view.complaint.as_deref());
             lines.push(cut(&paint(color, RED, &format!("{indent}for {}: {said}", short(trouble.lasts()))), room));
         }
         if view.troubles.len() > TROUBLES {

@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use longshore_core::{Stop, lane::child::Children};
+use longshore_core::{Phase, Stop, lane::child::Children};
 use longshore_kafka::{self as kafka, ConsumerHandle, ConsumerSummary, RunningConsumer};
 use tokio::{
     sync::mpsc,
@@ -143,6 +143,13 @@ impl ConsumerWatch<'_> {
         let moment = match (view, self.seen.last.take()) {
             (Some(view), _) => {
                 self.seen.answered = now;
+                // A page may have paused or stopped it.
+                self.seen.state = match (self.seen.state, view.engine.phase) {
+                    (State::Stopping, _) | (_, Phase::Draining | Phase::Cancelling | Phase::Done) => State::Stopping,
+                    (_, Phase::Paused) => State::Paused,
+                    (_, _) => State::Running,
+                };
+                let state = self.seen.state;
                 // What is left of a rate after a minute without records is none.
                 let rate = Some(self.seen.meter.update(now, view.counts.done)).filter(|rate| *rate >= 0.01).unwrap_or(0.0);
                 self.seen.most_active = self.seen.most_active.max(view.engine.active);
