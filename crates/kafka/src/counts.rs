@@ -1,7 +1,7 @@
 //! Numbers of what a consumer has done.
 
 /// Counts of what a consumer has done since its start.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct RecordCounts {
     /// Records read.
     pub read: u64,

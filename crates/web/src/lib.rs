@@ -1,8 +1,8 @@
 //! Pages, health, metrics and an HTTP intake: what people and programs see of longshore over HTTP.
 //!
-//! A [`Site`] is what is shown: one worker, one run, one consumer of Kafka, or a whole deployment. A [`WebServer`] listens
-//! and serves it. A site owns nothing that runs: it reads views and events, asks `longshore-ops`,
-//! and steers through handles.
+//! A [`Site`] is what is shown: one worker, one run, one consumer of Kafka, or a whole deployment.
+//! A [`WebServer`] listens and serves it. A site owns nothing that runs: it reads views and events,
+//! asks `longshore-ops`, and steers through handles.
 //!
 //! ```
 //! use longshore_web::{Readiness, Site, WebOptions, WebServer};

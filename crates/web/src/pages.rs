@@ -1,8 +1,9 @@
 //! The pages: what each shows, and what can be done on it.
 //!
 //! `worker.rs`, `run.rs`: the page of one worker, of one run; `jobs.rs`: jobs from their
-//! journals; `consumer.rs`, `kafka.rs`: a consumer of Kafka, and groups. All others stand on `crate::deployment`, a broker with its workers: each asks
-//! `longshore-ops`, and has the same facts as JSON under `/api/v1`.
+//! journals; `consumer.rs`, `kafka.rs`: a consumer of Kafka, and groups. All others stand on
+//! `crate::deployment`, a broker with its workers: each asks `longshore-ops`, and has the same
+//! facts as JSON under `/api/v1`.
 
 #[cfg(feature = "kafka")]
 pub(crate) mod consumer;

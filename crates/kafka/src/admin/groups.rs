@@ -36,8 +36,8 @@ pub const UNTOLD: &str = "Untold";
 pub struct Group {
     /// Its name.
     pub name: String,
-    /// `Stable`, `Empty`, `PreparingRebalance`, …; `Dead`: nobody knows it; [`UNTOLD`]: of the newer
-    /// protocol.
+    /// `Stable`, `Empty`, `PreparingRebalance`, …; `Dead`: nobody knows it; [`UNTOLD`]: of the
+    /// newer protocol.
     pub state: String,
     /// Number of its members.
     pub members: usize,
@@ -138,7 +138,8 @@ impl Admin {
         self.group(group, topics).map(|detail| detail.lags)
     }
 
-    /// Returns a group with its members and its lag, of the partitions that [`lag`](Admin::lag) has.
+    /// Returns a group with its members and its lag, of the partitions that [`lag`](Admin::lag)
+    /// has.
     ///
     /// # Errors
     /// As of `lag`.

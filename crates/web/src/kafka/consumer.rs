@@ -101,11 +101,18 @@ impl ConsumerReader {
     /// It has not answered yet, or is over.
     pub(crate) async fn look(&self) -> Result<(ConsumerFacts, Arc<Vec<String>>), WebError> {
         let now = Instant::now();
-        let before = self.wishes.times(|times| times.asked = Some(now));
+        let times = self.wishes.times(|times| {
+            // Nobody has looked: records in work were not asked for.
+            if times.asked.is_none_or(|asked| asked.elapsed() >= WATCHED) {
+                times.not_before = Some(now);
+                self.wishes.nudge.notify_one();
+            }
+            times.asked = Some(now);
+        });
         let mut looked = self.looked.clone();
         let is_new = |seen: &Seen| match seen {
             Seen::Nothing => false,
-            Seen::Look(look) => before.not_before.is_none_or(|at| look.asked >= at),
+            Seen::Look(look) => times.not_before.is_none_or(|at| look.asked >= at),
             Seen::Over => true,
         };
         // Who does not answer in time is shown as it was.
@@ -123,8 +130,7 @@ impl ConsumerReader {
         if late >= LATE {
             facts.late = late.as_secs_f64();
             facts.troubles = troubles(&self.handle.troubles(), self.handle.complaint().as_deref());
-            let counts = self.handle.counts();
-            (facts.counts.done, facts.counts.commits, facts.counts.commits_failed) = (counts.done, counts.commits, counts.commits_failed);
+            facts.counts = self.handle.counts();
         }
         Ok((facts, charts))
     }
@@ -183,7 +189,7 @@ async fn read(handle: ConsumerHandle, tell: watch::Sender<Seen>, wishes: Arc<Wis
             let running: Vec<_> = running.into_iter().map(RunningFacts::of).collect();
             let mut facts = ConsumerFacts::of(&handle, view, running, 0.0);
             let answered = Instant::now();
-            facts.rate_per_s = course.note(answered, Tally { done: facts.counts.done, failed: facts.failed(), lag: facts.lag });
+            facts.rate_per_s = course.note(answered, Tally { good: facts.done_well(), bad: facts.failed(), lag: facts.lag });
             let (facts, charts) = (Arc::new(facts), Arc::new(course.charts()));
             tell.send_replace(Seen::Look(Look { facts, charts, asked, answered }));
         } else if handle.engine().snapshot().await.is_none() {

@@ -1,7 +1,7 @@
 //! A consumer at one moment, as its page and programs see it. Times are in seconds.
 
 use longshore_core::engine::RunningTask;
-use longshore_kafka::{ConsumerHandle, GateState, Intake, PartitionView, Record, Trouble, View};
+use longshore_kafka::{ConsumerHandle, GateState, Intake, PartitionView, Record, RecordCounts, Trouble, View};
 use longshore_ops::{cut, limits::rate_text};
 use serde::Serialize;
 
@@ -38,7 +38,9 @@ pub(crate) struct ConsumerFacts {
     pub(crate) retrying: usize,
     /// Records that wait until the dead-letter topic has them.
     pub(crate) burying: usize,
-    pub(crate) counts: CountFacts,
+    /// Attempts that were followed by another one.
+    pub(crate) retried: u64,
+    pub(crate) counts: RecordCounts,
     pub(crate) rate_per_s: f64,
     pub(crate) p50: Option<f64>,
     pub(crate) p99: Option<f64>,
@@ -72,25 +74,6 @@ pub(crate) struct GateFacts {
 pub(crate) struct WaitFacts {
     pub(crate) records: usize,
     pub(crate) why: String,
-}
-
-/// Counts since the start.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub(crate) struct CountFacts {
-    pub(crate) read: u64,
-    pub(crate) known: u64,
-    /// Records that are done, dead letters and skipped ones too.
-    pub(crate) done: u64,
-    pub(crate) dead: u64,
-    pub(crate) skipped: u64,
-    pub(crate) retried: u64,
-    pub(crate) withdrawn: u64,
-    pub(crate) abandoned: u64,
-    pub(crate) repeated: u64,
-    pub(crate) commits: u64,
-    pub(crate) commits_failed: u64,
-    pub(crate) rebalances: u64,
-    pub(crate) lost: u64,
 }
 
 /// A partition that is assigned to it.
@@ -160,24 +143,11 @@ impl ConsumerFacts {
             parked: view.parked,
             retrying: view.engine.retrying,
             burying: view.burying,
-            counts: CountFacts {
-                read: counts.read,
-                known: counts.known,
-                done: counts.done,
-                dead: counts.dead,
-                skipped: counts.skipped,
-                retried: summary.counts.retried,
-                withdrawn: counts.withdrawn,
-                abandoned: counts.abandoned,
-                repeated: counts.repeated,
-                commits: counts.commits,
-                commits_failed: counts.commits_failed,
-                rebalances: counts.rebalances,
-                lost: counts.lost,
-            },
+            retried: summary.counts.retried,
+            counts,
             rate_per_s,
-            p50: ran.then(|| summary.run.p50.as_secs_f64()),
-            p99: ran.then(|| summary.run.p99.as_secs_f64()),
+            p50: ran.then_some(summary.run.p50.as_secs_f64()),
+            p99: ran.then_some(summary.run.p99.as_secs_f64()),
             lag: (!lags.is_empty()).then(|| lags.iter().map(|lag| u64::try_from(*lag).unwrap_or(0)).sum()),
             committed_ago: view.committed_ago.map(|ago| ago.as_secs_f64()),
             partitions: partitions(&view.partitions),
@@ -190,6 +160,11 @@ impl ConsumerFacts {
     /// Returns how many records failed for good.
     pub(crate) fn failed(&self) -> u64 {
         self.counts.dead + self.counts.skipped
+    }
+
+    /// Returns how many records are done and did not fail.
+    pub(crate) fn done_well(&self) -> u64 {
+        self.counts.done.saturating_sub(self.failed())
     }
 
     /// Leaves out what records hold.

@@ -73,9 +73,12 @@ async fn show(state: Arc<ConsumerPage>, _request: Arc<PageRequest>) -> Result<Pa
     let (facts, charts) = state.reader.look().await?;
     let facts = if state.frame.guard.options.hide_args { facts.without_keys() } else { facts };
     let charts: Vec<Value> = charts.iter().map(|chart| Value::from_safe_string(chart.clone())).collect();
-    let done_well = facts.counts.done.saturating_sub(facts.failed());
     let title = facts.group.clone();
-    Ok(Page::new("consumer.html", title, context! { failed => facts.failed(), done_well, view => Serde(&facts), charts }))
+    Ok(Page::new(
+        "consumer.html",
+        title,
+        context! { failed => facts.failed(), done_well => facts.done_well(), view => Serde(&facts), charts },
+    ))
 }
 
 async fn facts(State(state): State<Arc<ConsumerPage>>) -> Response {
