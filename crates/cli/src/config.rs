@@ -397,6 +397,15 @@ impl Config {
         Ok((find(broker, "broker")?, find(results, "results")?))
     }
 
+    /// Returns whether monitors are told when a task is sent.
+    ///
+    /// # Errors
+    /// None: a switch names no variable.
+    pub fn task_send_sent_event(&self) -> Result<bool, ConfigError> {
+        let told = self.setting(&SectionId::Connections, "task-send-sent-event")?;
+        Ok(told.is_some_and(|setting| setting.value == Value::Bool(true)))
+    }
+
     /// Returns where tasks go that name no queue, in the order of the lines of `[routes]`, those of
     /// the stronger file first: pattern, queue, priority.
     ///

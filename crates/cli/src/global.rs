@@ -20,6 +20,10 @@ pub struct Global {
     /// the configuration]
     #[arg(long, global = true, value_name = "URL", help_heading = "Task queue")]
     pub results: Option<String>,
+    /// Tell monitors when a task is sent, so that timelines know it: one more command to the broker
+    /// for each
+    #[arg(long, global = true, help_heading = "Task queue")]
+    pub task_send_sent_event: bool,
     /// Colours: auto, always or never
     #[arg(long, global = true, default_value = "auto", value_parser = ColorMode::parse)]
     pub color: ColorMode,
@@ -53,7 +57,12 @@ impl Global {
         }
         words.push(format!("--color={}", self.color).into());
         words.push(format!("--log-format={}", self.log_format).into());
-        let switches = [("--json", self.json), ("--quiet", self.quiet), ("--no-input", self.no_input)];
+        let switches = [
+            ("--json", self.json),
+            ("--quiet", self.quiet),
+            ("--no-input", self.no_input),
+            ("--task-send-sent-event", self.task_send_sent_event),
+        ];
         words.extend(switches.into_iter().filter(|(_, on)| *on).map(|(word, _)| word.into()));
         words.extend((0..self.verbose).map(|_| "-v".into()));
         words

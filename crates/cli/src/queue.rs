@@ -150,6 +150,7 @@ pub fn configured(app: &App, config: &Config, global: &Global) -> Result<(App, V
         settings.broker = broker;
     }
     settings.results = results.or(settings.results.take());
+    settings.task_send_sent_event |= global.task_send_sent_event || config.task_send_sent_event()?;
     // The first that matches counts: a task's own queue, then what is configured, then what the
     // program says.
     let mut own = Vec::new();

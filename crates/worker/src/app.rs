@@ -140,6 +140,13 @@ impl App {
         self
     }
 
+    /// Tells monitors when a task is sent (`task-sent`), so that a timeline knows it.
+    #[must_use]
+    pub fn task_send_sent_event(mut self) -> Self {
+        self.settings_mut().task_send_sent_event = true;
+        self
+    }
+
     /// Lets workers take bodies in MessagePack too.
     #[must_use]
     pub fn accept_msgpack(mut self) -> Self {

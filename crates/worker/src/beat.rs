@@ -320,7 +320,9 @@ impl Scheduler {
             _ => return Ok(false),
         }
         if known.first().is_none_or(Option::is_none) {
-            self.client.broker().publish_once(id, &[message]).await?;
+            let (at, batch) = (self.client.environment().wall(), [message]);
+            self.client.broker().publish_once(id, &batch).await?;
+            self.client.tell_sent(at, &batch).await;
         }
         Ok(true)
     }

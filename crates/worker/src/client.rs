@@ -2,12 +2,17 @@
 
 mod bulk;
 mod prepared;
+mod sent_event;
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex},
+};
 
 use futures_util::Stream;
 use longshore_brokers::{Broker, BrokerError, Connected, Key, Notice, Outgoing, ResultBackend};
-use longshore_celery::{Map, Message, ResultTree, TraceContext, Value, WireSignature, canvas};
+use longshore_celery::{Map, Message, ResultTree, TraceContext, Value, WireSignature, canvas, events::Clock};
 use longshore_core::ErrorKind;
 
 pub use bulk::{Refused, SendAll, Sent};
@@ -49,6 +54,8 @@ pub struct Client {
 struct ClientInner {
     connections: Arc<Connections>,
     sender: Sender,
+    /// Logical time of the events that it tells.
+    clock: Mutex<Clock>,
     /// Runtime on which it was made, if on one.
     runtime: Option<tokio::runtime::Handle>,
 }
@@ -95,7 +102,11 @@ impl Client {
         let maker = spans.map(|spans| Arc::new(SpanMaker { spans, broker, node: None }));
         let connections = Connections { settings, connected, environment, told, unserved: UnservedQueues::default() };
         let runtime = tokio::runtime::Handle::try_current().ok();
-        Self { inner: Arc::new(ClientInner { connections: Arc::new(connections), sender, runtime }), trace: None, maker }
+        Self {
+            inner: Arc::new(ClientInner { connections: Arc::new(connections), sender, clock: Mutex::default(), runtime }),
+            trace: None,
+            maker,
+        }
     }
 
     /// Returns this client within a trace: what it sends carries `traceparent` and `tracestate`
@@ -295,7 +306,10 @@ impl Client {
     /// Publishes messages, all or none; their spans are the caller's.
     async fn put_unended(&self, batch: &[Outgoing]) -> Result<(), BrokerError> {
         self.listen().await?;
-        self.inner.connections.connected.broker.publish(batch).await
+        let at = self.environment().wall();
+        self.inner.connections.connected.broker.publish(batch).await?;
+        self.tell_sent(at, batch).await;
+        Ok(())
     }
 
     /// Ends the spans of messages that were published, or were not.

@@ -23,6 +23,9 @@ pub struct Settings {
     pub result_expires: Option<Duration>,
     /// True where results carry the task's name, arguments, worker and queue.
     pub result_extended: bool,
+    /// True where monitors are told when a client has sent a task, as Celery's setting of that name
+    /// has it. It costs one more command for each call, or for 24 tasks that are sent together.
+    pub task_send_sent_event: bool,
     /// True where workers take bodies in MessagePack, too. What is sent is JSON all the same,
     /// unless a call asks for MessagePack.
     pub accept_msgpack: bool,
@@ -43,6 +46,7 @@ impl Default for Settings {
             routes: Vec::new(),
             result_expires: Some(Self::DAY),
             result_extended: false,
+            task_send_sent_event: false,
             accept_msgpack: false,
             compression: None,
             errbacks: Vec::new(),

@@ -173,7 +173,7 @@ pub(super) const LIMIT: Keys = &[&[key("rate", Text), key("burst", Whole), key("
 pub(super) const RETRY: Keys = &[&[key("retries", Whole), key("backoff", Text), key("on", Commas), key("give-up-after", Text)]];
 
 /// Keys of `[connections]`.
-pub(super) const CONNECTIONS: Keys = &[&[key("broker", Text), key("results", Text)]];
+pub(super) const CONNECTIONS: Keys = &[&[key("broker", Text), key("results", Text), key("task-send-sent-event", Bool)]];
 
 /// Keys of `[routes."PATTERN"]`, which may also be its queue alone: `"mail.*" = "mail"`.
 pub(super) const ROUTE: Keys = &[&[key("queue", Text), key("priority", Whole)]];

@@ -76,8 +76,12 @@ impl Client {
     /// Cancel safe where the broker can tell; else as `send`.
     pub async fn send_prepared_once(&self, task: &PreparedTask) -> Result<(), ClientError> {
         self.listen().await?;
-        let published = self.broker().publish_once(&task.id, std::slice::from_ref(&task.outgoing)).await;
+        let (at, batch) = (self.environment().wall(), std::slice::from_ref(&task.outgoing));
+        let published = self.broker().publish_once(&task.id, batch).await;
         self.ended(task.spans.clone(), &published);
+        if published.is_ok() {
+            self.tell_sent(at, batch).await;
+        }
         Ok(published?)
     }
 }

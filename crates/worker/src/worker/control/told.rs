@@ -23,6 +23,7 @@ pub(super) fn settings(app: &App, slots: usize) -> Map {
     conf.set("task_routes", routes(&settings.routes));
     conf.set("result_expires", settings.result_expires.map(|after| after.as_secs_f64()));
     conf.set("result_extended", settings.result_extended);
+    conf.set("task_send_sent_event", settings.task_send_sent_event);
     conf.set("task_acks_late", !app.is_early());
     conf.set("accept_content", if settings.accept_msgpack { vec!["json", "msgpack"] } else { vec!["json"] });
     conf.set("task_serializer", "json");
