@@ -31,7 +31,7 @@ use crate::{
     error::OpsError,
     queues::{
         QueueInfo,
-        flow::{Flow, RunningTasks, Sample, ask_some, ended, flow, mute, running},
+        flow::{Flow, IndexedSample, RunningTasks, Sample, ask_some, ended, flow, mute, running},
     },
     reason::LaneUse,
     wire,
@@ -337,7 +337,8 @@ impl OverviewReader {
             }
         }
         let served: BTreeSet<&String> = self.served.values().flatten().collect();
-        let is_new = served.iter().any(|name| !spare.states.iter().any(|state| state.name == ***name));
+        let seen: BTreeSet<&str> = spare.states.iter().map(|state| state.name.as_str()).collect();
+        let is_new = served.iter().any(|name| !seen.contains(name.as_str()));
         if is_due(spare.states_at) || is_new {
             let mut states = Vec::new();
             if is_due(spare.names_at) {
@@ -457,9 +458,10 @@ impl OverviewReader {
         };
         let workers = self.heard.iter().map(of).collect();
         // Without a look before there is no traffic, but who serves it and what runs.
-        let flow_of = |queue: &str| match before {
-            Some(before) => flow(queue, &before.sample, &look.sample, &self.served, &told.running),
-            None => Flow { incoming: None, outgoing: None, ..flow(queue, &look.sample, &look.sample, &self.served, &told.running) },
+        let (was, is) = (before.map(|before| IndexedSample::of(&before.sample)), IndexedSample::of(&look.sample));
+        let flow_of = |queue: &str| match &was {
+            Some(was) => flow(queue, was, &is, &self.served, &told.running),
+            None => Flow { incoming: None, outgoing: None, ..flow(queue, &is, &is, &self.served, &told.running) },
         };
         let states = look.sample.states.iter().cloned();
         let mut queues: Vec<QueueInfo> =

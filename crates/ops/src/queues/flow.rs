@@ -7,7 +7,7 @@
 //! unknown. What runs it says in the same reply; of one that does not, the tasks are counted.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -92,7 +92,8 @@ pub(super) async fn measure(client: &Client, names: &[Arc<str>], window: Duratio
     let (stats, active) = (stats.unwrap_or_default(), active.unwrap_or_default());
     let after = Sample { at, states, ended: ended(&stats) };
     let (served, running) = (serving(&queues), running(&stats, &active));
-    let flows = after.states.iter().map(|state| (state.name.clone(), flow(&state.name, &before, &after, &served, &running))).collect();
+    let (was, is) = (IndexedSample::of(&before), IndexedSample::of(&after));
+    let flows = after.states.iter().map(|state| (state.name.clone(), flow(&state.name, &was, &is, &served, &running))).collect();
     Ok((after.states, Flows { window: after.at - before.at, queues: flows }))
 }
 
@@ -153,12 +154,35 @@ pub(crate) fn running(stats: &[(String, Value)], active: &[(String, Value)]) -> 
     counted.chain(stats.iter().filter_map(|(node, stats)| Some((node.clone(), running_of(stats)?)))).collect()
 }
 
+/// A look, with its queues by their names: brokers have tens of thousands.
+pub(crate) struct IndexedSample<'a> {
+    sample: &'a Sample,
+    states: HashMap<&'a str, &'a QueueState>,
+}
+
+impl<'a> IndexedSample<'a> {
+    /// Indexes a look.
+    pub(crate) fn of(sample: &'a Sample) -> Self {
+        Self { sample, states: sample.states.iter().map(|state| (state.name.as_str(), state)).collect() }
+    }
+
+    fn state(&self, queue: &str) -> QueueState {
+        self.states.get(queue).copied().cloned().unwrap_or_default()
+    }
+}
+
 /// Returns the traffic of one queue between two looks. Pure.
-pub(crate) fn flow(queue: &str, before: &Sample, after: &Sample, served: &BTreeMap<String, Vec<String>>, running: &RunningTasks) -> Flow {
+pub(crate) fn flow(
+    queue: &str,
+    before: &IndexedSample<'_>,
+    after: &IndexedSample<'_>,
+    served: &BTreeMap<String, Vec<String>>,
+    running: &RunningTasks,
+) -> Flow {
+    let (was, is) = (before.state(queue), after.state(queue));
+    let (before, after) = (before.sample, after.sample);
     let seconds = (after.at - before.at).as_secs_f64();
     let nodes: Vec<&String> = served.iter().filter(|(_, queues)| queues.iter().any(|name| name == queue)).map(|(node, _)| node).collect();
-    let state = |sample: &Sample| sample.states.iter().find(|state| state.name == queue).cloned().unwrap_or_default();
-    let (was, is) = (state(before), state(after));
     // Who serves it and does not answer may have ended something.
     let unseen = nodes.is_empty() && (was.held > 0 || is.held > 0);
     let count = |sample: &Sample, node: &String| Some(sample.ended.get(node)?.as_ref()?.get(queue).copied().unwrap_or(0));
@@ -198,7 +222,7 @@ mod tests {
         let serve = |nodes: &[&str]| nodes.iter().map(|node| ((*node).to_owned(), vec!["q".to_owned()])).collect::<BTreeMap<_, _>>();
         let (two, none) = (serve(&["a", "b"]), serve(&[]));
         let flow = |before: &Sample, after: &Sample, served| {
-            let flow = flow("q", before, after, served, &BTreeMap::new());
+            let flow = flow("q", &IndexedSample::of(before), &IndexedSample::of(after), served, &BTreeMap::new());
             (flow.incoming, flow.outgoing, flow.workers)
         };
         let before = sample(then, 10, 5, &[("a", Some(100)), ("b", Some(0))]);
@@ -233,8 +257,10 @@ mod tests {
         let running = running(&[], &replies);
         assert_eq!((&running["a"], running["b"].len()), (&BTreeMap::from([("q".to_owned(), 2)]), 0));
         let (now, serve) = (Instant::now(), |nodes: &[&str]| nodes.iter().map(|node| ((*node).to_owned(), vec!["q".to_owned()])).collect());
-        let runs =
-            |nodes: &[&str], held| flow("q", &sample(now, 0, held, &[]), &sample(now, 0, held, &[]), &serve(nodes), &running).running;
+        let runs = |nodes: &[&str], held| {
+            let look = sample(now, 0, held, &[]);
+            flow("q", &IndexedSample::of(&look), &IndexedSample::of(&look), &serve(nodes), &running).running
+        };
         assert_eq!((runs(&["a", "b"], 3), runs(&["b"], 3), runs(&[], 0)), (Some(2), Some(2), Some(2)));
         // Somebody who does not answer holds something; and one that serves did not say what runs.
         assert_eq!((runs(&[], 3), runs(&["a", "silent"], 3)), (None, None));

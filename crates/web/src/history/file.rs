@@ -109,6 +109,19 @@ fn named(path: &Path, end: &str) -> PathBuf {
     name.into()
 }
 
+/// Makes SQLite's files beside a file writable again: those that were made while the file was not
+/// have its permissions.
+fn heal(path: &Path) {
+    let Ok(own) = path.metadata() else { return };
+    for beside in [named(path, "-wal"), named(path, "-shm")] {
+        let is_readonly = beside.symlink_metadata().is_ok_and(|found| found.is_file() && found.permissions().readonly());
+        if is_readonly && !own.permissions().readonly() {
+            // Where they are somebody else's SQLite says what is wrong.
+            let _ = std::fs::set_permissions(&beside, own.permissions());
+        }
+    }
+}
+
 /// Opens a file, and makes its tables if it is new.
 ///
 /// `may_be_strange`: what is no SQLite file is one of ours that was damaged, since it lies where
@@ -120,6 +133,13 @@ pub(crate) fn open(path: &Path, most_bytes: u64, may_be_strange: bool) -> Result
     lock.try_lock().map_err(|_| refused("another dashboard keeps this history; name another file with --history".to_owned()))?;
     // SQLite makes files that others may read.
     drop(files::own(path, Own::New));
+    if let Err(error) = File::options().write(true).open(path)
+        && error.kind() == std::io::ErrorKind::PermissionDenied
+    {
+        // Before SQLite makes files beside it that cannot be written either, and stay so.
+        return Err(refused(format!("it cannot be written; it and its directory must be writable ({error})")));
+    }
+    heal(path);
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let opened = Connection::open_with_flags(path, flags).and_then(|conn| {
         conn.busy_timeout(PATIENCE)?;
