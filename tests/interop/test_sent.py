@@ -7,7 +7,7 @@ import pytest
 
 from lab import LABAPP
 from procs import Process, eventually
-from test_history import Dashboard
+from test_history import Dashboard, told
 
 pytestmark = [pytest.mark.ours, pytest.mark.limit(120)]
 
@@ -52,7 +52,8 @@ def test_a_sent_task_is_told_as_celerys_clients_tell_it_and_stands_on_the_timeli
     worker = lab.worker("longshore", flags=["-E"])
     try:
         # Its heartbeats are heard: from here on nothing is missed.
-        assert heard.ready.wait(30) and eventually(lambda: dashboard.timeline(lab.add.delay(1, 1).id).get("worker") == worker.node, 30, 1)
+        assert heard.ready.wait(30)
+        told(lab, dashboard, worker)
         theirs = lab.add.apply_async((2, 3), countdown=1)
         ours = call(lab, "lab.add", [2, 3], "--task-send-sent-event", "--countdown", "1")
         silent = call(lab, "lab.add", [2, 3])
@@ -73,4 +74,5 @@ def test_a_sent_task_is_told_as_celerys_clients_tell_it_and_stands_on_the_timeli
         assert steps == ["received", "started", "succeeded"] and silent not in heard.sent, steps
     finally:
         heard.told = True
+        heard.join(10)
         dashboard.close()
