@@ -159,7 +159,6 @@ def test_a_task_is_called_off_before_it_runs_and_while_it_does(stage, page):
     assert stage.dashboard.ask(f"/api/v1/tasks/{off}")[1]["status"] == "REVOKED"
 
 
-@INSIDE
 def test_a_limit_is_set_and_reset(stage, page):
     """Its rate is kept where all who share it look: in the store of the results."""
     config = stage.folder / "limits.toml"

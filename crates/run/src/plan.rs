@@ -140,7 +140,8 @@ impl Limiting {
         let limit_rate = match (&named.broker, limit_rate) {
             (Some(broker), Some(rate)) => {
                 let host = matches!(spec.program, Program::Http(_));
-                self.shared = Some(SharedLimit { name: name.clone(), rate, by, broker: broker.clone(), host });
+                self.shared =
+                    Some(SharedLimit { name: name.clone(), rate, by, broker: broker.clone(), results: named.results.clone(), host });
                 None
             }
             (_, rate) => rate,

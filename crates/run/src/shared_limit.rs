@@ -43,6 +43,8 @@ pub(crate) struct SharedLimit {
     pub by: Option<Expr>,
     /// The broker's URL.
     pub broker: String,
+    /// The result backend's URL.
+    pub results: Option<String>,
     /// The expression may ask for the request's host.
     pub host: bool,
 }
@@ -56,7 +58,7 @@ impl SharedLimit {
         let away = |error: longshore_brokers::BrokerError| {
             RunError::new(RunErrorKind::Unreachable, format!("limit {}: {}", self.name, error.message))
         };
-        let connected = connect(&self.broker, None).map_err(away)?;
+        let connected = connect(&self.broker, self.results.as_deref()).map_err(away)?;
         connected.broker.ping().await.map_err(away)?;
         let shared = connected.shared().map_err(away)?.clone();
         Ok(Pacer(Arc::new(Inner { limit: self, shared, what, outbox, stop: CancelToken::new(), told: AtomicBool::new(false), tell })))

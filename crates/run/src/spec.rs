@@ -186,6 +186,8 @@ pub struct NamedLimit {
     pub by: Option<String>,
     /// URL of the broker that has the rate's bucket.
     pub broker: Option<String>,
+    /// URL of the result backend, which has the bucket where the broker can have none.
+    pub results: Option<String>,
 }
 
 /// Rules by which a task that failed is tried again.

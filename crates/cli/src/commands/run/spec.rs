@@ -161,6 +161,7 @@ fn limit(name: &str, args: &RunArgs, config: &Config) -> Result<NamedLimit, RunE
     named.burst = u32::try_from(limit.burst).unwrap_or(u32::MAX);
     named.by = limit.by;
     named.broker = args.place.as_ref().map(|place| place.broker.clone());
+    named.results = args.place.as_ref().and_then(|place| place.results.clone());
     Ok(named)
 }
 
