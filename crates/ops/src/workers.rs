@@ -89,7 +89,7 @@ impl WorkerReply {
 #[non_exhaustive]
 pub struct WorkerDetail {
     /// Its replies by the name of the command, in Celery's words: `stats`, `active_queues`,
-    /// `registered`, `active`, `reserved`, `scheduled`.
+    /// `registered`, `active`, `reserved`, `scheduled`, `revoked`, `conf`.
     #[serde(flatten)]
     pub said: Map,
 }
@@ -248,7 +248,7 @@ pub async fn list(client: &Client, request: &WorkersRequest) -> Result<Vec<Worke
 /// Cancel safe: nothing is changed by asking.
 pub async fn show(client: &Client, node: &str) -> Result<WorkerDetail, OpsError> {
     let mut said = Map::default();
-    for method in ["stats", "active_queues", "registered", "active", "reserved", "scheduled"] {
+    for method in ["stats", "active_queues", "registered", "active", "reserved", "scheduled", "revoked", "conf"] {
         let replies = ask(client.connected(), Request::new(method).to([node]), PATIENCE).await?;
         let Some((_, value)) = replies.into_iter().next() else { return Err(OpsError::NoWorkers) };
         said.set(method, value);

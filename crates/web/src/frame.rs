@@ -19,7 +19,7 @@ use minijinja::{Environment, Value, context};
 use crate::{
     audit::Action,
     error::WebError,
-    guard::{Caller, FormFields, Guard, decode},
+    guard::{Caller, FormFields, Guard, decode, own_path},
     live::{self, LivePages, Renewal},
     templates::{self, refusal},
 };
@@ -188,7 +188,7 @@ impl Frame {
     /// Notes an action, and says what came of it on the page that it was taken from.
     pub(crate) fn answer(&self, caller: &Caller, form: &FormFields, action: &mut Action, said: Said) -> Response {
         self.note(caller, action, said.is_error.then(|| said.text.clone()));
-        let back = form.get("back").filter(|back| back.starts_with('/') && !back.starts_with("//")).unwrap_or("/");
+        let back = own_path(form.get("back").unwrap_or("/"));
         let separator = if back.contains('?') { '&' } else { '?' };
         let text = in_query(&said.text.chars().take(600).collect::<String>());
         let refused = if said.is_error { "&refused=1" } else { "" };

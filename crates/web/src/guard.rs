@@ -47,7 +47,7 @@ const TOKEN_FIELD: &str = "_token";
 /// Kinds of bodies that programs send.
 const JSON_KINDS: [&str; 4] = ["application/json", "application/x-ndjson", "application/jsonl", "application/jsonlines"];
 /// Paths of which nothing is secret and nothing can be changed.
-const OPEN_PATHS: [&str; 2] = ["/healthz", "/readyz"];
+const OPEN_PATHS: [&str; 3] = ["/healthz", "/readyz", "/healthcheck"];
 
 /// Somebody who asks.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -217,6 +217,13 @@ pub(crate) fn is_for_programs(path: &str) -> bool {
 /// Refuses a request for this path: programs are told JSON, people a page.
 pub(crate) fn refuse(error: &WebError, path: &str) -> Response {
     if is_for_programs(path) { error.json() } else { refusal(error) }
+}
+
+/// Returns a path of this site to go on to, whatever was asked for. Browsers take `\` for `/`, and
+/// leave out control characters.
+pub(crate) fn own_path(path: &str) -> &str {
+    let is_ours = path.starts_with('/') && !path.starts_with("//") && !path.contains(|c: char| c == '\\' || c.is_control());
+    if is_ours { path } else { "/" }
 }
 
 /// Has a site answer a request, or answers it.

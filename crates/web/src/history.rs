@@ -8,7 +8,8 @@
 //! - `history/state.rs`: how a remembered task stands
 //! - `history/traffic.rs`: counts over time
 //! - `history/file.rs`: tables and files; `history/book.rs`: what events change in them
-//! - `history/find.rs`: search; `history/timeline.rs`: one task
+//! - `history/find.rs`: search; `history/timeline.rs`: one task; `history/told.rs`: both in the
+//!   words of Celery's events
 //! - `history/writer.rs`: the thread
 
 mod book;
@@ -16,6 +17,7 @@ mod file;
 mod find;
 mod state;
 mod timeline;
+mod told;
 mod traffic;
 mod writer;
 
@@ -41,6 +43,7 @@ pub(crate) use self::{
     find::{PastPage, PastQuery},
     state::PastState,
     timeline::Timeline,
+    told::{MatchField, Matching, SortKey, ToldQuery, ToldTask},
     traffic::{ChartSpan, TrafficPoint},
 };
 use crate::{error::WebError, heard::now_ms};
@@ -324,6 +327,32 @@ impl History {
     /// The file cannot be read.
     pub(crate) async fn took(self: &Arc<Self>, span: ChartSpan, part: f64) -> Result<Option<f64>, WebError> {
         self.ask(move |conn| traffic::took(conn, span, now_ms(), part)).await
+    }
+
+    /// Looks for tasks, told in the words of Celery's events. Returns them in their order, and how
+    /// many more there are.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) async fn told(self: &Arc<Self>, query: ToldQuery) -> Result<(Vec<ToldTask>, i64), WebError> {
+        self.ask(move |conn| told::find(conn, &query)).await
+    }
+
+    /// Returns one task in the words of Celery's events.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) async fn told_one(self: &Arc<Self>, id: &str, hide_args: bool) -> Result<Option<ToldTask>, WebError> {
+        let id = id.to_owned();
+        self.ask(move |conn| told::one(conn, &id, hide_args)).await
+    }
+
+    /// Returns the names of tasks that are remembered, in their order.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) async fn names(self: &Arc<Self>) -> Result<Vec<String>, WebError> {
+        self.ask(told::names).await
     }
 
     /// Returns the points of a chart.

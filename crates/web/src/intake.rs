@@ -142,8 +142,8 @@ impl Intake {
         IntakeCounts { idle, ..*self.0.counts.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
-    /// Returns its routes, for any site.
-    pub(crate) fn routes(&self) -> Routes {
+    /// Returns its routes, for any site; one that `hides` arguments and results shows states alone.
+    pub(crate) fn routes(&self, hides: bool) -> Routes {
         let many = Operation::post(TASKS, "Sends many tasks, one on each line; each line is answered, in step")
             .takes("application/x-ndjson", "TaskLines")
             .of_type("application/x-ndjson")
@@ -172,7 +172,7 @@ impl Intake {
         Routes::new()
             .api(many, post(bulk::send_all).with_state(self.clone()))
             .api(one, post(send).with_state(self.clone()))
-            .api(result, get(wait::result).with_state(self.clone()))
+            .api(result, get(wait::result).with_state((self.clone(), hides || self.0.options.hide_results)))
     }
 
     /// Lets a task in, or says when it may be asked again.

@@ -41,6 +41,7 @@
 //! | wait for a result | 60 s | the state as it is |
 //! | remembered tasks | 100 000, 256 MiB | the oldest are forgotten |
 //! | events that wait to be remembered | 24 MiB | left out, and counted |
+//! | tasks of one answer to Flower's routes | 10 000 | left out, and counted |
 //! | results of jobs on their way to somebody | 4 | 503 |
 //! | wrong passwords and tokens of one address | 10, and one more each 6 s | 429 |
 //!
@@ -60,7 +61,7 @@
 //! - `progress.rs`: how a run goes: what the pages of runs and of jobs share
 //! - `jobs.rs`: one reader of the journals of jobs, however many look
 //! - `kafka.rs` (feature `kafka`): one reader of a consumer, and one of a cluster's groups
-//! - `pages.rs`: the pages; `site.rs`: which of them stand where
+//! - `pages.rs`: the pages; `flower.rs`: Flower's routes; `site.rs`: which of them stand where
 
 mod api;
 mod assets;
@@ -68,6 +69,7 @@ mod audit;
 mod deployment;
 mod error;
 mod events;
+mod flower;
 mod frame;
 mod guard;
 mod health;

@@ -145,7 +145,7 @@ where
 const OF_TASKS: [&str; 9] = ["args", "kwargs", "argsrepr", "kwargsrepr", "result", "message", "traceback", "options", "stored"];
 
 /// Takes arguments and results of tasks out of facts.
-fn without_args(facts: &mut Value) {
+pub(crate) fn without_args(facts: &mut Value) {
     match facts {
         Value::Object(members) => {
             for (name, member) in members {

@@ -1,13 +1,16 @@
 //! How a run goes: the blocks that the page of a run and that of a job share.
 
-use axum::{body::Bytes, extract::rejection::BytesRejection};
 use longshore_charts::{HeatMap, HeatMapRow, OverTime, Ranking, Row, Series, Tone};
 use longshore_core::Rate;
 use longshore_run::{RunView, Steering, report::StoryView, units};
 use minijinja::{Value, context, value::Serde};
 use serde::Serialize;
 
-use crate::{error::WebError, guard::FormFields};
+use crate::{
+    api::{Field, Operation},
+    error::WebError,
+    guard::FormFields,
+};
 
 /// Most running tasks that are named.
 const MOST_RUNNING: usize = 100;
@@ -89,9 +92,8 @@ fn charts(story: &StoryView, is_running: bool) -> Vec<String> {
     charts
 }
 
-/// Changes of a run that goes on, as a program asks for them.
-#[derive(Clone, Debug, Default, serde::Deserialize)]
-#[serde(default, deny_unknown_fields)]
+/// Changes of a run that goes on.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Changes {
     /// Most that run at once.
     concurrency: Option<usize>,
@@ -100,7 +102,7 @@ pub(crate) struct Changes {
 }
 
 impl Changes {
-    /// Reads what a form asks for.
+    /// Reads what somebody asks for.
     pub(crate) fn of_form(form: &FormFields) -> Result<Self, WebError> {
         let concurrency = form.get("concurrency").map(|most| most.trim().parse()).transpose();
         let concurrency = concurrency.map_err(|_| WebError::unprocessable(AT_ONCE))?;
@@ -130,16 +132,21 @@ impl Changes {
     }
 }
 
-/// Reads the changes that a program asks for; of nothing, where it sends nothing.
-pub(crate) fn changes(body: Result<Bytes, BytesRejection>) -> Result<Changes, WebError> {
-    let body = body.map_err(|rejection| WebError::new(rejection.status(), rejection.body_text()))?;
-    if body.trim_ascii().is_empty() {
-        return Ok(Changes::default());
-    }
-    serde_json::from_slice(&body).map_err(|error| WebError::unprocessable(format!("the body is not understood: {error}")))
-}
-
 const AT_ONCE: &str = "concurrency is a number from 1 to 100000";
+
+/// Describes what programs may ask of a run, under these paths: pause, resume, drain, cancel, set.
+pub(crate) fn operations(paths: [&'static str; 5]) -> [Operation; 5] {
+    let [pause, resume, drain, cancel, set] = paths;
+    [
+        Operation::act(pause, "Pauses a run: nothing more starts, what runs goes on"),
+        Operation::act(resume, "Lets a run go on after a pause"),
+        Operation::act(drain, "Stops a run: nothing more starts, and what runs may end"),
+        Operation::act(cancel, "Cancels a run: what runs is told to end"),
+        Operation::act(set, "Sets how many run at once, and the pace")
+            .field(Field::whole("concurrency", "the most that run at once"))
+            .field(Field::text("rate", "starts per time: 100/s, 500/min, 10/h; none: no limit")),
+    ]
+}
 
 /// Returns what a run is told, and what is said of it.
 pub(crate) fn steering(what: &str, changes: &Changes) -> Result<(Vec<Steering>, String), WebError> {
@@ -168,26 +175,27 @@ mod tests {
 
     #[test]
     fn what_a_run_is_told_is_what_was_asked_for_or_is_refused_with_a_sentence() {
-        for (what, json, want) in [
-            ("pause", "{}", r#"[{"command":"pause"}] paused: nothing more starts; what runs goes on"#),
-            ("set", r#"{"concurrency":8}"#, r#"[{"command":"concurrency","most":8}] at most 8 run at once"#),
-            ("set", r#"{"rate":"90/min"}"#, r#"[{"command":"rate","count":90.0,"per":60.0}] the pace is 90/min"#),
+        for (what, fields, want) in [
+            ("pause", &[][..], r#"[{"command":"pause"}] paused: nothing more starts; what runs goes on"#),
+            ("set", &[("concurrency", "8")], r#"[{"command":"concurrency","most":8}] at most 8 run at once"#),
+            ("set", &[("rate", "90/min")], r#"[{"command":"rate","count":90.0,"per":60.0}] the pace is 90/min"#),
             (
                 "set",
-                r#"{"concurrency":1,"rate":"none"}"#,
+                &[("concurrency", "1"), ("rate", "none")],
                 r#"[{"command":"concurrency","most":1},{"command":"rate","count":null,"per":1.0}] at most 1 run at once; no pace is kept"#,
             ),
-            ("set", "{}", "! say what is to change"),
-            ("set", r#"{"concurrency":0}"#, "! concurrency is a number from 1 to 100000"),
-            ("set", r#"{"rate":"fast"}"#, "! `fast`"),
-            ("set", r#"{"colour":1}"#, "! the body is not understood: unknown field"),
-            ("explode", "{}", "! there is no action explode here"),
+            ("set", &[], "! say what is to change"),
+            ("set", &[("concurrency", "0")], "! concurrency is a number from 1 to 100000"),
+            ("set", &[("concurrency", "many")], "! concurrency is a number from 1 to 100000"),
+            ("set", &[("rate", "fast")], "! `fast`"),
+            ("explode", &[], "! there is no action explode here"),
         ] {
-            let got = match changes(Ok(Bytes::from_static(json.as_bytes()))).and_then(|changes| steering(what, &changes)) {
+            let form = FormFields::new(fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect());
+            let got = match Changes::of_form(&form).and_then(|changes| steering(what, &changes)) {
                 Ok((steering, said)) => format!("{} {said}", serde_json::to_string(&steering).unwrap()),
                 Err(error) => format!("! {error}"),
             };
-            assert!(if want.starts_with('!') { got.starts_with(want) } else { got == want }, "{what} {json}: {got}");
+            assert!(if want.starts_with('!') { got.starts_with(want) } else { got == want }, "{what} {fields:?}: {got}");
         }
     }
 }

@@ -14,6 +14,7 @@ use crate::{
     deployment::Deployment,
     error::WebError,
     events::{EventFeed, FeedOptions},
+    flower,
     frame::{Frame, NavPlace},
     guard::{Guard, refuse},
     health::{self, Readiness},
@@ -92,8 +93,9 @@ impl Site {
     /// Returns a site that takes tasks and shows nothing.
     #[must_use]
     pub fn of_intake(options: WebOptions, intake: &Intake) -> Self {
+        let hides = options.hide_args;
         let frame = frame(options, "intake", Vec::new());
-        Self::over(&frame, || async { Vec::new() }, intake.routes())
+        Self::over(&frame, || async { Vec::new() }, intake.routes(hides))
     }
 
     /// Returns the site of a whole deployment: queues, tasks, workers (Celery's too), dead letters,
@@ -147,9 +149,10 @@ impl Site {
             pages::schedules::routes,
             pages::past::routes,
             pages::events::routes,
+            flower::routes,
         ];
         let scraped = get(move || metrics::of_deployment(deployment.clone()));
-        let all = intake.routes().api(scrape(), scraped);
+        let all = intake.routes(frame.guard.options.hide_args).api(scrape(), scraped);
         let all = routes.into_iter().fold(all, |all, routes| all.merge(routes(&frame, &shown)));
         let all = match jobs {
             Some(state) => all.merge(pages::jobs::routes(&frame, &Jobs::new(state))),
@@ -189,7 +192,14 @@ fn scrape() -> Operation {
 }
 
 async fn nothing_here(uri: Uri) -> Response {
-    refuse(&WebError::not_found("page here"), uri.path())
+    let path = uri.path();
+    let is_flowers = ["/api/task/", "/api/worker/"].iter().any(|beginning| path.starts_with(beginning));
+    let what = if is_flowers {
+        "such path: of Flower's routes those that read are here; what changes something is POST /api/v1/…, see /api/v1/openapi.json"
+    } else {
+        "page here"
+    };
+    refuse(&WebError::not_found(what), path)
 }
 
 fn frame(options: WebOptions, name: &str, nav: Vec<NavPlace>) -> Arc<Frame> {

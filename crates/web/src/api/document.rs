@@ -35,7 +35,7 @@ const NAMES: [(&str, &str); 7] = [
     ("limit", "The limit's name."),
     ("group", "The group's name."),
     ("name", "The schedule's name."),
-    ("id", "The id."),
+    ("id", "The task's id; of a job the job's."),
 ];
 
 /// Returns the document.
@@ -72,7 +72,7 @@ fn schemes(options: &WebOptions) -> (Value, Value) {
 
 /// Returns how the guard of a site may refuse any request.
 fn refused_by_guard(operation: &Operation, options: &WebOptions) -> &'static [u16] {
-    let is_open = matches!(operation.path(), "/healthz" | "/readyz");
+    let is_open = matches!(operation.path(), "/healthz" | "/readyz" | "/healthcheck");
     match &options.access {
         _ if is_open => &[],
         Access::Open => &[421],
@@ -91,9 +91,7 @@ fn described(operation: &Operation, options: &WebOptions) -> Value {
     statuses.dedup();
     for status in statuses {
         let about = REFUSALS.iter().find(|(known, _)| *known == status).map_or("Refused.", |(_, about)| *about);
-        let kind =
-            if operation.answer.0 == "text/plain" && status == 503 { ("text/plain", "Text") } else { ("application/json", "Refusal") };
-        let mut refused = json!({"description": about, "content": {kind.0: {"schema": reference(kind.1)}}});
+        let mut refused = json!({"description": about, "content": refusal(operation, status)});
         if status == 429 {
             let seconds = json!({"description": "Seconds after which it may be tried again.", "schema": {"type": "integer", "minimum": 1}});
             refused["headers"] = json!({"Retry-After": seconds});
@@ -111,6 +109,22 @@ fn described(operation: &Operation, options: &WebOptions) -> Value {
         described["requestBody"] = body;
     }
     described
+}
+
+/// Returns the types of a refusal, with their schemas.
+fn refusal(operation: &Operation, status: u16) -> Value {
+    let content = |kind: &str, schema: &str| json!({kind: {"schema": reference(schema)}});
+    let is_flowers = tag(operation.path()) == "flower" && operation.refusals.contains(&status);
+    if operation.answer.0 == "text/plain" && status == 503 || is_flowers && status != 400 {
+        return content("text/plain", "Text");
+    }
+    if !is_flowers {
+        return content("application/json", "Refusal");
+    }
+    // Flower's routes refuse in its way what they have read, the guard in ours what cannot be.
+    let mut refusal = content("application/json", "FlowerRefusal");
+    refusal["text/plain"] = json!({"schema": reference("Text")});
+    refusal
 }
 
 fn reference(schema: &str) -> Value {

@@ -186,3 +186,19 @@ async fn a_body_that_does_not_come_is_waited_for_a_while() {
     assert_eq!(read_whole(Body::from("x".repeat(LONGEST_FORM + 1))).await.unwrap_err().status, StatusCode::PAYLOAD_TOO_LARGE);
     assert_eq!(read_whole(Body::from("x")).await.unwrap(), "x");
 }
+
+#[test]
+fn a_form_leads_back_to_this_site_only() {
+    let rows = [
+        ("/queues?a=1", "/queues?a=1"),
+        ("//evil", "/"),
+        ("https://evil", "/"),
+        ("/\\evil", "/"),
+        ("/\t/evil", "/"),
+        ("", "/"),
+        ("/a\r\nb", "/"),
+    ];
+    for (asked, led) in rows {
+        assert_eq!(own_path(asked), led, "{asked}");
+    }
+}

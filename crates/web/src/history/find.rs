@@ -151,7 +151,7 @@ impl Conditions {
 }
 
 /// Takes the meaning from characters that mean something in a pattern.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.chars().flat_map(|character| matches!(character, '%' | '_' | '\\').then_some('\\').into_iter().chain([character])).collect()
 }
 

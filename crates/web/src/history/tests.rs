@@ -404,3 +404,75 @@ async fn a_search_finds_by_everything_and_goes_from_page_to_page() {
     }
     assert_eq!(seen, (1..=25).rev().collect::<Vec<i64>>());
 }
+
+#[tokio::test]
+async fn tasks_are_told_in_the_words_of_celerys_events_and_found_by_them() {
+    let dir = TempDir::new().unwrap();
+    let history = History::start(options(&dir));
+    let text = |text: &str| Some(text.to_owned());
+    tell(&history, HeardEvent { task: text("shop.pay"), queue: text("q"), ..event("task-sent", "a", "client@h", 1.0) });
+    tell(&history, HeardEvent { args: text("(1,)"), kwargs: text("{'card': '4111', 'n': 2}"), ..received("a", "shop.pay", "w@h", 2.0) });
+    tell(&history, event("task-started", "a", "w@h", 3.0));
+    tell(&history, HeardEvent { error: text("KeyError('again')"), ..event("task-retried", "a", "w@h", 4.0) });
+    tell(&history, received("a", "shop.pay", "w@h", 5.0));
+    tell(&history, event("task-started", "a", "w@h", 6.0));
+    tell(&history, HeardEvent { result: text("'paid 100%'"), runtime: Some(0.5), ..event("task-succeeded", "a", "w@h", 7.0) });
+    tell(&history, received("b", "shop.mail", "v@h", 8.0));
+    tell(&history, HeardEvent { parent: text("a"), ..received("c", "Shop.pay", "w@h", 9.0) });
+    stands(&history, "c", "held").await;
+
+    let told = history.told_one("a", false).await.unwrap().unwrap();
+    let times = (told.sent, told.received, told.started, told.retried, told.succeeded, told.failed, told.timestamp);
+    assert_eq!(times, (Some(1.0), Some(5.0), Some(6.0), Some(4.0), Some(7.0), None, Some(7.0)));
+    assert_eq!((told.state.as_str(), told.retries, told.runtime), ("SUCCESS", 1, Some(0.5)));
+    assert_eq!(
+        (told.client.as_deref(), told.routing_key.as_deref(), told.children.as_slice()),
+        (Some("client@h"), Some("q"), &["c".to_owned()][..])
+    );
+    let hidden = history.told_one("a", true).await.unwrap().unwrap();
+    assert_eq!((hidden.args, hidden.kwargs, hidden.result, hidden.name.as_deref()), (None, None, None, Some("shop.pay")));
+    assert_eq!((history.told_one("none", false).await.unwrap(), history.names().await.unwrap().len()), (None, 3));
+
+    let find = async |query: ToldQuery| {
+        let (tasks, rest) = history.told(ToldQuery { limit: if query.limit == 0 { 9 } else { query.limit }, ..query }).await.unwrap();
+        (tasks.iter().map(|task| task.uuid.as_str()).collect::<Vec<_>>().join(""), rest)
+    };
+    let any = ToldQuery::default;
+    let word = |field, text: &str| Some(Matching::Word(field, text.to_owned()));
+    let kwarg = |name: &str, value: &str| Some(Matching::Kwarg(name.to_owned(), value.to_owned()));
+    let rows = [
+        (ToldQuery { sort: Some((SortKey::Started, false)), ..any() }, "bca"),
+        (ToldQuery { sort: Some((SortKey::Name, true)), ..any() }, "cab"),
+        (ToldQuery { sort: Some((SortKey::State, false)), limit: 2, offset: 1, ..any() }, "ca"),
+        (ToldQuery { task: text("shop.PAY"), sort: Some((SortKey::Received, false)), ..any() }, "ac"),
+        (ToldQuery { state: text("success"), ..any() }, "a"),
+        (ToldQuery { worker: text("v@h"), ..any() }, "b"),
+        (ToldQuery { received: [text("2020-01-01 00:00"), None], ..any() }, ""),
+        (ToldQuery { received: [None, text("2020-01-01 00:00")], sort: Some((SortKey::Received, true)), ..any() }, "cba"),
+        (ToldQuery { matching: word(None, "100%"), ..any() }, "a"),
+        (ToldQuery { matching: word(None, "1_0"), ..any() }, ""),
+        (ToldQuery { matching: word(None, "succ"), ..any() }, "a"),
+        (ToldQuery { matching: kwarg("card", "4111"), ..any() }, "a"),
+        (ToldQuery { matching: kwarg("n", "2"), ..any() }, "a"),
+        (ToldQuery { matching: kwarg("card", "41"), ..any() }, ""),
+        (
+            ToldQuery {
+                matching: Some(Matching::All(vec![
+                    Matching::State("received".to_owned()),
+                    Matching::Any(vec![Matching::Word(Some(MatchField::Worker), "v@".to_owned())]),
+                ])),
+                ..any()
+            },
+            "b",
+        ),
+        // What is hidden is not found either.
+        (ToldQuery { matching: word(None, "4111"), hide_args: true, ..any() }, ""),
+        (ToldQuery { matching: kwarg("n", "2"), hide_args: true, ..any() }, ""),
+        (ToldQuery { matching: word(Some(MatchField::Result), "paid"), hide_args: true, ..any() }, ""),
+    ];
+    for (query, expected) in rows {
+        assert_eq!(find(query.clone()).await.0, expected, "{query:?}");
+    }
+    assert_eq!(find(ToldQuery { limit: 1, offset: 1, sort: Some((SortKey::Name, false)), ..any() }).await, ("a".to_owned(), 1));
+    history.close().await;
+}

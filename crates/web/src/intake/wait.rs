@@ -18,14 +18,14 @@ use crate::{error::WebError, guard::decode};
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Answers a task's state and result, at once or when it has ended.
-pub(super) async fn result(State(intake): State<Intake>, Path(id): Path<String>, RawQuery(query): RawQuery) -> Response {
-    match look(&intake, &id, query.as_deref().unwrap_or_default()).await {
+pub(super) async fn result(State((intake, hides)): State<(Intake, bool)>, Path(id): Path<String>, RawQuery(query): RawQuery) -> Response {
+    match look(&intake, &id, query.as_deref().unwrap_or_default(), hides).await {
         Ok(response) => response,
         Err(error) => error.json(),
     }
 }
 
-async fn look(intake: &Intake, id: &str, query: &str) -> Result<Response, WebError> {
+async fn look(intake: &Intake, id: &str, query: &str, hides: bool) -> Result<Response, WebError> {
     let id = order::name("an id", id)?;
     let wait = wait(query)?;
     let answer = intake.0.client.result(&id);
@@ -36,7 +36,7 @@ async fn look(intake: &Intake, id: &str, query: &str) -> Result<Response, WebErr
         }
     }
     let stored = super::within(answer.stored()).await?;
-    Ok(Json(shown(&id, stored.as_ref(), intake.0.options.hide_results)).into_response())
+    Ok(Json(shown(&id, stored.as_ref(), hides)).into_response())
 }
 
 fn shown(id: &str, stored: Option<&TaskResult>, hidden: bool) -> serde_json::Value {

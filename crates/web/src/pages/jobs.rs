@@ -4,9 +4,9 @@
 use std::{io, sync::Arc};
 
 use axum::{
-    Extension, Json,
+    Extension,
     body::{Body, Bytes},
-    extract::{Path, State, rejection::BytesRejection},
+    extract::{Path, State},
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -16,17 +16,16 @@ use longshore_run::{
     spec::Only,
 };
 use minijinja::{context, value::Serde};
-use serde_json::json;
 use tokio::sync::mpsc;
 
 use crate::{
-    api::{Operation, Routes},
+    api::{Operation, Routes, orders},
     audit::Action,
     error::WebError,
     frame::{Frame, Page, PageRequest, Said, page, read_query},
     guard::{Caller, FormFields},
     jobs::{JobList, JobSeen, Jobs},
-    progress::{Changes, changes, steering},
+    progress::{Changes, operations, steering},
     templates::refusal,
 };
 
@@ -51,31 +50,44 @@ impl JobPages {
     }
 
     /// Tells a run what was asked for, and says so.
-    async fn steer(&self, job: &str, what: &str, changes: &Changes) -> Result<String, WebError> {
-        let (steering, said) = steering(what, changes)?;
-        self.jobs.steer(job, &steering).await?;
-        Ok(said)
+    async fn steer(&self, job: &str, form: &FormFields) -> (Action, Result<String, WebError>) {
+        let what = form.get("what").unwrap_or_default();
+        let noted = Action::new(what, job);
+        let done = async {
+            let (steering, said) = steering(what, &Changes::of_form(form)?)?;
+            self.jobs.steer(job, &steering).await?;
+            Ok(said)
+        };
+        (noted, done.await)
     }
 }
 
 /// Returns the pages, their actions, and the same as JSON.
 pub(crate) fn routes(frame: &Arc<Frame>, jobs: &Arc<Jobs>) -> Routes {
     let state = Arc::new(JobPages { frame: frame.clone(), jobs: jobs.clone() });
-    let list_of = Operation::get("/api/v1/jobs", "Jobs of `longshore run`, from their journals").refuses(&[500]);
-    let one = Operation::get("/api/v1/jobs/{job}", "One job").refuses(&[404, 500]);
-    let act_on = Operation::post("/api/v1/jobs/{job}/{what}", "Changes a job that runs: pause, resume, drain, cancel, or set")
-        .takes("application/json", "Steering")
-        .answers("Done")
-        .reads()
-        .refuses(&[404, 409]);
+    let list_of = Operation::get("/api/v1/jobs", "Jobs of `longshore run`, from their journals").answers("JobList").refuses(&[500]);
+    let one = Operation::get("/api/v1/jobs/{job}", "One job").answers("Job").refuses(&[404, 500]);
+    let acts = operations([
+        "/api/v1/jobs/{job}/pause",
+        "/api/v1/jobs/{job}/resume",
+        "/api/v1/jobs/{job}/drain",
+        "/api/v1/jobs/{job}/cancel",
+        "/api/v1/jobs/{job}/set",
+    ]);
+    let acts = acts.map(|operation| operation.refuses(&[404, 409]));
+    let steered = state.clone();
+    let steer = move |_caller, form: FormFields| {
+        let state = steered.clone();
+        async move { state.steer(form.get("job").unwrap_or_default(), &form).await }
+    };
     Routes::new()
         .route("/jobs", page(frame, &state, list_page))
         .route("/jobs/{job}", page(frame, &state, job_page))
         .route("/jobs/{job}/act", post(act).with_state(state.clone()))
         .route("/jobs/{job}/results", get(results).with_state(state.clone()))
         .api(list_of, get(list).with_state(state.clone()))
-        .api(one, get(job).with_state(state.clone()))
-        .api(act_on, post(change).with_state(state))
+        .api(one, get(job).with_state(state))
+        .merge(orders(frame, acts, steer))
 }
 
 async fn list_page(state: Arc<JobPages>, _request: Arc<PageRequest>) -> Result<Page, WebError> {
@@ -112,31 +124,8 @@ async fn act(
     Extension(caller): Extension<Caller>,
     Extension(form): Extension<FormFields>,
 ) -> Response {
-    let what = form.get("what").unwrap_or_default();
-    let mut noted = Action::new(what, job.clone());
-    let said = match Changes::of_form(&form) {
-        Ok(changes) => state.steer(&job, what, &changes).await,
-        Err(error) => Err(error),
-    };
+    let (mut noted, said) = state.steer(&job, &form).await;
     state.frame.answer(&caller, &form, &mut noted, said.map_or_else(Said::refused, Said::done))
-}
-
-async fn change(
-    State(state): State<Arc<JobPages>>,
-    Path((job, what)): Path<(String, String)>,
-    Extension(caller): Extension<Caller>,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let mut noted = Action::new(&what, job.clone());
-    let done = match changes(body) {
-        Ok(changes) => state.steer(&job, &what, &changes).await,
-        Err(error) => Err(error),
-    };
-    state.frame.note(&caller, &mut noted, done.as_ref().err().map(ToString::to_string));
-    match done {
-        Ok(said) => Json(json!({ "done": said })).into_response(),
-        Err(error) => error.json(),
-    }
 }
 
 /// Returns which results are asked for, in which form.

@@ -35,9 +35,12 @@ pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes
         .query("took", "tasks that ran no shorter than this: 500ms, 2s")
         .query("id", "tasks of these ids, with blanks between them")
         .query("before", "tasks before this place, which the last answer named")
-        .query("most", "how many are answered with, at most 1000 (100)");
-    let steps = Operation::get("/api/v1/tasks/{task}/timeline", "What is remembered of a task, step by step");
-    let counts = Operation::get("/api/v1/traffic", "What came and ended, over time").query("span", "day, or else the last ten minutes");
+        .query("most", "how many are answered with, at most 1000 (100)")
+        .answers("Past");
+    let steps = Operation::get("/api/v1/tasks/{task}/timeline", "What is remembered of a task, step by step").answers("Timeline");
+    let counts = Operation::get("/api/v1/traffic", "What came and ended, over time")
+        .query("span", "day, or else the last ten minutes")
+        .answers("Traffic");
     Routes::new()
         .api(list.refuses(&[404, 422, 503]), facts(frame, deployment, found))
         .api(steps.refuses(&[404, 503]), facts(frame, deployment, timeline))

@@ -6,24 +6,22 @@ use std::{
 };
 
 use axum::{
-    Extension, Json,
-    body::Bytes,
-    extract::{Path, State, rejection::BytesRejection},
+    Extension,
+    extract::State,
     http::StatusCode,
-    response::{IntoResponse, Response},
+    response::Response,
     routing::{get, post},
 };
-use longshore_run::{RunHandle, Steering};
+use longshore_run::RunHandle;
 use minijinja::context;
-use serde_json::json;
 
 use crate::{
-    api::{Operation, Routes},
+    api::{Operation, Routes, orders},
     audit::Action,
     error::WebError,
     frame::{Frame, Page, PageRequest, Said, page},
     guard::{Caller, FormFields},
-    progress::{Changes, Progress, changes, steering},
+    progress::{Changes, Progress, operations, steering},
 };
 
 /// Time for which a look serves all who look.
@@ -42,17 +40,15 @@ struct RunPage {
 /// Returns the page, its actions, and the same as JSON.
 pub(crate) fn routes(frame: &Arc<Frame>, handle: RunHandle) -> Routes {
     let state = Arc::new(RunPage { frame: frame.clone(), handle, seen: Mutex::default() });
-    let one = Operation::get("/api/v1/run", "The run as it goes").refuses(&[503]);
-    let act_on = Operation::post("/api/v1/run/{what}", "Changes the run: pause, resume, drain, cancel, or set")
-        .takes("application/json", "Steering")
-        .answers("Done")
-        .reads()
-        .refuses(&[404]);
+    let one = Operation::get("/api/v1/run", "The run as it goes").answers("Run").refuses(&[503]);
+    let acts = operations(["/api/v1/run/pause", "/api/v1/run/resume", "/api/v1/run/drain", "/api/v1/run/cancel", "/api/v1/run/set"]);
+    let steered = state.clone();
+    let steer = move |_caller, form: FormFields| std::future::ready(steered.steer(&form));
     Routes::new()
         .route("/", page(frame, &state, show))
         .route("/act", post(act).with_state(state.clone()))
-        .api(one, get(facts).with_state(state.clone()))
-        .api(act_on, post(change).with_state(state))
+        .api(one, get(facts).with_state(state))
+        .merge(orders(frame, acts, steer))
 }
 
 impl RunPage {
@@ -76,10 +72,16 @@ impl RunPage {
         Ok(seen)
     }
 
-    fn steer(&self, steering: Vec<Steering>) {
-        steering.into_iter().for_each(|steering| self.handle.steer(steering));
-        // What is shown next is what came of it.
-        *self.seen() = None;
+    /// Tells the run what was asked for, and says so.
+    fn steer(&self, form: &FormFields) -> (Action, Result<String, WebError>) {
+        let what = form.get("what").unwrap_or_default();
+        let done = Changes::of_form(form).and_then(|changes| steering(what, &changes)).map(|(steering, said)| {
+            steering.into_iter().for_each(|steering| self.handle.steer(steering));
+            // What is shown next is what came of it.
+            *self.seen() = None;
+            said
+        });
+        (Action::new(what, self.handle.view().name.clone()), done)
     }
 }
 
@@ -94,31 +96,6 @@ async fn facts(State(state): State<Arc<RunPage>>) -> Response {
 }
 
 async fn act(State(state): State<Arc<RunPage>>, Extension(caller): Extension<Caller>, Extension(form): Extension<FormFields>) -> Response {
-    let what = form.get("what").unwrap_or_default();
-    let mut noted = Action::new(what, state.handle.view().name.clone());
-    let told = Changes::of_form(&form).and_then(|changes| steering(what, &changes));
-    let said = told.map(|(steering, said)| {
-        state.steer(steering);
-        said
-    });
+    let (mut noted, said) = state.steer(&form);
     state.frame.answer(&caller, &form, &mut noted, said.map_or_else(Said::refused, Said::done))
-}
-
-async fn change(
-    State(state): State<Arc<RunPage>>,
-    Path(what): Path<String>,
-    Extension(caller): Extension<Caller>,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let mut noted = Action::new(&what, state.handle.view().name.clone());
-    let told = changes(body).and_then(|changes| steering(&what, &changes));
-    let done = told.map(|(steering, said)| {
-        state.steer(steering);
-        said
-    });
-    state.frame.note(&caller, &mut noted, done.as_ref().err().map(ToString::to_string));
-    match done {
-        Ok(said) => Json(json!({ "done": said })).into_response(),
-        Err(error) => error.json(),
-    }
 }

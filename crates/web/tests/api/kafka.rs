@@ -1,7 +1,7 @@
 //! A consumer of Kafka and the groups of a cluster, on a real Kafka: pages, forms, and each
 //! operation against the document.
 
-use std::time::Instant;
+use std::{collections::BTreeMap, time::Instant};
 
 use longshore_kafka::{
     Acks, Admin, Consumer, Handler, NewRecord, Producer, Record, RunningConsumer, Sending, Settings,

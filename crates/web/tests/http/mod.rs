@@ -1,10 +1,14 @@
 //! A small HTTP client, for bytes as they are.
+#![allow(dead_code, reason = "not every test file needs everything")]
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 /// An answer: status, head in small letters, body.
@@ -24,7 +28,10 @@ impl Answered {
 
 /// Sends these bytes and reads the answer to its end; `None` where the connection is just closed.
 pub(crate) async fn raw(address: SocketAddr, request: &[u8]) -> Option<Answered> {
-    let mut stream = TcpStream::connect(address).await.unwrap();
+    answer_of(TcpStream::connect(address).await.unwrap(), request).await
+}
+
+async fn answer_of(mut stream: TcpStream, request: &[u8]) -> Option<Answered> {
     // A server that has refused already reads no further.
     let _ = stream.write_all(request).await;
     let mut answer = Vec::new();
@@ -40,16 +47,42 @@ pub(crate) async fn raw(address: SocketAddr, request: &[u8]) -> Option<Answered>
     Some(Answered { status, head, body })
 }
 
-/// Asks with these further headers, each with its line's end.
-pub(crate) async fn ask(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Answered {
+fn written(method: &str, path: &str, headers: &str, body: &str) -> String {
     let host = if headers.to_ascii_lowercase().contains("host:") { "" } else { "Host: localhost\r\n" };
     let length = if headers.to_ascii_lowercase().contains("transfer-encoding:") {
         String::new()
     } else {
         format!("Content-Length: {}\r\n", body.len())
     };
-    let request = format!("{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{length}{headers}\r\n{body}");
+    format!("{method} {path} HTTP/1.1\r\n{host}Connection: close\r\n{length}{headers}\r\n{body}")
+}
+
+/// Asks with these further headers, each with its line's end.
+pub(crate) async fn ask(address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Answered {
+    let request = written(method, path, headers, body);
     raw(address, request.as_bytes()).await.unwrap_or_else(|| panic!("no answer to {method} {path}"))
+}
+
+/// Asks from this address of the loopback.
+pub(crate) async fn ask_from(from: IpAddr, address: SocketAddr, method: &str, path: &str, headers: &str, body: &str) -> Answered {
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.bind(SocketAddr::new(from, 0)).unwrap();
+    let stream = socket.connect(address).await.unwrap();
+    let request = written(method, path, headers, body);
+    answer_of(stream, request.as_bytes()).await.unwrap_or_else(|| panic!("no answer to {method} {path}"))
+}
+
+/// Asks for what has no end, and reads the head of the answer.
+pub(crate) async fn head_of(address: SocketAddr, path: &str, headers: &str) -> Answered {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(written("GET", path, headers, "").as_bytes()).await.unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let byte = tokio::time::timeout(Duration::from_secs(60), stream.read_u8()).await.expect("a head within a minute");
+        head.push(byte.unwrap());
+    }
+    let head = String::from_utf8(head).unwrap();
+    Answered { status: head[9..12].parse().unwrap(), head: head.to_ascii_lowercase(), body: String::new() }
 }
 
 fn dechunked(mut rest: &str) -> String {
