@@ -108,7 +108,7 @@ impl Frame {
         for tick in ticks {
             let y = height_of(*tick, top);
             self.line("grid", (LEFT, y), (RIGHT, y));
-            self.text(LEFT - 6.0, y + 4.0, "faint", "end", &crate::scale::show_number(*tick));
+            self.text(LEFT - 6.0, y + 4.0, "faint", "end", &crate::scale::show_tick(*tick));
         }
         self.text(0.0, 32.0, "faint", "start", name);
     }

@@ -94,6 +94,11 @@ pub fn show_number(number: f64) -> String {
     trimmed(number, if number >= 10.0 { 1 } else { 2 })
 }
 
+/// Shows the number of a tick in as few characters as there is room for: `80,000`, `100k`, `1.5M`.
+pub(crate) fn show_tick(number: f64) -> String {
+    if (1e5..1e6).contains(&number) { format!("{}k", trimmed(number / 1e3, 0)) } else { show_number(number) }
+}
+
 /// Shows a time in seconds without what is zero: `0`, `250µs`, `1.5ms`, `20s`, `1m30s`, `2h`.
 pub fn show_time(seconds: f64) -> String {
     if seconds <= 0.0 {
@@ -129,9 +134,9 @@ mod tests {
             (7.3, true, "0 2 4 6 8"),
             (97.1, false, "0 20 40 60 80 100"),
             (1_000.0, false, "0 200 400 600 800 1,000"),
-            (1_234_567.0, false, "0 500,000 1M 1.5M"),
+            (1_234_567.0, false, "0 500k 1M 1.5M"),
         ] {
-            let shown: Vec<String> = value_ticks(most, whole).into_iter().map(show_number).collect();
+            let shown: Vec<String> = value_ticks(most, whole).into_iter().map(show_tick).collect();
             assert_eq!(shown.join(" "), want, "{most}");
         }
     }
