@@ -40,6 +40,9 @@ pub struct OpenOptions {
     pub early: bool,
     /// Order in which the queues are served.
     pub order: QueueOrder,
+    /// Clients that do not look for it find what holds messages back for these queues until their
+    /// time (RabbitMQ: Celery's delay queues, which its workers make for quorum queues).
+    pub takes_delayed: bool,
 }
 
 /// Order in which a consumer serves its queues. A broker that cannot keep it serves them in turn.
@@ -64,7 +67,7 @@ impl OpenOptions {
     pub fn new(node: impl Into<String>, queues: impl IntoIterator<Item = impl Into<Arc<str>>>) -> Self {
         let queues = queues.into_iter().map(Into::into).collect();
         let (lease, visibility_timeout) = (Duration::from_secs(5), Duration::from_secs(3600));
-        Self { queues, lease, visibility_timeout, node: node.into(), early: false, order: QueueOrder::InTurn }
+        Self { queues, lease, visibility_timeout, node: node.into(), early: false, order: QueueOrder::InTurn, takes_delayed: false }
     }
 }
 

@@ -222,7 +222,7 @@ impl Worker {
         let early = app.is_early();
         let mut open = OpenOptions::new(options.node.as_str(), queues.iter().map(String::as_str));
         (open.lease, open.visibility_timeout, open.early) = (options.lease, options.visibility_timeout, early);
-        open.order = options.order.clone();
+        (open.order, open.takes_delayed) = (options.order.clone(), true);
         let consumer = connected.broker.open(open).await?;
         let node: Arc<str> = Arc::from(options.node.as_str());
         let client = Client::over(&app, connected.clone()).of_node(&node);
@@ -494,10 +494,10 @@ pub struct Stopper {
     shared: std::sync::Weak<Shared>,
 }
 
-/// Time that whatever was asked to end is given before it is dropped; so long does a stop wait for
 /// Longest time that its start waits for remote control: a broker that has just gone away is no
 /// reason to hold it up.
 const LISTENS: Duration = Duration::from_secs(2);
+/// Time that whatever was asked to end is given before it is dropped; so long does a stop wait for
 /// each of its last steps, too.
 const LAST: Duration = Duration::from_secs(5);
 

@@ -64,17 +64,29 @@ impl AmqpBus {
         let exchange = exchange(to);
         let parcel = Parcel::of(raw).map_err(|why| refused(&self.sends.place(), &why))?;
         let routed = Routed::over(&exchange.name, key, parcel);
-        if !locked(&self.known).contains(&exchange.name) {
-            exchange.ensure(&self.sends, Wait::Patience).await?;
-            locked(&self.known).push(exchange.name.clone());
-        }
-        let sent = self.publisher.send(&[routed], Wait::Patience).await;
-        if sent.is_err() {
+        let is_known = locked(&self.known).contains(&exchange.name);
+        let sent = match is_known {
+            true => self.publisher.send(std::slice::from_ref(&routed), Wait::Patience).await,
+            false => self.send_anew(&exchange, &routed).await,
+        };
+        let sent = match sent {
             // It may have been deleted, which ends the channel; or a server has come back without
-            // it.
-            locked(&self.known).retain(|known| *known != exchange.name);
-        }
+            // it. Whoever listens does not mind what comes twice.
+            Err(_) if is_known => {
+                locked(&self.known).retain(|known| *known != exchange.name);
+                self.send_anew(&exchange, &routed).await
+            }
+            sent => sent,
+        };
         sent?.into_iter().flatten().next().map_or(Ok(()), |why| Err(refused(&self.sends.place(), &why)))
+    }
+
+    /// Sends to an exchange that may have to be made.
+    async fn send_anew(&self, exchange: &Exchange, routed: &Routed) -> Result<Vec<Option<String>>, BrokerError> {
+        exchange.ensure(&self.sends, Wait::Patience).await?;
+        let sent = self.publisher.send(std::slice::from_ref(routed), Wait::Patience).await?;
+        locked(&self.known).push(exchange.name.clone());
+        Ok(sent)
     }
 
     async fn listen(&self, queue: OwnQueue) -> Result<Subscription, BrokerError> {

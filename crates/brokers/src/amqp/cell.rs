@@ -68,7 +68,7 @@ impl Seat {
             match self.declarer.ensure(&self.open, &queue.into()).await {
                 Ok(_) => {}
                 Err(Undeclared::No(why)) => return Err(refused(&self.open.place, &why)),
-                Err(Undeclared::Away(why)) => return Err(transient(&self.open.place, &why)),
+                Err(Undeclared::Away(why) | Undeclared::Later(why)) => return Err(transient(&self.open.place, &why)),
             }
             let channel = self.channel().await?;
             match channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await {

@@ -102,6 +102,8 @@ pub(super) struct Shared {
     /// A new term begins whenever a channel is lost.
     pub(super) lease: Arc<Lease>,
     pub(super) node: String,
+    /// Others find what holds messages back for quorum queues.
+    pub(super) takes_delayed: bool,
     /// Deliveries, taken in on a thread of lapin's.
     runtime: tokio::runtime::Handle,
     state: Mutex<State>,
@@ -267,12 +269,11 @@ impl Shared {
             Routed { due, ..Routed::to(queue, copy(parcel)) }
         };
         let sends: Vec<Routed> = off.iter().map(routed).collect();
-        let refusals = match self.publisher.put_off(&sends).await {
-            Ok(refusals) => refusals,
-            Err(_) => return,
-        };
+        // What may have been sent, and is not known to be, is kept, too: it comes twice then, and
+        // not never.
+        let are_off = self.publisher.put_off(&sends).await.unwrap_or_else(|_| vec![false; sends.len()]);
         let (mut acks, mut state) = (Vec::new(), self.state());
-        for ((tag, parcel), is_off) in off.into_iter().zip(refusals) {
+        for ((tag, parcel), is_off) in off.into_iter().zip(are_off) {
             if is_off {
                 acks.push(tag);
             } else {
@@ -374,12 +375,13 @@ impl Shared {
                     None => state.begun.into_iter().flatten().max(),
                 }
             };
+            // Nothing is asked for any more, so it does not come here.
+            if self.is_closed() {
+                return None;
+            }
             match begun {
                 Some(begun) => timeout_at(begun + COMES_AGAIN, arrived).await.ok()?,
                 None => arrived.await,
-            }
-            if self.is_closed() {
-                return None;
             }
         }
     }
@@ -487,6 +489,7 @@ impl AmqpConsumer {
             turns: Rotation::new(options.queues, options.order),
             lease: Arc::new(Lease::new(heartbeat)),
             node: options.node,
+            takes_delayed: options.takes_delayed,
             runtime: tokio::runtime::Handle::current(),
             state: Mutex::default(),
             arrived: Notify::new(),

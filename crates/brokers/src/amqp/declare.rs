@@ -41,6 +41,8 @@ pub(super) enum Giving {
 pub(super) enum Undeclared {
     /// It cannot be had: the reason.
     No(String),
+    /// It is there, and cannot be had for now: the reason.
+    Later(String),
     /// The connection went away.
     Away(String),
 }
@@ -202,6 +204,9 @@ async fn look(open: &Open, queue: &Arc<str>, not_made: &str) -> Result<Giving, U
 
 fn undeclared(queue: &str, error: &lapin::Error, not_made: &str) -> Undeclared {
     if is_not_found(error) {
+        if is_down(&words(error)) {
+            return Undeclared::Later(format!("queue {queue}: {}", words(error)));
+        }
         let why = if not_made.is_empty() { words(error) } else { not_made.to_owned() };
         return Undeclared::No(format!("there is no queue {queue}, and none is made: {why}"));
     }
@@ -209,6 +214,11 @@ fn undeclared(queue: &str, error: &lapin::Error, not_made: &str) -> Undeclared {
         return Undeclared::No(format!("queue {queue}: {}", advised(error, "configure")));
     }
     Undeclared::Away(words(error))
+}
+
+/// Returns whether a queue that is not found stands on a node of the cluster that is away.
+fn is_down(text: &str) -> bool {
+    text.contains("is down or inaccessible")
 }
 
 /// Makes the exchange that Celery makes beside a queue, and binds it. Nothing of ours needs it:
@@ -256,7 +266,14 @@ impl Difference {
 
 #[cfg(test)]
 mod tests {
-    use super::Difference;
+    use super::{Difference, is_down};
+
+    #[test]
+    fn a_queue_on_a_node_that_is_away_is_there() {
+        let down = "NOT_FOUND - home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or inaccessible";
+        assert!(is_down(down));
+        assert!(!is_down("NOT_FOUND - no queue 'q' in vhost '/'"));
+    }
 
     #[test]
     fn what_the_server_says_of_a_difference_is_read() {

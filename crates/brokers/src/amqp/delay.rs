@@ -6,7 +6,7 @@
 //! many seconds, and a 0 past it. Behind the last level the key ends in the queue that is meant.
 
 use std::{
-    collections::HashSet,
+    collections::HashMap,
     sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
@@ -18,7 +18,7 @@ use lapin::{
 };
 
 use super::{
-    fail::{Consequence, consequence, is_precondition, words},
+    fail::{Consequence, consequence, is_denied, is_precondition, words},
     link::{Open, locked},
     parts::Parcel,
     properties::RawValue,
@@ -35,7 +35,17 @@ const DELIVERY: &str = "celery_delayed_delivery";
 pub(super) struct Delays {
     notice: Notice,
     made: tokio::sync::Mutex<Made>,
-    bound: Mutex<HashSet<Arc<str>>>,
+    queues: Mutex<HashMap<Arc<str>, Binding>>,
+}
+
+/// How a queue stands to what was held back for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Binding {
+    Bound,
+    /// It was, and has been made anew since: what is held back for it does not reach it.
+    Lost,
+    /// We may not bind it.
+    Never,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -70,7 +80,7 @@ pub(super) fn routed(queue: &Arc<str>, parcel: Arc<Parcel>, seconds: u64) -> Rou
 
 impl Delays {
     pub(super) fn new(notice: Notice) -> Self {
-        Self { notice, made: tokio::sync::Mutex::default(), bound: Mutex::default() }
+        Self { notice, made: tokio::sync::Mutex::default(), queues: Mutex::default() }
     }
 
     /// Returns whether messages for a queue can be held back by the server. Makes what it takes.
@@ -86,8 +96,10 @@ impl Delays {
         if *made == Made::Never {
             return Ok(false);
         }
-        if locked(&self.bound).contains(queue) {
-            return Ok(true);
+        match locked(&self.queues).get(queue) {
+            Some(Binding::Bound) => return Ok(true),
+            Some(Binding::Never) => return Ok(false),
+            Some(Binding::Lost) | None => {}
         }
         let channel = open.connection.create_channel().await?;
         let (name, pattern) = ((**queue).into(), format!("#.{queue}").into());
@@ -95,13 +107,16 @@ impl Delays {
         match bound {
             Ok(()) => {
                 let _ = channel.close(200, "".into()).await;
-                locked(&self.bound).insert(queue.clone());
+                locked(&self.queues).insert(queue.clone(), Binding::Bound);
                 Ok(true)
             }
             Err(error) if consequence(&error) == Consequence::Connection => Err(error),
             Err(error) => {
-                self.never(open, &error);
-                *made = Made::Never;
+                if is_denied(&error) {
+                    self.never(open, &error);
+                    locked(&self.queues).insert(queue.clone(), Binding::Never);
+                }
+                // Else it is gone just now, or what was made is.
                 Ok(false)
             }
         }
@@ -110,7 +125,23 @@ impl Delays {
     /// Forgets what was made: somebody has deleted it.
     pub(super) async fn forget(&self) {
         *self.made.lock().await = Made::No;
-        locked(&self.bound).clear();
+        locked(&self.queues).values_mut().for_each(|binding| *binding = Binding::Lost);
+    }
+
+    /// Notes that a queue was deleted, and its binding with it.
+    pub(super) fn unbound(&self, queue: &str) {
+        if let Some(binding) = locked(&self.queues).get_mut(queue) {
+            *binding = Binding::Lost;
+        }
+    }
+
+    /// Returns whether a queue is to be bound: anew, or in any case.
+    pub(super) fn is_to_bind(&self, queue: &str, in_any_case: bool) -> bool {
+        match locked(&self.queues).get(queue) {
+            Some(Binding::Lost) => true,
+            Some(Binding::Bound | Binding::Never) => false,
+            None => in_any_case,
+        }
     }
 
     async fn make(&self, open: &Open) -> Result<Made, lapin::Error> {

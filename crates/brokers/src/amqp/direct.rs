@@ -57,6 +57,11 @@ impl Inbox {
         locked(&self.consumers).push((tag.to_owned(), queue.clone()));
     }
 
+    /// Forgets a consumer: the server has said that it sends it nothing more.
+    pub(super) fn remove(&self, tag: &str) {
+        locked(&self.consumers).retain(|(other, _)| other != tag);
+    }
+
     fn queue(&self, tag: &[u8]) -> Option<Arc<str>> {
         let consumers = locked(&self.consumers);
         consumers.iter().find(|(other, _)| other.as_bytes() == tag).map(|(_, queue)| queue.clone())

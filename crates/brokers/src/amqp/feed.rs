@@ -105,7 +105,7 @@ struct Feed<'a> {
     shared: &'a Arc<Shared>,
     giving: Giving,
     heartbeat: Duration,
-    open: &'a Open,
+    open: &'a Arc<Open>,
     /// Queues that are not there, and cannot be made.
     missing: &'a mut Reasons,
     /// Queues that are there, and do not take us as a consumer.
@@ -275,7 +275,7 @@ impl Feed<'_> {
                     }
                 }
                 // Both channels look; one of them tells.
-                Err(Undeclared::No(why)) => {
+                Err(Undeclared::No(why) | Undeclared::Later(why)) => {
                     if note(self.missing, &queue, &why) && self.giving == Giving::Classic {
                         self.tell_refusal(&queue, &why);
                     }
@@ -391,6 +391,10 @@ impl Feed<'_> {
             }
         };
         serving.consuming.insert(queue.clone(), tag.clone());
+        if self.shared.publisher.is_to_bind(queue, self.shared.takes_delayed && self.giving == Giving::Fixed) {
+            let (publisher, open, queue) = (self.shared.publisher.clone(), self.open.clone(), queue.clone());
+            tokio::spawn(async move { publisher.take_delayed(&open, &queue).await });
+        }
         // What it is sent goes past lapin; its end does not.
         let (queue, stopped) = (queue.clone(), serving.stopped.clone());
         tokio::spawn(async move {
@@ -410,7 +414,10 @@ impl Feed<'_> {
     async fn cancel(&self, serving: &mut Serving, queue: &Arc<str>) -> Result<(), Lost> {
         let Some(tag) = serving.consuming.remove(queue) else { return Ok(()) };
         let canceled = serving.channel.basic_cancel(tag.as_str().into(), BasicCancelOptions::default()).await;
-        canceled.map_err(|error| Lost::Away(words(&error)))
+        canceled.map_err(|error| Lost::Away(words(&error)))?;
+        // Everything that it was sent came before that answer.
+        serving.inbox.remove(&tag);
+        Ok(())
     }
 
     /// Takes note that a queue gives nothing any more.
@@ -425,7 +432,8 @@ impl Feed<'_> {
         // We have canceled it ourselves, or the server has: the queue was deleted.
         if serving.consuming.get(&stop.queue) == Some(&stop.tag) {
             serving.consuming.remove(&stop.queue);
-            self.shared.declarer.forget(&stop.queue);
+            serving.inbox.remove(&stop.tag);
+            self.shared.publisher.deleted(&stop.queue);
             self.tell(format!("queue {} was deleted while it was served; it is declared again", stop.queue));
         }
         Ok(())

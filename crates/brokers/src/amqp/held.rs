@@ -39,6 +39,9 @@ impl Hasher for NumberHasher {
 /// Number of messages whose acknowledgement may not have arrived, that are remembered.
 const OVER: usize = 8192;
 
+/// Bytes from which on a message is not remembered whole: 32 MiB for all.
+const LARGE: usize = 4096;
+
 /// Beginning of the server's own headers, which are others whenever a message comes again.
 const SERVERS: &str = "x-d";
 
@@ -68,9 +71,17 @@ pub(super) struct Held {
 
 struct Over {
     queue: Arc<str>,
-    parcel: Arc<Parcel>,
+    what: OverParcel,
     session: u64,
     place: u64,
+}
+
+/// What is remembered of a message that has ended.
+enum OverParcel {
+    /// All of a small one: hashing each would cost more.
+    Whole(Arc<Parcel>),
+    /// The key of its contents.
+    Key(u64),
 }
 
 /// Meaning of a message that comes again.
@@ -167,7 +178,12 @@ impl Held {
             }
             self.ends += 1;
             let session = lent.tag.map_or(0, |tag| tag.session);
-            self.over.push_back(Over { queue: lent.queue.clone(), parcel: lent.parcel.clone(), session, place: self.ends });
+            let is_large = lent.parcel.body.len() + lent.parcel.properties.bytes().len() > LARGE;
+            let what = match is_large {
+                true => OverParcel::Key(self.key(&lent.queue, &lent.parcel)),
+                false => OverParcel::Whole(lent.parcel.clone()),
+            };
+            self.over.push_back(Over { queue: lent.queue.clone(), what, session, place: self.ends });
         }
         Some(lent)
     }
@@ -205,7 +221,10 @@ impl Held {
         self.over = kept;
         let gone: VecDeque<Over> = gone;
         for over in gone {
-            let key = self.key(&over.queue, &over.parcel);
+            let key = match over.what {
+                OverParcel::Whole(parcel) => self.key(&over.queue, &parcel),
+                OverParcel::Key(key) => key,
+            };
             self.doubtful.insert(key);
         }
         numbers.len()
@@ -277,6 +296,17 @@ mod tests {
         assert_eq!(held.again("q", &parcel("one"), tag(2, 2)), Again::New, "a second one of the same contents");
         assert!(held.remove(two, false).is_some());
         assert_eq!(held.again("q", &parcel("two"), tag(2, 3)), Again::New, "we have given it up");
+    }
+
+    #[test]
+    fn a_large_message_that_has_ended_is_known_and_not_kept() {
+        let mut held = Held::default();
+        let large = parcel(&"x".repeat(LARGE));
+        let one = held.add("q".into(), large.clone(), tag(1, 1));
+        held.remove(one, true);
+        assert_eq!(Arc::strong_count(&large), 1);
+        held.lose(1);
+        assert_eq!(held.again("q", &large, tag(2, 1)), Again::Over);
     }
 
     #[test]

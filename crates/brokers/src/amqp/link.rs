@@ -97,6 +97,8 @@ pub(super) struct Link {
     purpose: String,
     open: tokio::sync::Mutex<Option<Arc<Open>>>,
     state: Arc<LinkState>,
+    /// The server takes nothing from us for now. It says so to each connection.
+    blocked: Arc<AtomicBool>,
     closed: AtomicBool,
     /// It has one connection, which is not replaced.
     once: bool,
@@ -107,8 +109,6 @@ pub(super) struct Link {
 struct LinkState {
     /// Reason why it is away, while it is.
     trouble: Mutex<Option<String>>,
-    /// The server takes nothing from us for now.
-    blocked: AtomicBool,
     /// Number of the server that answered last: all connections go to the same, if they can.
     server: AtomicUsize,
 }
@@ -134,14 +134,13 @@ impl Unable {
 
 impl Link {
     pub(super) fn new(config: Arc<Config>, notice: Notice, purpose: String) -> Self {
-        let (open, state) = (tokio::sync::Mutex::default(), Arc::default());
-        Self { config, notice, purpose, open, state, closed: AtomicBool::new(false), once: false }
+        let (open, state, blocked) = (tokio::sync::Mutex::default(), Arc::default(), Arc::default());
+        Self { config, notice, purpose, open, state, blocked, closed: AtomicBool::new(false), once: false }
     }
 
     /// Makes another way to the same server. What befalls both is told once.
     pub(super) fn beside(&self, purpose: String) -> Self {
-        let (config, notice, state) = (self.config.clone(), self.notice.clone(), self.state.clone());
-        Self { config, notice, purpose, open: tokio::sync::Mutex::default(), state, closed: AtomicBool::new(false), once: false }
+        Self { state: self.state.clone(), ..Self::new(self.config.clone(), self.notice.clone(), purpose) }
     }
 
     /// Makes another way to the same server that ends with its first connection, of which so many
@@ -166,13 +165,12 @@ impl Link {
 
     /// Returns whether the server has said that it takes nothing for now.
     pub(super) fn is_blocked(&self) -> bool {
-        self.state.blocked.load(Ordering::Relaxed)
+        self.blocked.load(Ordering::Relaxed)
     }
 
     /// Says why it is away, or takes nothing, if it does.
     pub(super) fn trouble(&self) -> Option<String> {
-        let blocked = self.state.blocked.load(Ordering::Relaxed);
-        locked(&self.state.trouble).clone().or_else(|| blocked.then(|| "it takes nothing for want of memory or disk".to_owned()))
+        locked(&self.state.trouble).clone().or_else(|| self.is_blocked().then(|| "it takes nothing for want of memory or disk".to_owned()))
     }
 
     /// Returns a connection that is up, as far as is known; makes one if there is none.
@@ -360,18 +358,18 @@ impl Link {
 
     /// Tells when the server takes nothing, and when it does again.
     fn listen(&self, connection: &Connection, direct: Arc<Direct>, place: String) {
-        let (mut events, notice, state) = (connection.events_listener(), self.notice.clone(), self.state.clone());
-        state.blocked.store(false, Ordering::Relaxed);
+        let (mut events, notice, blocked) = (connection.events_listener(), self.notice.clone(), self.blocked.clone());
+        blocked.store(false, Ordering::Relaxed);
         tokio::spawn(async move {
             while let Some(event) = events.next().await {
                 match event {
                     Event::ConnectionBlocked(reason) => {
-                        state.blocked.store(true, Ordering::Relaxed);
+                        blocked.store(true, Ordering::Relaxed);
                         let reason = format!("rabbitmq at {place}: it takes nothing for now ({reason}); what is sent waits");
                         notice(&Happened::Refused { reason }.into());
                     }
                     Event::ConnectionUnblocked => {
-                        state.blocked.store(false, Ordering::Relaxed);
+                        blocked.store(false, Ordering::Relaxed);
                         notice(&Happened::Able { server: format!("rabbitmq at {place}"), again: Ability::Take }.into());
                     }
                     Event::Error(error) if consequence(&error) == Consequence::Connection => {

@@ -61,7 +61,8 @@ impl Told {
             let is = |what: &str| row.get(what).and_then(Value::as_bool).unwrap_or(false);
             let expires = row.get("arguments").is_some_and(|arguments| arguments.get("x-expires").is_some());
             // Those of clients and of remote control are somebody's own, and go with them.
-            if is("exclusive") || is("auto_delete") || expires || name.starts_with(INNER) {
+            let is_reply = expires && (is_id(name) || name.contains("pidbox") || name.starts_with("celeryev."));
+            if is("exclusive") || is("auto_delete") || is_reply || name.starts_with(INNER) {
                 continue;
             }
             let number = |what: &str| row.get(what).and_then(Value::as_i64).and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
@@ -211,6 +212,11 @@ impl<'a> Place<'a> {
     }
 }
 
+/// Returns whether a name is an id, with dashes or without, as those of queues for results are.
+fn is_id(name: &str) -> bool {
+    matches!(name.len(), 32 | 36) && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
+}
+
 /// Returns a name as one part of a path.
 fn encoded(name: &str) -> String {
     let byte = |byte: u8| match byte {
@@ -233,14 +239,18 @@ mod tests {
             {"name": "longshore.junk.q", "messages_ready": 1},
             {"name": "celery_delayed_3", "messages_ready": 9},
             {"name": "w@h.celery.pidbox", "auto_delete": true},
-            {"name": "reply", "arguments": {"x-expires": 86400000}},
+            {"name": "0123456789abcdef0123456789abcdef", "arguments": {"x-expires": 86400000}},
+            {"name": "9d563efa-1c2b-3d4e-8f90-0123456789ab", "arguments": {"x-expires": 86400000}},
+            {"name": "w.celeryev.pidbox", "arguments": {"x-expires": 10000}},
+            {"name": "short-lived", "arguments": {"x-expires": 86400000}},
             {"name": "mine", "exclusive": true},
             {"strange": 1}]}"#;
         let mut told = Told::default();
         assert_eq!(told.add(&Value::parse(page.as_bytes(), 9).unwrap()), Some(3));
         let states: Vec<_> =
             told.states().into_iter().map(|state| (state.name, state.waiting, state.held, state.dead, state.consumers)).collect();
-        assert_eq!(states, [("new".to_owned(), 0, 0, 0, Some(0)), ("q".to_owned(), 3, 2, 6, Some(1))]);
+        let row = |name: &str, waiting, held, dead, consumers| (name.to_owned(), waiting, held, dead, Some(consumers));
+        assert_eq!(states, [row("new", 0, 0, 0, 0), row("q", 3, 2, 6, 1), row("short-lived", 0, 0, 0, 0)]);
         let mut exact = QueueState { name: "q".to_owned(), waiting: 7, ..QueueState::default() };
         told.complete(&mut exact);
         assert_eq!((exact.waiting, exact.held), (7, 2), "what was counted just now stays");

@@ -142,8 +142,13 @@ impl Publisher {
                         again.push(at);
                     }
                     Sent::Channel(error) if is_precondition(&error) || is_denied(&error) => alone.push(at),
+                    // An exchange is made by whoever names it; those of the delays are made here.
+                    Sent::Channel(error) if is_not_found(&error) && batch[at].queue.is_none() && wait == Wait::Patience => {
+                        return Err(transient(&outlet.open.place, &words(&error)));
+                    }
                     Sent::Channel(error) if is_not_found(&error) => {
                         self.delays.forget().await;
+                        trouble = Some(words(&error));
                         again.push(at);
                     }
                     Sent::Channel(error) | Sent::Away(error) if wait == Wait::Patience => {
@@ -155,10 +160,11 @@ impl Publisher {
             // Some message is to blame for the end of the channel. It shows which when each goes
             // alone.
             for at in alone {
-                match self.send_alone(&batch[at], wait).await? {
-                    Sent::Confirmed => {}
-                    Sent::Channel(error) if is_precondition(&error) => refusals[at] = Some(words(&error)),
-                    Sent::Channel(error) if is_denied(&error) => {
+                match self.send_alone(&batch[at], wait).await {
+                    Ok(Sent::Confirmed) => {}
+                    Err(error) if wait == Wait::Patience => return Err(error),
+                    Ok(Sent::Channel(error)) if is_precondition(&error) => refusals[at] = Some(words(&error)),
+                    Ok(Sent::Channel(error)) if is_denied(&error) => {
                         let why = advised(&error, "write to");
                         if wait == Wait::Patience {
                             return Err(refused(&outlet.open.place, &why));
@@ -231,23 +237,42 @@ impl Publisher {
         Ok(refusals)
     }
 
+    /// Notes that a queue was deleted: it is to be made anew, and bound.
+    pub(super) fn deleted(&self, queue: &str) {
+        self.declarer.forget(queue);
+        self.delays.unbound(queue);
+    }
+
+    /// Returns whether a queue is to be bound to where the server holds messages back: where others
+    /// send with a delay, if it is not, and else if it was, and was deleted since.
+    pub(super) fn is_to_bind(&self, queue: &str, for_others: bool) -> bool {
+        self.delays.is_to_bind(queue, for_others)
+    }
+
+    /// Binds a queue to where the server holds messages back. Makes what it takes.
+    pub(super) async fn take_delayed(&self, open: &Open, queue: &Arc<str>) {
+        // A connection that goes away just now is missed by whoever serves the queue.
+        let _ = self.delays.reach(open, queue).await;
+    }
+
     /// Sends messages that are not due yet to where the server holds them back. Returns for each
     /// whether it was: where the server cannot, it is not sent at all.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send): unknown which were sent.
     pub(super) async fn put_off(&self, batch: &[Routed]) -> Result<Vec<bool>, BrokerError> {
         let outlet = self.outlet(Wait::Forever).await?;
-        let (mut delayed, mut places) = (Vec::new(), Vec::new());
-        for (at, routed) in batch.iter().enumerate() {
-            let Some(queue) = &routed.queue else { continue };
-            let way = self.delayed(&outlet, routed, queue, Giving::Fixed).await;
-            if way.queue.is_none() {
-                delayed.push(way);
-                places.push(at);
-            }
+        let mut off = Vec::with_capacity(batch.len());
+        for routed in batch {
+            off.push(match &routed.queue {
+                Some(queue) => self.delayed(&outlet, routed, queue, Giving::Fixed).await.queue.is_none(),
+                None => false,
+            });
         }
-        let mut off = vec![false; batch.len()];
-        for (at, refused) in places.into_iter().zip(self.send(&delayed, Wait::Forever).await?) {
-            off[at] = refused.is_none();
-        }
+        // Their way is found anew with each attempt: what holds them back may have been deleted.
+        let sends: Vec<Routed> = batch.iter().zip(&off).filter(|(_, is_off)| **is_off).map(|(routed, _)| routed.clone()).collect();
+        let mut refusals = self.send(&sends, Wait::Forever).await?.into_iter();
+        off.iter_mut().filter(|is_off| **is_off).for_each(|is_off| *is_off = refusals.next().flatten().is_none());
         Ok(off)
     }
 
@@ -291,9 +316,11 @@ impl Publisher {
                 Some(queue) => match self.declarer.ensure(&outlet.open, queue).await {
                     Ok(giving) => ready.push((at, self.delayed(outlet, routed, queue, giving).await)),
                     Err(Undeclared::No(why)) => refusals[at] = Some(why),
-                    Err(Undeclared::Away(why)) if wait == Wait::Patience => return Err(transient(&outlet.open.place, &why)),
-                    // The next round connects anew.
-                    Err(Undeclared::Away(_)) => ready.push((at, routed.clone())),
+                    Err(Undeclared::Away(why) | Undeclared::Later(why)) if wait == Wait::Patience => {
+                        return Err(transient(&outlet.open.place, &why));
+                    }
+                    // The next round connects anew; a queue that is down gives it back.
+                    Err(Undeclared::Away(_) | Undeclared::Later(_)) => ready.push((at, routed.clone())),
                 },
             }
         }

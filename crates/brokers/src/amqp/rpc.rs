@@ -31,7 +31,8 @@ use crate::{
 
 /// The URL.
 pub(super) const URL: &str = "rpc://";
-/// Most results, and most bytes of them, that a client remembers; the oldest go first.
+/// Most results, and most bytes of them, that a client remembers. Those that somebody was given go
+/// first, then the oldest.
 const MOST: (usize, usize) = (100_000, 64 << 20);
 /// Milliseconds for which results wait for a client whose connection is away.
 const EXPIRES: i64 = 600_000;
@@ -54,13 +55,19 @@ struct Received {
     documents: HashMap<String, Vec<u8>>,
     /// Ids in the order in which they first came; some may be forgotten since.
     order: VecDeque<String>,
+    /// Ids of those that somebody was given, which go first.
+    given: VecDeque<String>,
+    /// Ids of those for which there was no room before anybody was given them.
+    dropped: HashSet<String>,
     bytes: usize,
     watchers: HashMap<u64, Watcher>,
 }
 
 struct Watcher {
     ids: HashSet<String>,
-    sink: mpsc::UnboundedSender<(String, Vec<u8>)>,
+    /// Takes ids of which there is something new, with it; a last result stays where it is, and is
+    /// not kept twice.
+    sink: mpsc::UnboundedSender<(String, Option<Vec<u8>>)>,
 }
 
 impl Received {
@@ -70,17 +77,43 @@ impl Received {
             return;
         }
         for watcher in self.watchers.values().filter(|watcher| watcher.ids.contains(&id)) {
-            let _ = watcher.sink.send((id.clone(), document.clone()));
+            let _ = watcher.sink.send((id.clone(), (!is_over(&document)).then(|| document.clone())));
         }
         self.bytes += document.len();
         match self.documents.insert(id.clone(), document) {
             Some(before) => self.bytes -= before.len(),
             None => self.order.push_back(id),
         }
-        while self.documents.len() > MOST.0 || self.bytes > MOST.1 || self.order.len() > 2 * MOST.0 {
+        while self.documents.len() > MOST.0 || self.bytes > MOST.1 || self.order.len() > 2 * MOST.0 || self.given.len() > 2 * MOST.0 {
+            if let Some(given) = self.given.pop_front() {
+                self.forget(&given);
+                continue;
+            }
             let Some(oldest) = self.order.pop_front() else { break };
-            self.forget(&oldest);
+            if self.forget(&oldest) {
+                if self.dropped.len() >= MOST.0 {
+                    self.dropped.clear();
+                }
+                self.dropped.insert(oldest);
+            }
         }
+    }
+
+    /// Returns a result for whoever asks, who is given its last state once.
+    fn give(&mut self, id: &str) -> Option<Vec<u8>> {
+        let document = self.documents.get(id).cloned()?;
+        if is_over(&document) {
+            self.given.push_back(id.to_owned());
+        }
+        Some(document)
+    }
+
+    /// Returns one of these whose result came and was dropped: nobody will be told of it.
+    fn dropped<'a>(&self, mut ids: impl Iterator<Item = &'a String>) -> Option<&'a String> {
+        if self.dropped.is_empty() {
+            return None;
+        }
+        ids.find(|id| self.dropped.contains(*id) && !self.documents.contains_key(*id))
     }
 
     fn forget(&mut self, id: &str) -> bool {
@@ -97,6 +130,16 @@ impl RpcResults {
         Self { publisher, sends, listens, oid, tap, received, watchers: AtomicU64::default() }
     }
 
+    /// Says that a result was not kept.
+    fn no_room(&self, id: &str) -> BrokerError {
+        let what = format!(
+            "the result of {id} came and was not kept: a client remembers {} results and {} MiB of them that nobody has asked for;              ask for them as they come, or name a result backend that keeps them (SQLite, Redis)",
+            MOST.0,
+            MOST.1 >> 20
+        );
+        refused(&self.sends.place(), &what)
+    }
+
     /// Ends its connection, and its queue.
     pub(super) async fn close(&self) {
         if let Some(tap) = self.tap.lock().await.take() {
@@ -104,6 +147,11 @@ impl RpcResults {
         }
         self.listens.close().await;
     }
+}
+
+/// Returns whether a result is the last of its task.
+fn is_over(document: &[u8]) -> bool {
+    matches!(json::text(document, &["status"]), Some("SUCCESS" | "FAILURE" | "REVOKED"))
 }
 
 /// Returns the message of a result; `None` of what nobody asked for.
@@ -156,12 +204,13 @@ impl ResultBackend for RpcResults {
     }
 
     fn get<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<Vec<Option<Vec<u8>>>, BrokerError>> {
-        let received = locked(&self.received);
-        let get = |key: &Key| match key {
-            Key::Task(id) => received.documents.get(id).cloned(),
-            Key::Group(_) | Key::Message(_) => None,
+        let mut received = locked(&self.received);
+        let ids = keys.iter().filter_map(|key| if let Key::Task(id) = key { Some(id) } else { None });
+        let answer = match received.dropped(ids) {
+            Some(id) => Err(self.no_room(id)),
+            None => Ok(keys.iter().map(|key| if let Key::Task(id) = key { received.give(id) } else { None }).collect()),
         };
-        Box::pin(std::future::ready(Ok(keys.iter().map(get).collect())))
+        Box::pin(std::future::ready(answer))
     }
 
     fn forget<'a>(&'a self, keys: &'a [Key]) -> BoxFuture<'a, Result<u64, BrokerError>> {
@@ -177,14 +226,20 @@ impl ResultBackend for RpcResults {
             let number = self.watchers.fetch_add(1, Ordering::Relaxed);
             let stored = {
                 let mut received = locked(&self.received);
+                if let Some(id) = received.dropped(ids.iter()) {
+                    return Err(self.no_room(id));
+                }
                 received.watchers.insert(number, Watcher { ids: ids.iter().cloned().collect(), sink });
-                ids.iter().map(|id| received.documents.get(id).cloned()).collect()
+                ids.iter().map(|id| received.give(id)).collect()
             };
             let (out, results) = mpsc::channel(64);
+            let received = self.received.clone();
             tokio::spawn(async move {
-                while let Some(result) = came.recv().await {
-                    if out.send(result).await.is_err() {
-                        break;
+                while let Some((id, document)) = came.recv().await {
+                    let Ok(place) = out.reserve().await else { break };
+                    let document = document.or_else(|| locked(&received).give(&id));
+                    if let Some(document) = document {
+                        place.send((id, document));
                     }
                 }
             });
@@ -261,8 +316,19 @@ mod tests {
         assert_eq!(received.documents.len(), 2);
         received.take("last".to_owned(), b"2".to_vec());
         assert_eq!((received.documents.contains_key("first"), received.bytes), (false, MOST.1));
+        assert_eq!(received.dropped([&"last".to_owned(), &"first".to_owned()].into_iter()).map(String::as_str), Some("first"));
         assert!(received.forget("large") && !received.forget("large"));
         assert_eq!((received.documents.len(), received.bytes), (1, 1));
+    }
+
+    #[test]
+    fn what_somebody_was_given_goes_before_what_nobody_has_asked_for() {
+        let mut received = received(&[("unread", r#"{"status": "SUCCESS"}"#), ("read", r#"{"status": "FAILURE"}"#)]);
+        assert!(received.give("read").is_some());
+        received.take("large".to_owned(), vec![b'x'; MOST.1 - 30]);
+        let names: Vec<&String> = ["unread", "read"].map(|name| received.documents.keys().find(|key| *key == name)).into_iter().flatten().collect();
+        assert_eq!(names, ["unread"]);
+        assert!(received.dropped.is_empty(), "nobody waits for what was read");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The suite on a real server, and what only RabbitMQ can get wrong.
 
 mod closing;
+mod deleted;
 mod refusals;
 mod scheduled;
 mod sent;
@@ -164,11 +165,7 @@ async fn what_comes_again_on_another_channel_is_still_the_one_that_was_claimed()
     }
     let lease = consumer.lease().unwrap();
     let term = lease.term(crate::lease::clock());
-    let server = rabbit::shared().unwrap();
-    server.eval(&format!(
-        "[rabbit_networking:close_connection(proplists:get_value(pid, C), \"test\") || C <- rabbit_networking:connection_info_all([pid, vhost]), proplists:get_value(vhost, C) =:= <<\"{}\">>].",
-        vhost_of(&url)
-    ));
+    closing::cut_all(&url);
     let end = |at: usize, end| Finish { receipt: claimed[at].receipt, publish: Vec::new(), results: Vec::new(), part: None, end };
     until("the channel is lost", async || (lease.term(crate::lease::clock()) != term).then_some(())).await;
     assert_eq!(consumer.finish(&[end(0, End::Ack), end(1, End::Back { front: true })]).await.unwrap(), [Ended::Done, Ended::Done]);

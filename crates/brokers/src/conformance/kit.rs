@@ -123,9 +123,8 @@ pub(super) async fn open_early(broker: &dyn Broker, queues: &[&str]) -> Arc<dyn 
 }
 
 async fn open_with(broker: &dyn Broker, queues: &[&str], early: bool, order: QueueOrder) -> Arc<dyn Consumer> {
-    let queues = queues.iter().map(|&queue| queue.into()).collect();
-    let options =
-        OpenOptions { queues, lease: LEASE, visibility_timeout: Duration::from_secs(3600), node: "suite@here".to_owned(), early, order };
+    let mut options = OpenOptions::new("suite@here", queues.iter().copied());
+    (options.lease, options.early, options.order) = (LEASE, early, order);
     broker.open(options).await.expect("the broker opens a consumer")
 }
 

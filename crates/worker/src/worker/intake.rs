@@ -37,7 +37,7 @@ use tokio::{
 };
 
 use self::{
-    again::LentBefore,
+    again::{Doubt, RunBefore},
     ahead::AheadEstimate,
     rated::RatedLines,
     share::{ClaimShare, LaneForecast},
@@ -146,6 +146,9 @@ struct ClaimedBatch {
     look: Option<Duration>,
 }
 
+/// A task, and why it may run elsewhere, if it may.
+type DoubtedTask = (Arc<ClaimedTask>, Option<Doubt>);
+
 impl Intake {
     pub(crate) fn new(shared: Arc<Shared>, closer: Arc<Closer>, early: bool, most: Option<usize>) -> Self {
         let (built_in, own): (Vec<_>, Vec<_>) = shared.app.registry().tasks.values().partition(|task| task.name.starts_with("celery."));
@@ -230,7 +233,7 @@ impl Intake {
         let mut closings = Vec::new();
         let mut are_large = false;
         let mut works = Vec::with_capacity(claimed.len());
-        let mut again = LentBefore::default();
+        let mut again = RunBefore::default();
         let (mut to_hold, mut later, mut asking) = (Vec::new(), Vec::new(), Vec::new());
         // Until they are held or live, an error here loses them; then that is counted.
         let given = back::count_given(&self.shared, &claimed);
@@ -247,7 +250,8 @@ impl Intake {
                 claimed.given = false;
                 to_hold.push(claimed.clone());
             }
-            let (receipt, redelivered) = (claimed.receipt, claimed.redelivered || twice);
+            let doubt = if lent_before { Some(Doubt::Lent) } else { twice.then_some(Doubt::Sent) };
+            let (receipt, redelivered) = (claimed.receipt, claimed.redelivered);
             let queue = claimed.queue.clone();
             let sorted = match sorted {
                 SortedMessage::Run(message, task) | SortedMessage::Ask(message, task) if suspect(crashes, &task).is_guilty() => {
@@ -257,20 +261,17 @@ impl Intake {
             };
             match sorted {
                 SortedMessage::Run(message, task) => {
-                    if redelivered || message.redelivered {
-                        again.works.push(works.len());
-                    }
+                    again.works.extend(doubt.map(|doubt| (works.len(), doubt)));
                     works.push(Arc::new(ClaimedTask::new(message, task, claimed, term)));
                 }
                 SortedMessage::Ask(message, task) => {
-                    let redelivered = redelivered || message.redelivered;
-                    asking.push((Arc::new(ClaimedTask::new(message, task, claimed, term)), redelivered));
+                    asking.push((Arc::new(ClaimedTask::new(message, task, claimed, term)), doubt));
                 }
                 SortedMessage::Later { due, paced, slot } => {
                     later.push(HeldEntry { due, receipt: receipt.0, queue, crashes, redelivered, paced, slot });
                 }
                 SortedMessage::Unrun(message, why) => {
-                    if redelivered || message.redelivered {
+                    if doubt.is_some() {
                         again.closings.push(closings.len());
                     }
                     closings.push(conclude::unrun(&self.shared, message, receipt, queue, why));
@@ -283,10 +284,8 @@ impl Intake {
             self.shared.consumer.hold(&to_hold).await?;
         }
         back::are_ours(&self.shared, to_hold.len() as u64);
-        for (work, redelivered) in self.ask(asking).await? {
-            if redelivered {
-                again.works.push(works.len());
-            }
+        for (work, doubt) in self.ask(asking).await? {
+            again.works.extend(doubt.map(|doubt| (works.len(), doubt)));
             works.push(work);
         }
         // What was lent before may run in a worker that lost its connection, and lives.
@@ -326,10 +325,10 @@ impl Intake {
 
     /// Asks for slots of the rates that all workers share, in one call a task. Returns those whose
     /// slot has come, and holds the others.
-    async fn ask(&self, asking: Vec<(Arc<ClaimedTask>, bool)>) -> Result<Vec<(Arc<ClaimedTask>, bool)>, BrokerError> {
+    async fn ask(&self, asking: Vec<DoubtedTask>) -> Result<Vec<DoubtedTask>, BrokerError> {
         let mut by_task: BTreeMap<Arc<str>, Vec<_>> = BTreeMap::new();
-        for (work, redelivered) in asking {
-            by_task.entry(work.task.name.clone()).or_default().push((work, redelivered));
+        for (work, doubt) in asking {
+            by_task.entry(work.task.name.clone()).or_default().push((work, doubt));
         }
         let mut ready = Vec::new();
         for (task, works) in by_task {
@@ -345,16 +344,17 @@ impl Intake {
             };
             let now = self.shared.environment.wall();
             let mut state = self.state();
-            for ((work, redelivered), slot) in works.into_iter().zip(slots) {
+            for ((work, doubt), slot) in works.into_iter().zip(slots) {
                 let (wait, slot) = match slot {
                     Slot::Reserved(wait) if wait <= NEAR => {
-                        ready.push((work, redelivered));
+                        ready.push((work, doubt));
                         continue;
                     }
                     Slot::Reserved(wait) => (wait, true),
                     Slot::Ask(after) => (after, false),
                 };
-                let (receipt, queue, crashes) = (work.receipt.0, work.queue.clone(), work.crashes);
+                let (receipt, queue, crashes, redelivered) =
+                    (work.receipt.0, work.queue.clone(), work.crashes, doubt == Some(Doubt::Lent));
                 state.held.push(HeldEntry { due: now + wait, receipt, queue, crashes, redelivered, paced: Some(task.clone()), slot });
             }
         }

@@ -17,7 +17,8 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::SharedState;
+use longshore_brokers::{BrokerError, SharedState};
+use longshore_core::ErrorKind;
 
 use super::{shared::Shared, work::ClaimedTask};
 
@@ -118,21 +119,33 @@ impl RunNotes {
         has
     }
 
-    /// Begins to take these in. What is returned is to be kept until they are live, or given up.
-    pub(crate) fn take_in(&self, ids: Vec<String>) -> TakenIn {
+    /// Begins to take these in. What is returned is to be kept until they are live, or given up;
+    /// beside it, for each, whether another copy of it is being taken in just now.
+    pub(crate) fn take_in(&self, ids: Vec<String>) -> (TakenIn, Vec<bool>) {
         let mut all = locked(&self.taken_in);
-        ids.iter().for_each(|id| *all.entry(id.clone()).or_default() += 1);
+        let mut count = |id: &String| {
+            let copies = all.entry(id.clone()).or_default();
+            *copies += 1;
+            *copies > 1
+        };
+        let are_copies = ids.iter().map(&mut count).collect();
         drop(all);
-        TakenIn { all: self.taken_in.clone(), ids }
+        (TakenIn { all: self.taken_in.clone(), ids }, are_copies)
     }
 
     /// Notes that these are about to run here, or do. Returns for each whether it is ours to run:
-    /// not where another worker runs it. Where nobody can be asked, it is ours.
-    pub(crate) async fn claim(&self, ids: &[String]) -> Vec<bool> {
+    /// not where another worker runs it. Where the store refuses to say, it is ours.
+    ///
+    /// # Errors
+    /// Transient: the store is away, and nobody can say.
+    pub(crate) async fn claim(&self, ids: &[String]) -> Result<Vec<bool>, BrokerError> {
         let mut noted = self.noted.lock().await;
-        let ours = self.store.note_runs(&self.worker, ids, HOLDS).await.unwrap_or_else(|_| vec![true; ids.len()]);
+        let ours = match self.store.note_runs(&self.worker, ids, HOLDS).await {
+            Err(error) if error.kind == ErrorKind::Transient => return Err(error),
+            said => said.unwrap_or_else(|_| vec![true; ids.len()]),
+        };
         noted.extend(ids.iter().zip(&ours).filter(|(_, ours)| **ours).map(|(id, _)| id.clone()));
-        ours
+        Ok(ours)
     }
 
     /// Notes that a suspect is about to start: it is blamed if this worker dies now.
@@ -189,7 +202,8 @@ impl RunNotes {
             running.union(&noted).cloned().collect()
         };
         if !keep.is_empty() {
-            self.claim(&keep).await;
+            // A store that is away is told again in the next round.
+            let _ = self.claim(&keep).await;
         }
     }
 }

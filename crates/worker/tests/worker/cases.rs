@@ -697,7 +697,7 @@ async fn a_worker_says_what_each_task_waits_for() {
     bench.result(&first).await;
     let paced = bench.send(call("limited", vec![2.into()])).await;
     let said = ask_until(&bench, of(&paced), |said| said.contains("waits")).await;
-    assert!(said.contains(r#""scheduled""#) && said.contains(r#""for": "rate""#) && said.contains(r#""rate": "0.0166"#), "{said}");
+    assert!(said.contains(r#""scheduled""#) && said.contains(r#""for": "rate""#) && said.contains(r#""rate": "1/m""#), "{said}");
     let scheduled = ask(&bench, Request::new("scheduled")).await;
     let eta = scheduled.as_list().unwrap()[0].get("eta").and_then(Value::as_str).unwrap().to_owned();
     assert!(eta.starts_with("20") && eta.contains('T'), "{eta}");

@@ -16,6 +16,14 @@ fn end(claimed: &Claimed, end: End) -> Finish {
     Finish { receipt: claimed.receipt, publish: Vec::new(), results: Vec::new(), part: None, end }
 }
 
+/// Has the server end all connections of a virtual host.
+pub(super) fn cut_all(url: &str) {
+    rabbit::shared().unwrap().eval(&format!(
+        "[rabbit_networking:close_connection(proplists:get_value(pid, C), \"test\") || C <- rabbit_networking:connection_info_all([pid, vhost]), proplists:get_value(vhost, C) =:= <<\"{}\">>].",
+        vhost_of(url)
+    ));
+}
+
 async fn send(connected: &Connected, queue: &str, count: usize) {
     let now = SystemTime::now();
     let batch: Vec<_> = (0..count).map(|at| outgoing(queue, &format!("{queue}-{at}"), now, false)).collect();
@@ -54,6 +62,23 @@ async fn what_runs_when_a_consumer_is_closed_stays_its_own_and_what_waits_goes_b
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_ends_after_a_close_and_a_lost_channel_is_refused_at_once() {
+    let Some(url) = rabbit::vhost() else { return };
+    let connected = crate::connect(&url, Some("memory://amqp-close-lost")).unwrap();
+    send(&connected, "q", 1).await;
+    let consumer = connected.broker.open(OpenOptions::new("w@test", ["q"])).await.unwrap();
+    let claimed = claim(&consumer, 1).await;
+    consumer.close();
+    let lease = consumer.lease().unwrap();
+    let term = lease.term(crate::lease::clock());
+    cut_all(&url);
+    until("the channel is lost", async || (lease.term(crate::lease::clock()) != term).then_some(())).await;
+    let ends = [end(&claimed[0], End::Ack)];
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(10), consumer.finish(&ends)).await;
+    assert_eq!(ended.expect("nobody waits for what is not asked for").unwrap(), [Ended::Refused]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_worker_has_all_that_it_runs_again_when_its_channel_was_lost() {
     for options in ["", "?queue_type=quorum"] {
         let Some(url) = rabbit::vhost() else { return };
@@ -63,10 +88,7 @@ async fn a_full_worker_has_all_that_it_runs_again_when_its_channel_was_lost() {
         let claimed = claim(&consumer, 5).await;
         let lease = consumer.lease().unwrap();
         let term = lease.term(crate::lease::clock());
-        rabbit::shared().unwrap().eval(&format!(
-            "[rabbit_networking:close_connection(proplists:get_value(pid, C), \"test\") || C <- rabbit_networking:connection_info_all([pid, vhost]), proplists:get_value(vhost, C) =:= <<\"{}\">>].",
-            vhost_of(&url)
-        ));
+        cut_all(&url);
         until("the channel is lost", async || (lease.term(crate::lease::clock()) != term).then_some(())).await;
         let ends: Vec<_> = claimed.iter().map(|claimed| end(claimed, End::Ack)).collect();
         assert_eq!(consumer.finish(&ends).await.unwrap(), vec![Ended::Done; 5], "{options}");

@@ -110,6 +110,7 @@ async fn is_given_through(seed: u64) {
         node: "test@here".to_owned(),
         early: true,
         order: crate::QueueOrder::InTurn,
+        takes_delayed: false,
     };
     let consumer = worker.open(options).await.unwrap();
     let working = tokio::spawn(async move {

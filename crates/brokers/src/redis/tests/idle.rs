@@ -66,6 +66,7 @@ async fn fleet(server: &Redis, count: usize, queues: usize, rests: Duration) -> 
             node: format!("w{number}@here"),
             early: false,
             order: crate::QueueOrder::InTurn,
+            takes_delayed: false,
         };
         let consumer: Arc<dyn Consumer> = ours.open(options).await.unwrap();
         let sender = sender.clone();

@@ -36,6 +36,7 @@ pub(super) async fn open(broker: &dyn Broker, lease: Duration, visibility_timeou
         node: "test@here".to_owned(),
         early: false,
         order: crate::QueueOrder::InTurn,
+        takes_delayed: false,
     };
     broker.open(options).await.unwrap()
 }

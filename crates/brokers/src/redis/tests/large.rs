@@ -37,6 +37,7 @@ fn options(early: bool) -> OpenOptions {
         node: "test@here".to_owned(),
         early,
         order: crate::QueueOrder::InTurn,
+        takes_delayed: false,
     }
 }
 

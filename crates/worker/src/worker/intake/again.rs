@@ -1,7 +1,7 @@
 //! What was lent before and has ended: in a worker that died, or lost its lease, before it could
 //! say so to the broker; or what a scheduler has sent twice.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use longshore_brokers::{BrokerError, Key};
 use longshore_celery::{Message, State, TaskResult, Value};
@@ -17,13 +17,22 @@ use super::{
     turns::suspect,
 };
 
-/// Places of those that were lent before.
+/// Places of those that may have run before, or may run elsewhere.
 #[derive(Default)]
-pub(super) struct LentBefore {
+pub(super) struct RunBefore {
     /// Among those that may run.
-    pub(super) works: Vec<usize>,
+    pub(super) works: Vec<(usize, Doubt)>,
     /// Among those that shall not run.
     pub(super) closings: Vec<usize>,
+}
+
+/// Reason for which a message may run elsewhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doubt {
+    /// It was lent before, to a worker that may not have noted yet that it runs it.
+    Lent,
+    /// Its scheduler may have sent it twice. Whoever runs such a one has noted it before.
+    Sent,
 }
 
 /// Returns whether a message may be another copy of one that was run: where broker and result
@@ -34,32 +43,40 @@ pub(super) fn may_come_twice(message: &Message) -> bool {
 }
 
 impl Intake {
-    /// Takes out, of those that were lent before, the ones that another worker runs, or may say so
-    /// in a moment; with the time after which they are looked at again. The others are noted as
-    /// ours: what is returned beside is to be kept until they are live.
+    /// Takes out, of those that may run elsewhere, the ones that another worker runs, or may say so
+    /// in a moment, and those of which this one runs a copy; with the time after which they are
+    /// looked at again. The others are noted as ours: what is returned beside is to be kept until
+    /// they are live.
     pub(super) async fn run_elsewhere(
         &self,
-        again: &mut LentBefore,
+        again: &mut RunBefore,
         works: &mut Vec<Arc<ClaimedTask>>,
     ) -> (Vec<(Arc<ClaimedTask>, Duration)>, Option<TakenIn>) {
         let Some(runs) = self.shared.runs.as_ref().filter(|_| !again.works.is_empty()) else { return (Vec::new(), None) };
-        let waited: Vec<bool> = again.works.iter().map(|place| runs.has_waited(works[*place].receipt.0)).collect();
-        let asked = again.works.iter().zip(&waited).filter(|(_, waited)| **waited);
-        let ids: Vec<String> = asked.map(|(place, _)| works[*place].message.id.clone()).collect();
-        let taken_in = runs.take_in(ids.clone());
-        let mut ours = if ids.is_empty() { Vec::new() } else { runs.claim(&ids).await }.into_iter();
+        let waited = |(place, doubt): &(usize, Doubt)| *doubt == Doubt::Sent || runs.has_waited(works[*place].receipt.0);
+        let waited: Vec<bool> = again.works.iter().map(waited).collect();
+        let asked: Vec<String> =
+            again.works.iter().zip(&waited).filter(|(_, waited)| **waited).map(|((place, _), _)| works[*place].message.id.clone()).collect();
+        // First those that are taken in, then those that are live: what is neither is no more.
+        let (taken_in, mut are_here) = runs.take_in(asked.clone());
+        let live: HashSet<String> = self.shared.works().iter().map(|work| work.message.id.clone()).collect();
+        are_here.iter_mut().zip(&asked).for_each(|(is_here, id)| *is_here |= live.contains(id));
+        let ids: Vec<String> = asked.into_iter().zip(&are_here).filter(|(_, is_here)| !**is_here).map(|(id, _)| id).collect();
+        // While nobody can say who runs them, they wait.
+        let mut ours = if ids.is_empty() { Vec::new() } else { runs.claim(&ids).await.unwrap_or_default() }.into_iter();
+        let mut are_here = are_here.into_iter();
         let (mut elsewhere, mut stay) = (Vec::new(), Vec::with_capacity(again.works.len()));
-        for (place, waited) in std::mem::take(&mut again.works).into_iter().zip(waited) {
+        for ((place, doubt), waited) in std::mem::take(&mut again.works).into_iter().zip(waited) {
             let place = place - elsewhere.len();
-            match waited {
-                true if ours.next().unwrap_or(true) => stay.push(place),
-                true => {
-                    let work = works.remove(place);
-                    // It has waited already when it is looked at again.
-                    runs.has_waited(work.receipt.0);
-                    elsewhere.push((work, LOOK_AGAIN));
-                }
-                false => elsewhere.push((works.remove(place), NOTED_WITHIN)),
+            if !waited {
+                elsewhere.push((works.remove(place), NOTED_WITHIN));
+            } else if !are_here.next().unwrap_or(false) && ours.next().unwrap_or(false) {
+                stay.push((place, doubt));
+            } else {
+                let work = works.remove(place);
+                // It has waited already when it is looked at again.
+                runs.has_waited(work.receipt.0);
+                elsewhere.push((work, LOOK_AGAIN));
             }
         }
         again.works = stay;
@@ -70,13 +87,13 @@ impl Intake {
     /// were to become of them: the success stands, and what follows it may not have been sent.
     pub(super) async fn end_finished(
         &self,
-        again: LentBefore,
+        again: RunBefore,
         works: &mut Vec<Arc<ClaimedTask>>,
         closings: &mut Vec<Closing>,
     ) -> Result<(), BrokerError> {
-        let of_works: Vec<Arc<Message>> = again.works.iter().map(|place| works[*place].message.clone()).collect();
+        let of_works: Vec<Arc<Message>> = again.works.iter().map(|(place, _)| works[*place].message.clone()).collect();
         let mut succeeded = self.succeeded(&of_works).await?;
-        for (place, result) in again.works.into_iter().zip(succeeded.drain(..)).rev() {
+        for ((place, _), result) in again.works.into_iter().zip(succeeded.drain(..)).rev() {
             if let Some(result) = result {
                 let work = works.remove(place);
                 closings.push(conclude::already(&self.shared, work.message.clone(), work.owed(), work.queue.clone(), result));
