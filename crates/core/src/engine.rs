@@ -563,6 +563,10 @@ impl<T: Send + 'static, R: Send + 'static> Engine<T, R> {
             self.drain();
         }
         for (id, held) in self.mail.stalled.drain(..) {
+            let Some(held) = held else {
+                self.stats.stall_over(id);
+                continue;
+            };
             let receipt = self.stats.stalled(id, held, self.now, &self.gate);
             self.happened.push(Event::Stalled { id, receipt, held });
         }

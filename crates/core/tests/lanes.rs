@@ -287,7 +287,7 @@ fn a_handler_that_blocks_the_async_lane_is_named_and_holds_up_nobody_else() {
             }
             let view = running.view().await.expect("it runs");
             let stall = view.stalled.latest.expect("it was named");
-            assert_eq!((view.stalled.times, stall.id, stall.running), (1, 1, true));
+            assert_eq!((view.stalled.times, stall.id, stall.holds), (1, 1, true));
             assert!(view.at.duration_since(stall.since).unwrap() >= 100 * MS);
             assert_eq!(named[0].0, 1, "the first task");
             assert!(named[0].1 >= 100 * MS, "{named:?}");
@@ -440,4 +440,37 @@ fn slots_and_times_are_told() {
     assert_eq!(tasks, 10);
     assert!(report.slots.len() <= 2 && report.slots.iter().all(|slot| slot.share <= 1.0), "{:?}", report.slots);
     assert!(report.run.p50 >= 5 * MS && report.wall >= 25 * MS, "{report:?}");
+}
+
+/// Nobody is held up by it any more, however long it still takes.
+#[test]
+fn a_task_that_has_held_a_loop_and_waits_now_holds_it_no_more() {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    runtime.block_on(async {
+        let goes_on = Arc::new(tokio::sync::Notify::new());
+        let waits = goes_on.clone();
+        let (mut happened, job) = Job::new(move |_: u32| {
+            let waits = waits.clone();
+            async move {
+                std::thread::sleep(200 * MS);
+                waits.notified().await;
+                Ok::<_, TaskError>(())
+            }
+        })
+        .params([1])
+        .events(100);
+        let running = job.start();
+        while !matches!(happened.next().await.expect("it runs"), Heard::Event(Event::Stalled { .. })) {}
+        loop {
+            let view = running.view().await.expect("it runs");
+            let stall = view.stalled.latest.expect("it was named");
+            if !stall.holds {
+                assert_eq!((view.stalled.times, stall.id, view.running.len()), (1, 1, 1));
+                break;
+            }
+            tokio::time::sleep(MS).await;
+        }
+        goes_on.notify_one();
+        running.join().await;
+    });
 }

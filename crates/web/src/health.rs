@@ -110,7 +110,7 @@ fn troubles(view: &View) -> Vec<String> {
             _ => {}
         }
     }
-    let held = view.stalled.latest.as_ref().filter(|stall| stall.running);
+    let held = view.stalled.latest.as_ref().filter(|stall| stall.holds);
     let held = held.and_then(|stall| Some((stall, view.at.duration_since(stall.since).ok()?)));
     if let Some((stall, held)) = held.filter(|(_, held)| *held >= STUCK) {
         let task = if stall.name.is_empty() { format!("task {}", stall.id) } else { format!("task {}", stall.name) };

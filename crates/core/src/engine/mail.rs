@@ -22,7 +22,8 @@ pub(crate) struct Mail<T, R> {
     /// Deliveries that were settled.
     pub(crate) settled: usize,
     pub(crate) broken: Option<Broken>,
-    pub(crate) stalled: Vec<(u64, Duration)>,
+    /// Tasks that hold a loop, and for how long; without a time, those that do no more.
+    pub(crate) stalled: Vec<(u64, Option<Duration>)>,
     pub(crate) controls: Vec<Control>,
     /// The loop has ended: nobody obeys any more.
     pub(crate) over: bool,

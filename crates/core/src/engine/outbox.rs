@@ -81,7 +81,8 @@ impl<T, R> Outbox<T, R> {
         self.mailbox.post(|mail| mail.finished.push(finished));
     }
 
-    pub(crate) fn stalled(&self, id: u64, held: Duration) {
+    /// Reports that a task has held a loop for so long; without a time, that it does no more.
+    pub(crate) fn stalled(&self, id: u64, held: Option<Duration>) {
         self.mailbox.post(|mail| mail.stalled.push((id, held)));
     }
 }

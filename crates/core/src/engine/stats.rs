@@ -26,6 +26,8 @@ pub(super) struct Stats {
     stalled: u64,
     /// The latest task that held a loop, and since when.
     stall: Option<(u64, Instant)>,
+    /// Tasks that hold a loop now, one at most for each, and since when.
+    holding: Vec<(u64, Instant)>,
     pub(super) events_dropped: u64,
     pub(super) broken: Option<Broken>,
 }
@@ -72,6 +74,7 @@ impl Stats {
             waited: Vec::new(),
             stalled: 0,
             stall: None,
+            holding: Vec::new(),
             events_dropped: 0,
             broken: None,
         }
@@ -96,12 +99,22 @@ impl Stats {
     /// still runs.
     pub(super) fn stalled<T>(&mut self, id: u64, held: Duration, now: Instant, gate: &Gate<T>) -> Option<Receipt> {
         self.stalled += 1;
-        self.stall = Some((id, now.checked_sub(held).unwrap_or(now)));
+        let since = now.checked_sub(held).unwrap_or(now);
+        self.stall = Some((id, since));
+        self.holding.push((id, since));
         self.taken(LaneKind::Async, gate).find(|(_, task)| task.id == id).map(|(_, task)| task.receipt)
     }
 
+    /// Notes that a task does not hold its loop any more.
+    pub(super) fn stall_over(&mut self, id: u64) {
+        self.holding.retain(|(other, _)| *other != id);
+    }
+
+    /// Returns who has held a loop for longest, of those that still do; else who did so last.
     pub(super) fn latest_stall(&self, now: Instant) -> Option<StallSeen> {
-        self.stall.map(|(id, since)| StallSeen { id, ago: now.saturating_duration_since(since) })
+        let seen = |holds| move |(id, since): (u64, Instant)| StallSeen { id, ago: now.saturating_duration_since(since), holds };
+        let longest = self.holding.iter().min_by_key(|(_, since)| *since).copied();
+        longest.map(seen(true)).or_else(|| self.stall.map(seen(false)))
     }
 
     /// Tasks waited this long for this reason.
@@ -250,6 +263,8 @@ pub struct StallSeen {
     pub id: u64,
     /// The time since it began to hold it.
     pub ago: Duration,
+    /// True while it still holds it.
+    pub holds: bool,
 }
 
 /// Use of one slot of a lane.

@@ -47,7 +47,7 @@ impl Snapshot {
             self.stall.map(|stall| {
                 let task = self.running.iter().find(|task| task.id == stall.id);
                 let name = task.map(|task| named(task).name).unwrap_or_default();
-                Stall::new(stall.id, name, before(view.at, stall.ago), task.is_some())
+                Stall::new(stall.id, name, before(view.at, stall.ago), stall.holds)
             }),
         );
         view.running = self

@@ -25,11 +25,11 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     /// Watches these loops: `stalled` gets the task and how long it has held its loop, once for
-    /// each time; `nudge` is called while any loop is held, so that work can go elsewhere. `None`
+    /// each time, and the task alone when that is over; `nudge` is called while any loop is held, so that work can go elsewhere. `None`
     /// when no thread can be had: then nobody watches.
     pub(crate) fn start(
         loops: Vec<Arc<LoopState>>,
-        stalled: impl Fn(u64, Duration) + Send + 'static,
+        stalled: impl Fn(u64, Option<Duration>) + Send + 'static,
         nudge: impl Fn() + Send + 'static,
     ) -> Option<Self> {
         let stop = Arc::new(AtomicBool::new(false));
@@ -42,6 +42,9 @@ impl Watchdog {
                     for (state, (task, polls, since, named)) in loops.iter().zip(&mut seen) {
                         let now = (state.task.load(Ordering::Relaxed), state.polls.load(Ordering::Relaxed));
                         if now != (*task, *polls) || now.0 == 0 {
+                            if *named {
+                                stalled(*task, None);
+                            }
                             (*task, *polls, *since, *named) = (now.0, now.1, Instant::now(), false);
                             continue;
                         }
@@ -49,7 +52,7 @@ impl Watchdog {
                         let held = since.elapsed();
                         if held >= STALL && *task != IN_PASSING && !*named {
                             *named = true;
-                            stalled(*task, held);
+                            stalled(*task, Some(held));
                         }
                     }
                 }

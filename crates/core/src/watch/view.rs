@@ -331,16 +331,16 @@ pub struct Stall {
     /// Since when it has held the loop, or held it.
     #[serde(with = "moment")]
     pub since: SystemTime,
-    /// True while it still runs.
+    /// True while it still holds it.
     #[serde(default)]
-    pub running: bool,
+    pub holds: bool,
 }
 
 impl Stall {
-    /// Returns a task that has held its loop since then.
+    /// Returns a task that has held its loop since then, or did.
     #[must_use]
-    pub fn new(id: u64, name: impl Into<String>, since: SystemTime, running: bool) -> Self {
-        Self { id, name: name.into(), since, running }
+    pub fn new(id: u64, name: impl Into<String>, since: SystemTime, holds: bool) -> Self {
+        Self { id, name: name.into(), since, holds }
     }
 }
 
