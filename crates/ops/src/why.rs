@@ -124,7 +124,7 @@ impl Serialize for WhyAnswer {
 
 /// Finds a task and what holds it up: one answer for each place that it is in, mostly one.
 ///
-/// The broker looks through its queues for it, which costs their length.
+/// The broker looks through its queues for one that has not ended, which costs their length.
 ///
 /// # Errors
 /// [`OpsError::unknown`] for one that nobody knows; the broker or the result backend cannot be
@@ -135,12 +135,17 @@ impl Serialize for WhyAnswer {
 pub async fn why(client: &Client, request: &WhyRequest) -> Result<Vec<WhyAnswer>, OpsError> {
     let id = &request.id;
     let connected = client.connected();
+    // What has ended lies in no queue.
+    if let Some(stored) = client.result(id).stored().await?.filter(|stored| stored.state.is_ready()) {
+        let place = TaskPlace::Ended { state: stored.state, done: stored.date_done };
+        return Ok(vec![WhyAnswer { id: id.clone(), reason: None, place }]);
+    }
     // Where the broker lets nobody look, the results and the workers know what they know.
     let found = match &connected.inspect {
         Some(inspect) => inspect.find(id).await?,
         None => Vec::new(),
     };
-    // What was finished between two looks has a result.
+    // What was finished meanwhile has a result.
     let stored = client.result(id).stored().await?;
     if let Some(stored) = stored.filter(|stored| stored.state.is_ready() || found.is_empty()) {
         let place = TaskPlace::Ended { state: stored.state, done: stored.date_done };

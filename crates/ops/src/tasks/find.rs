@@ -369,36 +369,56 @@ async fn look_up(client: &Client, request: &TasksRequest) -> Result<TaskList, Op
 /// # Cancel safety
 /// Cancel safe: nothing is changed by asking.
 pub async fn each(client: &Client, ids: &[String]) -> Result<Vec<TaskInfo>, OpsError> {
-    let mut rows = Vec::new();
+    let (mut rows, mut letters) = (Vec::new(), SeenLetters::new());
     for id in ids {
-        rows.push(one(client, id).await?);
+        rows.push(one(client, id, &mut letters).await?);
     }
     let missing: Vec<&str> = ids.iter().zip(&rows).filter(|(_, row)| row.is_none()).map(|(id, _)| id.as_str()).collect();
     // All are asked for at once: where nobody answers, that takes its time.
     // What nobody can be asked is unknown; the rest is shown.
     let mut at = tasks_at_workers(client, &missing).await.unwrap_or_default();
+    letters.clear();
     for (id, row) in ids.iter().zip(&mut rows).filter(|(_, row)| row.is_none()) {
         // What has ended since, or went back, is known by now.
-        *row = one(client, id).await?.or_else(|| at.remove(id).map(|at| TaskInfo::at_worker(id.clone(), at)));
+        *row = one(client, id, &mut letters).await?.or_else(|| at.remove(id).map(|at| TaskInfo::at_worker(id.clone(), at)));
     }
     Ok(rows.into_iter().flatten().collect())
 }
 
-/// Looks up what the broker and the results know of one task.
-async fn one(client: &Client, id: &str) -> Result<Option<TaskInfo>, OpsError> {
+/// Dead letters that were read, by queue: several tasks are looked for among the same.
+type SeenLetters = HashMap<Option<String>, Vec<DeadLetter>>;
+
+/// Looks up what the broker and the results know of one task. One that has ended lies in no queue,
+/// and costs no look through all that waits.
+async fn one(client: &Client, id: &str, seen: &mut SeenLetters) -> Result<Option<TaskInfo>, OpsError> {
     let connected = client.connected();
+    let ended = client.result(id).stored().await?.filter(|stored| stored.state.is_ready());
+    if let Some(stored) = &ended
+        && stored.state == State::Success
+    {
+        return Ok(ended.map(|stored| TaskInfo::stored(id.to_owned(), stored)));
+    }
     // Where the broker lets nobody look, the results and the workers know what they know.
-    let mut row = match &connected.inspect {
+    let mut row = match connected.inspect.as_ref().filter(|_| ended.is_none()) {
         Some(inspect) => inspect.find(id).await?.into_iter().map(TaskInfo::found).min_by_key(|row| row.standing),
         None => None,
     };
     if let Some(letters) = connected.letters.as_ref().filter(|_| row.as_ref().is_none_or(|row| row.standing == TaskStanding::Dead)) {
-        let letters = letters.dead(row.as_ref().and_then(|row| row.queue.as_deref())).await?;
-        let letter = letters.into_iter().map(TaskInfo::letter).find(|letter| letter.id == id);
+        let of_result = || ended.as_ref()?.extended.as_ref()?.queue.clone();
+        let queue = row.as_ref().and_then(|row| row.queue.clone()).or_else(of_result);
+        if !seen.contains_key(&queue) {
+            seen.insert(queue.clone(), letters.dead(queue.as_deref()).await?);
+        }
+        let is_its = |letter: &&DeadLetter| letter.key == id || MessageBrief::read(&letter.raw).id == id;
+        let letter = seen.get(&queue).and_then(|letters| letters.iter().find(is_its)).cloned().map(TaskInfo::letter);
         row = letter.or(row);
     }
     // What was finished between the looks has a result.
-    Ok(match (client.result(id).stored().await?, row) {
+    let stored = match ended {
+        Some(ended) => Some(ended),
+        None => client.result(id).stored().await?,
+    };
+    Ok(match (stored, row) {
         (Some(stored), Some(mut row)) => {
             row.add(stored);
             Some(row)
