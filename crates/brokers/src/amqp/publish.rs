@@ -2,7 +2,10 @@
 
 use std::{
     pin::pin,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -21,6 +24,9 @@ use crate::{error::BrokerError, message::Outgoing, names, news::Happened};
 
 /// The largest body that a server takes unless it is told otherwise (`max_message_size`).
 const LARGEST: usize = 128 << 20;
+
+/// Bytes of a body from which on a message goes alone.
+const LARGE: usize = 128 << 10;
 
 /// Time between two looks at what is not confirmed, and the time that is given for each message.
 const LOOK: Duration = Duration::from_millis(250);
@@ -89,12 +95,14 @@ pub(super) struct Publisher {
     declarer: Arc<Declarer>,
     delays: Delays,
     outlet: tokio::sync::Mutex<Option<Arc<Outlet>>>,
+    /// Largest body that the server takes, as far as it has said so.
+    largest: AtomicUsize,
 }
 
 impl Publisher {
     pub(super) fn new(link: Arc<Link>, declarer: Arc<Declarer>) -> Self {
         let delays = Delays::new(link.notice().clone());
-        Self { link, declarer, delays, outlet: tokio::sync::Mutex::default() }
+        Self { link, declarer, delays, outlet: tokio::sync::Mutex::default(), largest: AtomicUsize::new(LARGEST) }
     }
 
     /// Sends messages, in order. Returns for each that can never be sent why; all others are
@@ -105,7 +113,7 @@ impl Publisher {
     pub(super) async fn send(&self, batch: &[Routed], wait: Wait) -> Result<Vec<Option<String>>, BrokerError> {
         let mut refusals: Vec<Option<String>> = batch.iter().map(|routed| self.impossible(routed)).collect();
         let mut left: Vec<usize> = (0..batch.len()).filter(|at| refusals[*at].is_none()).collect();
-        let (mut attempt, mut told) = (0, false);
+        let (mut attempt, mut told, mut some_sent) = (0, false, false);
         let mut all_or_none = wait == Wait::Patience;
         if all_or_none && left.len() < batch.len() {
             return Ok(refusals);
@@ -117,6 +125,7 @@ impl Publisher {
                 return Ok(refusals);
             }
             all_or_none = false;
+            let (ready, later) = first_run(ready);
             let (places, sends): (Vec<usize>, Vec<Routed>) = ready.into_iter().unzip();
             let batch_sent = outlet.direct.publish(sends);
             let Some(sent) = self.confirmed(batch_sent.sent(), places.len(), wait).await else {
@@ -124,13 +133,13 @@ impl Publisher {
                 if wait == Wait::Patience {
                     return Err(transient(&outlet.open.place, UNCONFIRMED));
                 }
-                left = places;
+                left = places.into_iter().chain(later).collect();
                 continue;
             };
             let (mut again, mut alone, mut trouble) = (Vec::new(), Vec::new(), None);
             for (at, sent) in places.into_iter().zip(sent) {
                 match sent {
-                    Sent::Confirmed => {}
+                    Sent::Confirmed => some_sent = true,
                     Sent::Returned => {
                         batch[at].queue.iter().for_each(|queue| self.declarer.forget(queue));
                         self.delays.forget().await;
@@ -161,9 +170,14 @@ impl Publisher {
             // alone.
             for at in alone {
                 match self.send_alone(&batch[at], wait).await {
-                    Ok(Sent::Confirmed) => {}
+                    Ok(Sent::Confirmed) => some_sent = true,
                     Err(error) if wait == Wait::Patience => return Err(error),
-                    Ok(Sent::Channel(error)) if is_precondition(&error) => refusals[at] = Some(words(&error)),
+                    Ok(Sent::Channel(error)) if is_precondition(&error) => {
+                        let why = words(&error);
+                        // The next one shows before anything is sent.
+                        limit_of(&why).into_iter().for_each(|limit| self.largest.store(limit, Ordering::Relaxed));
+                        refusals[at] = Some(why);
+                    }
                     Ok(Sent::Channel(error)) if is_denied(&error) => {
                         let why = advised(&error, "write to");
                         if wait == Wait::Patience {
@@ -176,6 +190,8 @@ impl Publisher {
                     _ => again.push(at),
                 }
             }
+            let in_trouble = !again.is_empty();
+            again.extend(later);
             again.sort_unstable();
             left = again;
             if let Some(trouble) = trouble.filter(|_| !left.is_empty()) {
@@ -187,16 +203,20 @@ impl Publisher {
                     (self.link.notice())(&Happened::Refused { reason }.into());
                 }
             }
-            if !left.is_empty() {
+            if in_trouble {
                 sleep(pause(attempt)).await;
+                attempt += 1;
             }
-            attempt += 1;
         }
         if told {
             let server = format!("rabbitmq at {}", self.link.place());
             (self.link.notice())(&Happened::Able { server, again: crate::Ability::Take }.into());
         }
-        Ok(refusals)
+        // All or none: whoever sends them once more, one by one, would send the others twice.
+        match refusals.iter().flatten().next().filter(|_| some_sent && wait == Wait::Patience) {
+            Some(why) => Err(transient(&self.link.place(), &format!("{why}; others that went with it were taken"))),
+            None => Ok(refusals),
+        }
     }
 
     /// Waits until the server has said something of each of so many messages. `None`: it takes what
@@ -290,7 +310,8 @@ impl Publisher {
             return Some(why);
         }
         let size = routed.parcel.body.len();
-        (size > LARGEST).then(|| format!("its body has {size} bytes, and RabbitMQ takes {LARGEST} (`max_message_size`)"))
+        let largest = self.largest.load(Ordering::Relaxed);
+        (size > largest).then(|| format!("its body of {size} bytes is larger than configured max size {largest} (`max_message_size`)"))
     }
 
     /// Finds the queues of what is to be sent, and its way there. Returns what can be sent.
@@ -383,6 +404,21 @@ pub(super) async fn publish_all(publisher: &Publisher, place: &str, batch: &[Out
     let routed = batch.iter().map(Routed::of).collect::<Result<Vec<_>, _>>().map_err(|why| refused(place, &why))?;
     let refusals = publisher.send(&routed, Wait::Patience).await?;
     refusals.into_iter().flatten().next().map_or(Ok(()), |why| Err(refused(place, &why)))
+}
+
+/// Returns those that go together, and the places of the others: a large one goes alone, behind
+/// those that went before. A server that takes none so large ends the channel, and nobody else
+/// shall be in doubt.
+fn first_run(mut ready: Vec<(usize, Routed)>) -> (Vec<(usize, Routed)>, Vec<usize>) {
+    let is_large = |(_, routed): &(usize, Routed)| routed.parcel.body.len() > LARGE;
+    let count = ready.iter().position(is_large).unwrap_or(ready.len()).max(1);
+    let later = ready.split_off(count.min(ready.len())).into_iter().map(|(at, _)| at).collect();
+    (ready, later)
+}
+
+/// Returns the largest body that a server takes, of a refusal that names it.
+fn limit_of(refusal: &str) -> Option<usize> {
+    refusal.split_once("larger than configured max size ")?.1.trim().parse().ok()
 }
 
 fn room(open: &Open) -> usize {

@@ -326,7 +326,8 @@ mod tests {
         let mut received = received(&[("unread", r#"{"status": "SUCCESS"}"#), ("read", r#"{"status": "FAILURE"}"#)]);
         assert!(received.give("read").is_some());
         received.take("large".to_owned(), vec![b'x'; MOST.1 - 30]);
-        let names: Vec<&String> = ["unread", "read"].map(|name| received.documents.keys().find(|key| *key == name)).into_iter().flatten().collect();
+        let names: Vec<&String> =
+            ["unread", "read"].map(|name| received.documents.keys().find(|key| *key == name)).into_iter().flatten().collect();
         assert_eq!(names, ["unread"]);
         assert!(received.dropped.is_empty(), "nobody waits for what was read");
     }

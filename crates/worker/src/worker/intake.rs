@@ -353,8 +353,7 @@ impl Intake {
                     Slot::Reserved(wait) => (wait, true),
                     Slot::Ask(after) => (after, false),
                 };
-                let (receipt, queue, crashes, redelivered) =
-                    (work.receipt.0, work.queue.clone(), work.crashes, doubt == Some(Doubt::Lent));
+                let (receipt, queue, crashes, redelivered) = (work.receipt.0, work.queue.clone(), work.crashes, doubt == Some(Doubt::Lent));
                 state.held.push(HeldEntry { due: now + wait, receipt, queue, crashes, redelivered, paced: Some(task.clone()), slot });
             }
         }

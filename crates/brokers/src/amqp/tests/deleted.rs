@@ -51,7 +51,10 @@ async fn what_is_held_back_for_a_queue_that_is_deleted_meanwhile_comes_when_it_i
     let Some(url) = rabbit::vhost() else { return };
     let connected = crate::connect(&url, Some("memory://amqp-deleted")).unwrap();
     let claim = claim(connected.broker.open(OpenOptions::new("w@test", ["q"])).await.unwrap());
-    until("it is served", async || rabbit::shared().unwrap().queues(vhost_of(&url)).iter().any(|(.., consumers)| *consumers == 1).then_some(())).await;
+    until("it is served", async || {
+        rabbit::shared().unwrap().queues(vhost_of(&url)).iter().any(|(.., consumers)| *consumers == 1).then_some(())
+    })
+    .await;
     let soon = SystemTime::now() + Duration::from_secs(34);
     connected.broker.publish(&[outgoing("q", "soon", soon, true)]).await.unwrap();
     let (_connection, channel) = stranger(&url).await;

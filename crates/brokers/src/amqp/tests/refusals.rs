@@ -8,7 +8,7 @@ use std::{
 
 use lapin::{options::BasicConsumeOptions, types::FieldTable};
 use longshore_core::ErrorKind;
-use longshore_testkit::rabbit;
+use longshore_testkit::rabbit::{self, RabbitServer};
 use tokio::time::timeout;
 
 use super::{
@@ -249,4 +249,27 @@ async fn a_quorum_queue_that_does_not_answer_is_told_and_harms_no_other() {
     let claimed = claim(&consumer).await;
     assert_eq!(&*claimed.queue, "stuck");
     assert_eq!(consumer.finish(&[ack(&claimed)]).await.unwrap(), [Ended::Done]);
+}
+
+/// Whoever sends a batch anew, one by one, where none of it was sent, sends nothing twice.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_batch_with_one_that_is_too_large_is_unknown_once_and_then_not_sent_at_all() {
+    let Some(server) = RabbitServer::start(&["max_message_size = 150000"]) else { return };
+    let url = server.vhost();
+    let connected = crate::connect(&url, Some("memory://amqp-too-large")).unwrap();
+    let now = SystemTime::now();
+    let batch = |name: &str| {
+        let mut all: Vec<_> = (0..3).map(|at| outgoing("q", &format!("{name}-{at}"), now, false)).collect();
+        let body = "x".repeat(300_000);
+        let raw = String::from_utf8(all[1].raw.clone()).unwrap().replace("W1tdLCB7fSwge31d", &body);
+        all[1].raw = raw.into_bytes();
+        all
+    };
+    let error = connected.broker.publish(&batch("first")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Transient, "{}", error.message);
+    assert!(error.message.contains("larger than configured max size 150000; others that went with it were taken"), "{}", error.message);
+    let error = connected.broker.publish(&batch("second")).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Refused, "{}", error.message);
+    let waiting: u64 = server.queues(vhost_of(&url)).iter().map(|(_, ready, ..)| *ready).sum();
+    assert_eq!(waiting, 2, "of the first batch");
 }

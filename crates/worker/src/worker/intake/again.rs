@@ -55,8 +55,13 @@ impl Intake {
         let Some(runs) = self.shared.runs.as_ref().filter(|_| !again.works.is_empty()) else { return (Vec::new(), None) };
         let waited = |(place, doubt): &(usize, Doubt)| *doubt == Doubt::Sent || runs.has_waited(works[*place].receipt.0);
         let waited: Vec<bool> = again.works.iter().map(waited).collect();
-        let asked: Vec<String> =
-            again.works.iter().zip(&waited).filter(|(_, waited)| **waited).map(|((place, _), _)| works[*place].message.id.clone()).collect();
+        let asked: Vec<String> = again
+            .works
+            .iter()
+            .zip(&waited)
+            .filter(|(_, waited)| **waited)
+            .map(|((place, _), _)| works[*place].message.id.clone())
+            .collect();
         // First those that are taken in, then those that are live: what is neither is no more.
         let (taken_in, mut are_here) = runs.take_in(asked.clone());
         let live: HashSet<String> = self.shared.works().iter().map(|work| work.message.id.clone()).collect();
