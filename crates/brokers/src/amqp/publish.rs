@@ -172,12 +172,7 @@ impl Publisher {
                 match self.send_alone(&batch[at], wait).await {
                     Ok(Sent::Confirmed) => some_sent = true,
                     Err(error) if wait == Wait::Patience => return Err(error),
-                    Ok(Sent::Channel(error)) if is_precondition(&error) => {
-                        let why = words(&error);
-                        // The next one shows before anything is sent.
-                        limit_of(&why).into_iter().for_each(|limit| self.largest.store(limit, Ordering::Relaxed));
-                        refusals[at] = Some(why);
-                    }
+                    Ok(Sent::Channel(error)) if is_precondition(&error) => refusals[at] = Some(self.learned(words(&error))),
                     Ok(Sent::Channel(error)) if is_denied(&error) => {
                         let why = advised(&error, "write to");
                         if wait == Wait::Patience {
@@ -209,11 +204,23 @@ impl Publisher {
             }
         }
         if told {
-            let server = format!("rabbitmq at {}", self.link.place());
-            (self.link.notice())(&Happened::Able { server, again: crate::Ability::Take }.into());
+            self.tell_able();
         }
-        // All or none: whoever sends them once more, one by one, would send the others twice.
-        match refusals.iter().flatten().next().filter(|_| some_sent && wait == Wait::Patience) {
+        match wait {
+            Wait::Patience => self.all_or_none(refusals, some_sent),
+            Wait::Forever => Ok(refusals),
+        }
+    }
+
+    fn tell_able(&self) {
+        let server = format!("rabbitmq at {}", self.link.place());
+        (self.link.notice())(&Happened::Able { server, again: crate::Ability::Take }.into());
+    }
+
+    /// Returns the refusals if they are all that was to be sent, or none is: whoever sends a batch
+    /// once more, one by one, would send what was taken twice.
+    fn all_or_none(&self, refusals: Vec<Option<String>>, some_sent: bool) -> Result<Vec<Option<String>>, BrokerError> {
+        match refusals.iter().flatten().next().filter(|_| some_sent) {
             Some(why) => Err(transient(&self.link.place(), &format!("{why}; others that went with it were taken"))),
             None => Ok(refusals),
         }
@@ -386,6 +393,12 @@ impl Publisher {
         }
     }
 
+    /// Returns a refusal. A limit that it names shows of the next message before anything is sent.
+    fn learned(&self, why: String) -> String {
+        limit_of(&why).into_iter().for_each(|limit| self.largest.store(limit, Ordering::Relaxed));
+        why
+    }
+
     /// Sends one message on a channel of its own.
     async fn send_alone(&self, routed: &Routed, wait: Wait) -> Result<Sent, BrokerError> {
         let outlet = self.new_outlet(wait).await?;
@@ -404,6 +417,13 @@ pub(super) async fn publish_all(publisher: &Publisher, place: &str, batch: &[Out
     let routed = batch.iter().map(Routed::of).collect::<Result<Vec<_>, _>>().map_err(|why| refused(place, &why))?;
     let refusals = publisher.send(&routed, Wait::Patience).await?;
     refusals.into_iter().flatten().next().map_or(Ok(()), |why| Err(refused(place, &why)))
+}
+
+/// Returns places of both, in order.
+fn in_order(mut some: Vec<usize>, others: Vec<usize>) -> Vec<usize> {
+    some.extend(others);
+    some.sort_unstable();
+    some
 }
 
 /// Returns those that go together, and the places of the others: a large one goes alone, behind

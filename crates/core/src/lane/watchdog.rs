@@ -25,8 +25,8 @@ pub(crate) struct Watchdog {
 
 impl Watchdog {
     /// Watches these loops: `stalled` gets the task and how long it has held its loop, once for
-    /// each time, and the task alone when that is over; `nudge` is called while any loop is held, so that work can go elsewhere. `None`
-    /// when no thread can be had: then nobody watches.
+    /// each time, and the task alone when that is over; `nudge` is called while any loop is held,
+    /// so that work can go elsewhere. `None` when no thread can be had: then nobody watches.
     pub(crate) fn start(
         loops: Vec<Arc<LoopState>>,
         stalled: impl Fn(u64, Option<Duration>) + Send + 'static,

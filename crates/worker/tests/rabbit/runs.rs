@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use longshore_celery::Value;
+use longshore_celery::{Message, Value};
 use longshore_testkit::rabbit;
 use longshore_worker::{App, Client, Signature, Task, Worker, WorkerOptions};
 use tokio::sync::Semaphore;
@@ -78,4 +78,44 @@ async fn what_runs_while_its_connection_is_lost_is_run_by_nobody_else() {
         worker.join().await;
     }
     assert_eq!(begun.load(Ordering::SeqCst), TASKS, "none has begun a second time");
+}
+
+/// Where a scheduler does not know whether it has sent a task, it sends it again under its id.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_periodic_task_begins_at_once_and_no_copy_of_it_runs_beside_it_or_again() {
+    let Some(url) = rabbit::vhost() else { return };
+    let directory = tempfile::tempdir().unwrap();
+    let results = format!("sqlite:{}?sync=normal", directory.path().join("results.db").display());
+    let (begun, go) = (Arc::new(AtomicUsize::new(0)), Arc::new(Semaphore::new(0)));
+    let (counts, waits) = (begun.clone(), go.clone());
+    let tick = Task::future("tick", move |_, _| {
+        counts.fetch_add(1, Ordering::SeqCst);
+        let waits = waits.clone();
+        async move {
+            drop(waits.acquire().await);
+            Ok(Value::from("done"))
+        }
+    });
+    let app = App::new().broker(&url).results(&results).task(tick);
+    let worker = Worker::start(app.clone(), options("w@test")).await.unwrap();
+    let client = Client::of(&app).unwrap();
+    let sent = std::time::Instant::now();
+    for _ in 0..2 {
+        let mut message = Message { task: "tick".into(), id: "due".into(), routing_key: "celery".into(), ..Message::default() };
+        message.headers.set("celery_beat_task", true);
+        client.send_message(message).await.unwrap();
+    }
+    until("it runs", || begun.load(Ordering::SeqCst) > 0).await;
+    assert!(sent.elapsed() < Duration::from_millis(1_900), "it waits for no note of a worker that it was lent to: {:?}", sent.elapsed());
+    // The other copy is there, and would have begun.
+    let (server, vhost) = (rabbit::shared().unwrap(), url.rsplit('/').next().unwrap());
+    let lent = || server.queues(vhost).iter().find(|(name, ..)| name == "celery").map_or(0, |(_, _, lent, _)| *lent);
+    until("both are lent", || lent() == 2).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(begun.load(Ordering::SeqCst), 1, "the first one runs");
+    go.close();
+    until("both have ended", || lent() == 0).await;
+    worker.stopper().warm();
+    worker.join().await;
+    assert_eq!(begun.load(Ordering::SeqCst), 1, "its result is known");
 }
