@@ -186,9 +186,7 @@ impl Publisher {
                 }
             }
             let in_trouble = !again.is_empty();
-            again.extend(later);
-            again.sort_unstable();
-            left = again;
+            left = in_order(again, later);
             if let Some(trouble) = trouble.filter(|_| !left.is_empty()) {
                 if wait == Wait::Patience && attempt >= 4 {
                     return Err(transient(&outlet.open.place, &trouble));
