@@ -1,5 +1,4 @@
 //! Looks through queues, which cost their length, and who is spared them.
-#![expect(clippy::unwrap_used, reason = "a test")]
 
 use std::sync::{
     Arc,
