@@ -85,7 +85,10 @@ impl AmqpBus {
     async fn send_anew(&self, exchange: &Exchange, routed: &Routed) -> Result<Vec<Option<String>>, BrokerError> {
         exchange.ensure(&self.sends, Wait::Patience).await?;
         let sent = self.publisher.send(std::slice::from_ref(routed), Wait::Patience).await?;
-        locked(&self.known).push(exchange.name.clone());
+        let mut known = locked(&self.known);
+        if !known.contains(&exchange.name) {
+            known.push(exchange.name.clone());
+        }
         Ok(sent)
     }
 

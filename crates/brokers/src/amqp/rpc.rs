@@ -52,15 +52,22 @@ pub(super) struct RpcResults {
 /// Results that have come.
 #[derive(Default)]
 struct Received {
-    documents: HashMap<String, Vec<u8>>,
+    documents: HashMap<String, Document>,
     /// Ids in the order in which they first came; some may be forgotten since.
     order: VecDeque<String>,
-    /// Ids of those that somebody was given, which go first.
+    /// Ids of those that somebody was given, which go first; some may be forgotten since.
     given: VecDeque<String>,
-    /// Ids of those for which there was no room before anybody was given them.
+    /// Ids of those for which there was no room any more: whoever waits for one is told.
     dropped: HashSet<String>,
     bytes: usize,
     watchers: HashMap<u64, Watcher>,
+}
+
+/// A result.
+struct Document {
+    bytes: Vec<u8>,
+    /// Somebody was given it as the last of its task.
+    given: bool,
 }
 
 struct Watcher {
@@ -73,23 +80,19 @@ struct Watcher {
 impl Received {
     /// Takes a result in. A success stays: an attempt of a dead worker may end late.
     fn take(&mut self, id: String, document: Vec<u8>) {
-        if self.documents.get(&id).is_some_and(|before| json::is_success(before)) {
+        if self.documents.get(&id).is_some_and(|before| json::is_success(&before.bytes)) {
             return;
         }
         for watcher in self.watchers.values().filter(|watcher| watcher.ids.contains(&id)) {
             let _ = watcher.sink.send((id.clone(), (!is_over(&document)).then(|| document.clone())));
         }
         self.bytes += document.len();
-        match self.documents.insert(id.clone(), document) {
-            Some(before) => self.bytes -= before.len(),
+        match self.documents.insert(id.clone(), Document { bytes: document, given: false }) {
+            Some(before) => self.bytes -= before.bytes.len(),
             None => self.order.push_back(id),
         }
-        while self.documents.len() > MOST.0 || self.bytes > MOST.1 || self.order.len() > 2 * MOST.0 || self.given.len() > 2 * MOST.0 {
-            if let Some(given) = self.given.pop_front() {
-                self.forget(&given);
-                continue;
-            }
-            let Some(oldest) = self.order.pop_front() else { break };
+        while self.documents.len() > MOST.0 || self.bytes > MOST.1 || self.order.len() > 2 * MOST.0 {
+            let Some(oldest) = self.given.pop_front().or_else(|| self.order.pop_front()) else { break };
             if self.forget(&oldest) {
                 if self.dropped.len() >= MOST.0 {
                     self.dropped.clear();
@@ -99,13 +102,14 @@ impl Received {
         }
     }
 
-    /// Returns a result for whoever asks, who is given its last state once.
+    /// Returns a result for whoever asks.
     fn give(&mut self, id: &str) -> Option<Vec<u8>> {
-        let document = self.documents.get(id).cloned()?;
-        if is_over(&document) {
+        let document = self.documents.get_mut(id)?;
+        if !document.given && is_over(&document.bytes) {
+            document.given = true;
             self.given.push_back(id.to_owned());
         }
-        Some(document)
+        Some(document.bytes.clone())
     }
 
     /// Returns one of these whose result came and was dropped: nobody will be told of it.
@@ -118,7 +122,10 @@ impl Received {
 
     fn forget(&mut self, id: &str) -> bool {
         let gone = self.documents.remove(id);
-        self.bytes -= gone.as_ref().map_or(0, Vec::len);
+        self.bytes -= gone.as_ref().map_or(0, |gone| gone.bytes.len());
+        if self.given.len() > 2 * MOST.0 {
+            self.given.retain(|id| self.documents.contains_key(id));
+        }
         gone.is_some()
     }
 }
@@ -133,7 +140,8 @@ impl RpcResults {
     /// Says that a result was not kept.
     fn no_room(&self, id: &str) -> BrokerError {
         let what = format!(
-            "the result of {id} came and was not kept: a client remembers {} results and {} MiB of them that nobody has asked for;              ask for them as they come, or name a result backend that keeps them (SQLite, Redis)",
+            "the result of {id} came and was not kept: a client remembers {} results and {} MiB of them, and forgets those first that \
+             were read; ask for them as they come, or name a result backend that keeps them (SQLite, Redis)",
             MOST.0,
             MOST.1 >> 20
         );
@@ -305,7 +313,7 @@ mod tests {
             [([started, success, failure], success), ([failure, started, success], success), ([started, failure, started], started)]
         {
             let received = received(&came.map(|document| ("a", document)));
-            assert_eq!((received.documents["a"].as_slice(), received.bytes), (stays.as_bytes(), stays.len()), "{came:?}");
+            assert_eq!((received.documents["a"].bytes.as_slice(), received.bytes), (stays.as_bytes(), stays.len()), "{came:?}");
         }
     }
 
@@ -329,7 +337,7 @@ mod tests {
         let names: Vec<&String> =
             ["unread", "read"].map(|name| received.documents.keys().find(|key| *key == name)).into_iter().flatten().collect();
         assert_eq!(names, ["unread"]);
-        assert!(received.dropped.is_empty(), "nobody waits for what was read");
+        assert!(received.dropped.contains("read"), "whoever asks for it once more is told");
     }
 
     #[test]
