@@ -35,6 +35,8 @@ pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes
             .field(Field::texts("ids", "id", "ids of tasks, or keys of letters that cannot be read"))
             .field(Field::text("task", "in place of ids, with error: all letters of the task of this name"))
             .field(Field::text("error", "the first line of their reason, with … for each number"))
+            .field(Field::text("queue", "of them, letters of this queue; without it, of all queues"))
+            .field(Field::text("text", "of them, letters with this text in their reason"))
             .refuses(&[404])
     };
     let acts = [
@@ -127,26 +129,32 @@ async fn list_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Re
     Ok(Page::new(
         "dead.html",
         "Dead letters",
-        context! { groups => Serde(groups), more, count => letters.len(), dropped => Serde(dropped), trouble },
+        context! {
+            groups => Serde(groups), more, count => letters.len(), dropped => Serde(dropped), trouble,
+            queue => request.query("queue"), text => request.query("error"),
+        },
     ))
 }
 
-/// Returns the letters that a form means: those that are named, or a group.
+/// Returns the letters that a form means: those that are named, or a group, as far as its page
+/// showed it.
 async fn meant(deployment: &Deployment, asked: &Asked) -> Result<Vec<DeadInfo>, WebError> {
-    let ids: Vec<String> = asked.form.all("id").map(str::to_owned).collect();
-    if !ids.is_empty() {
-        let mut wanted = DeadRequest::default();
-        wanted.ids = ids;
-        return Ok(dead::list(&deployment.client, &wanted).await?);
+    let mut wanted = DeadRequest::default();
+    wanted.ids = asked.form.all("id").map(str::to_owned).collect();
+    wanted.queue = asked.form.get("queue").map(str::to_owned);
+    wanted.error = asked.form.get("text").map(str::to_owned);
+    let is_named = !wanted.ids.is_empty();
+    let mut letters = dead::list(&deployment.client, &wanted).await?;
+    if !is_named {
+        // A letter that cannot be read has no task.
+        let (task, error) = (asked.form.get("task").unwrap_or_default(), asked.form.get("error").unwrap_or_default());
+        letters.retain(|letter| letter.message.task == task && signature(&letter.letter.reason) == error);
     }
-    // A letter that cannot be read has no task.
-    let (task, error) = (asked.form.get("task").unwrap_or_default(), asked.form.get("error").unwrap_or_default());
-    let all = dead::list(&deployment.client, &DeadRequest::default()).await?;
-    Ok(all.into_iter().filter(|letter| letter.message.task == task && signature(&letter.letter.reason) == error).collect())
+    Ok(letters)
 }
 
 async fn do_it(deployment: Arc<Deployment>, asked: Asked, mut noted: Action) -> (Action, Result<String, WebError>) {
-    let words = ["task", "error"].into_iter().filter_map(|name| Some(format!("{name}:{}", asked.form.get(name)?)));
+    let words = ["task", "error", "queue", "text"].into_iter().filter_map(|name| Some(format!("{name}:{}", asked.form.get(name)?)));
     noted.to = words.chain(asked.form.all("id").take(20).map(str::to_owned)).collect::<Vec<_>>().join(" ");
     let done = async {
         let letters = meant(&deployment, &asked).await?;

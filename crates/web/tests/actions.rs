@@ -1,0 +1,121 @@
+//! Actions of pages: to what they are done, what is said of them, and what is noted.
+#![expect(clippy::unwrap_used, reason = "a test")]
+
+mod http;
+
+use std::sync::{Arc, Mutex};
+
+use http::{Answered, ask};
+use longshore_brokers::{Consumer, End, Finish, OpenOptions};
+use longshore_ops::dead::{self, DeadRequest};
+use longshore_web::{Auditor, Intake, IntakeOptions, Serving, Site, WebOptions, WebServer};
+use longshore_worker::{Client, Settings, Signature};
+
+const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
+const JSON: &str = "Content-Type: application/json\r\n";
+
+struct Dashboard {
+    client: Client,
+    serving: Serving,
+    audit: Arc<Mutex<Vec<String>>>,
+}
+
+impl Dashboard {
+    async fn over(broker: &str) -> Self {
+        let client = Client::connect(&Settings::new(broker)).unwrap();
+        let audit: Arc<Mutex<Vec<String>>> = Arc::default();
+        let noted = audit.clone();
+        let mut options = WebOptions::default();
+        options.audit = Some(Auditor::new(move |action| noted.lock().unwrap().push(serde_json::to_string(action).unwrap())));
+        let server = WebServer::bind("127.0.0.1:0", &options).await.unwrap();
+        let serving = server.serve(Site::of_deployment(options, client.clone(), &Intake::new(client.clone(), IntakeOptions::default())));
+        Self { client, serving, audit }
+    }
+
+    async fn get(&self, path: &str) -> Answered {
+        ask(self.serving.address(), "GET", path, "", "").await
+    }
+
+    /// Sends a form, with the token that stands in a page. Returns what is said then.
+    async fn submit(&self, page: &str, action: &str, fields: &str) -> String {
+        let html = self.get(page).await.body;
+        let token = html.split("name=\"_token\" value=\"").nth(1).expect("a form").split('"').next().unwrap();
+        let answered = ask(self.serving.address(), "POST", action, FORM, &format!("_token={token}&back={page}&{fields}")).await;
+        assert_eq!(answered.status, 303, "{}", answered.body);
+        let page = self.get(answered.header("location").unwrap()).await.body;
+        let said = page.split("class=\"said").nth(1).expect("something is said");
+        said.split_once('>').unwrap().1.split('<').next().unwrap().to_owned()
+    }
+
+    fn noted(&self) -> Vec<String> {
+        self.audit.lock().unwrap().clone()
+    }
+
+    /// Sends tasks to a queue, and makes dead letters of them.
+    async fn bury(&self, queue: &str, ids: &[&str], reason: &str) {
+        for id in ids {
+            self.send(queue, id).await;
+        }
+        let consumer: Arc<dyn Consumer> = self.client.broker().open(OpenOptions::new("gravedigger@h", [queue])).await.unwrap();
+        let mut claimed = Vec::new();
+        while claimed.len() < ids.len() {
+            consumer.claim(8, &mut claimed).await.unwrap();
+        }
+        let end = End::Dead { reason: reason.into() };
+        let dead = claimed.iter().map(|claimed| Finish {
+            receipt: claimed.receipt,
+            publish: Vec::new(),
+            results: Vec::new(),
+            part: None,
+            end: end.clone(),
+        });
+        consumer.finish(&dead.collect::<Vec<_>>()).await.unwrap();
+        consumer.leave().await.unwrap();
+    }
+
+    async fn send(&self, queue: &str, id: &str) {
+        let call: Signature = Signature::named("shop.add").arg(&1).task_id(id).queue(queue);
+        self.client.send(call).await.unwrap();
+    }
+
+    async fn dead(&self) -> Vec<String> {
+        let letters = dead::list(&self.client, &DeadRequest::default()).await.unwrap();
+        let mut ids: Vec<String> = letters.iter().map(|letter| letter.id().to_owned()).collect();
+        ids.sort();
+        ids
+    }
+}
+
+/// Returns the fields of the form with this button, as they are sent.
+fn fields_of(html: &str, button: &str) -> String {
+    let form = html.split("<form").find(|form| form.contains(&format!(">{button}</button>"))).expect("a form");
+    let inputs = form.split("<input type=\"hidden\" name=\"").skip(1).filter_map(|input| {
+        let (name, rest) = input.split_once("\" value=\"")?;
+        let value = rest.split('"').next()?;
+        (!["_token", "back"].contains(&name)).then(|| format!("{name}={}", value.replace(' ', "+")))
+    });
+    inputs.collect::<Vec<_>>().join("&")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_group_of_dead_letters_is_what_its_page_showed_and_no_letter_of_another_queue() {
+    let dashboard = Dashboard::over("memory://actions-dead").await;
+    dashboard.bury("a", &["a1", "a2"], "it died 3 times").await;
+    dashboard.bury("a", &["a4"], "it died 4 times").await;
+    dashboard.bury("b", &["b1", "b2"], "it died 3 times").await;
+    let page = dashboard.get("/dead?queue=a&error=3+times").await.body;
+    assert!(page.contains("2 letters of a") && page.contains("Throw away 2 letters?"), "{page}");
+    assert_eq!(dashboard.submit("/dead", "/dead/act", &fields_of(&page, "Purge")).await, "2 thrown away");
+    assert_eq!(dashboard.dead().await, ["a4", "b1", "b2"]);
+    let page = dashboard.get("/dead?queue=b").await.body;
+    assert_eq!(dashboard.submit("/dead", "/dead/act", &fields_of(&page, "Retry")).await, "2 put back into their queues");
+    assert_eq!(dashboard.dead().await, ["a4"]);
+    // The same for programs.
+    let body = r#"{"task":"shop.add","error":"it died … times","queue":"b"}"#;
+    assert_eq!(ask(dashboard.serving.address(), "POST", "/api/v1/dead/purge", JSON, body).await.status, 404);
+    let done = ask(dashboard.serving.address(), "POST", "/api/v1/dead/purge", JSON, &body.replace("\"b\"", "\"a\"")).await;
+    assert_eq!(done.status, 200, "{}", done.body);
+    let noted = dashboard.noted();
+    assert!(noted[0].contains("queue:a text:3 times") && noted[1].contains("queue:b"), "{noted:#?}");
+    dashboard.serving.stop().await;
+}
