@@ -17,6 +17,7 @@ use axum::{
 use minijinja::{Environment, Value, context};
 
 use crate::{
+    actions::Actions,
     audit::Action,
     error::WebError,
     guard::{Caller, FormFields, Guard, decode, own_path},
@@ -112,6 +113,7 @@ impl Said {
 pub(crate) struct Frame {
     pub(crate) guard: Arc<Guard>,
     pub(crate) live: Arc<LivePages>,
+    pub(crate) actions: Actions,
     templates: Environment<'static>,
     name: String,
     nav: Vec<NavPlace>,
@@ -124,7 +126,7 @@ type Notices = Box<dyn Fn() -> Vec<String> + Send + Sync>;
 impl Frame {
     /// Draws pages of a site with this name and navigation.
     pub(crate) fn new(guard: Arc<Guard>, name: String, nav: Vec<NavPlace>) -> Self {
-        Self { guard, live: Arc::default(), templates: templates::all(), name, nav, notices: OnceLock::new() }
+        Self { guard, live: Arc::default(), actions: Actions::default(), templates: templates::all(), name, nav, notices: OnceLock::new() }
     }
 
     /// Says who knows what every page has to tell.

@@ -63,6 +63,7 @@
 //! - `kafka.rs` (feature `kafka`): one reader of a consumer, and one of a cluster's groups
 //! - `pages.rs`: the pages; `flower.rs`: Flower's routes; `site.rs`: which of them stand where
 
+mod actions;
 mod api;
 mod assets;
 mod audit;

@@ -152,7 +152,12 @@ async fn accept(listener: TcpListener, site: Site) {
         });
     }
     drop(listener);
-    let _ = tokio::time::timeout(END_WITHIN, open.shutdown()).await;
+    let all_ended = async {
+        open.shutdown().await;
+        // An action whose client has gone is still to be noted.
+        site.actions.ended().await;
+    };
+    let _ = tokio::time::timeout(END_WITHIN, all_ended).await;
     if let Some(ends) = site.ends {
         let _ = tokio::time::timeout(END_WITHIN, ends).await;
     }

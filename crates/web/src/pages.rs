@@ -83,13 +83,15 @@ where
     let (frame, deployment) = (frame.clone(), deployment.clone());
     post(move |Extension(caller): Extension<Caller>, Extension(form): Extension<FormFields>| {
         let (frame, deployment, act) = (frame.clone(), deployment.clone(), act.clone());
-        async move {
+        let actions = frame.actions.clone();
+        let done = async move {
             let asked = Asked { caller: caller.clone(), form: form.clone(), door: "page" };
             let noted = Action::new(asked.what(), "");
             let (mut noted, done) = act(deployment.clone(), asked, noted).await;
             deployment.changed();
             frame.answer(&caller, &form, &mut noted, done.map_or_else(Said::refused, |done| Said::done(done.into().said)))
-        }
+        };
+        async move { actions.run(done).await }
     })
 }
 

@@ -9,6 +9,7 @@ use longshore_worker::Client;
 use tokio::task::JoinHandle;
 
 use crate::{
+    actions::Actions,
     api::{Operation, Routes},
     assets,
     deployment::Deployment,
@@ -32,6 +33,7 @@ pub struct Site {
     pub(crate) router: Router,
     pub(crate) guard: Arc<Guard>,
     pub(crate) stop: CancelToken,
+    pub(crate) actions: Actions,
     /// Ends a moment after `stop`.
     pub(crate) ends: Option<JoinHandle<()>>,
 }
@@ -182,7 +184,7 @@ impl Site {
             .api(probe("/readyz", "Whether work may be brought here; if not, why").refuses(&[503]), get(move || health::readyz(troubles())))
             .into_router(&frame.guard.options)
             .fallback(nothing_here);
-        Self { router, guard: frame.guard.clone(), stop: frame.live.stop.clone(), ends: None }
+        Self { router, guard: frame.guard.clone(), stop: frame.live.stop.clone(), actions: frame.actions.clone(), ends: None }
     }
 }
 

@@ -1,15 +1,14 @@
 //! `longshore dashboard`: a page of all workers and queues of a broker, until it is told to stop.
 //!
 //! `dashboard/history.rs`: where it remembers what has happened; `dashboard/kafka.rs`: whose groups
-//! it shows
+//! it shows; `dashboard/log.rs`: its lines
 
 mod history;
 mod kafka;
+mod log;
 
 use std::{
-    io::Write,
     path::PathBuf,
-    sync::mpsc,
     time::{Duration, SystemTime},
 };
 
@@ -35,9 +34,6 @@ use crate::{
     units,
     web::{WebArgs, audit_line, unserved},
 };
-
-/// Most lines that may wait to be written.
-const WAITING: usize = 10_000;
 
 /// `longshore dashboard`.
 #[derive(Args, Clone, Debug)]
@@ -91,30 +87,25 @@ async fn serve(args: &DashboardArgs, app: &App, config: &Config, global: &Global
     let mut signals = Signals::listen();
     let place = Place::open(app, config, global, MissingFile::Make)?;
     let voice = global.voice();
-    // Lines are written by a thread: whoever does not read them holds up no request.
-    let (send, lines) = mpsc::sync_channel::<String>(WAITING);
-    let writes = std::thread::spawn(move || {
-        for line in lines {
-            let _ = writeln!(std::io::stderr(), "{line}");
-        }
-    });
-    let noted = send.clone();
     let is_json = voice.json;
+    let (log, lines) = log::log();
+    let writes = std::thread::spawn(move || lines.write(std::io::stderr(), |text| log_line(text, is_json)));
+    let noted = log.clone();
     // Also with --quiet: who changed what is no chatter.
     let auditor = Auditor::new(move |action| {
         let line = match is_json {
             true => json!({ "at": time(action.at), "action": action }).to_string(),
             false => format!(" {} {}", clock(action.at), plain(&audit_line(action))),
         };
-        let _ = noted.try_send(line);
+        noted.note(line);
     });
     let mut options = args.web.options(auditor)?;
     options.jobs = state_directory(args, config)?;
-    let told = send.clone();
-    let teller = HistoryTeller::new(move |text| drop(told.try_send(log_line(text, is_json))));
+    let told = log.clone();
+    let teller = HistoryTeller::new(move |text| told.note(log_line(text, is_json)));
     match args.history.options(&place.broker_url(), options.jobs.as_ref(), teller) {
         Ok(history) => options.history = history,
-        Err(why) => drop(send.send(log_line(&format!("no history is kept: {why}"), is_json))),
+        Err(why) => log.say(log_line(&format!("no history is kept: {why}"), is_json)),
     }
     args.kafka.add_to(&mut options, config)?;
     options.leaves_events = args.history.no_enable_events;
@@ -122,7 +113,7 @@ async fn serve(args: &DashboardArgs, app: &App, config: &Config, global: &Global
     let address = server.address();
     let say = |text: String| {
         if voice.level >= 0 {
-            drop(send.send(log_line(&text, is_json)));
+            log.say(log_line(&text, is_json));
         }
     };
     let mut intake = IntakeOptions::default();
@@ -135,7 +126,7 @@ async fn serve(args: &DashboardArgs, app: &App, config: &Config, global: &Global
     signals.next().await;
     say("stopping".to_owned());
     serving.stop().await;
-    drop(send);
+    drop(log);
     // The auditor's end of the channel goes with the last request; a reader that is gone is not
     // waited for.
     let written = tokio::task::spawn_blocking(move || writes.join());

@@ -64,9 +64,13 @@ where
             };
             form.extend(named);
             form.push(("what".to_owned(), what.to_owned()));
-            let (mut noted, done) = act(caller.clone(), FormFields::new(form)).await;
-            frame.note(&caller, &mut noted, done.as_ref().err().map(|error| error.message.clone()));
-            told(&noted, done.map(Into::into))
+            let actions = frame.actions.clone();
+            let done = async move {
+                let (mut noted, done) = act(caller.clone(), FormFields::new(form)).await;
+                frame.note(&caller, &mut noted, done.as_ref().err().map(|error| error.message.clone()));
+                told(&noted, done.map(Into::into))
+            };
+            actions.run(done).await
         }
     })
 }
@@ -121,7 +125,45 @@ fn names(fields: &[Field]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
+    use axum::extract::Request;
+    use tokio::sync::{mpsc, oneshot};
+    use tower_service::Service;
+
     use super::*;
+    use crate::{audit::Auditor, guard::Guard, options::WebOptions};
+
+    #[tokio::test]
+    async fn an_action_whose_client_goes_away_ends_and_is_noted() {
+        let noted: Arc<Mutex<Vec<Action>>> = Arc::default();
+        let audit = noted.clone();
+        let options = WebOptions {
+            audit: Some(Auditor::new(move |action| audit.lock().unwrap().push(action.clone()))),
+            ..WebOptions::default()
+        };
+        let frame = Arc::new(Frame::new(Arc::new(Guard::new(options.clone())), "test".to_owned(), Vec::new()));
+        let (began, mut begins) = mpsc::unbounded_channel();
+        let act = move |_, _| {
+            let (go, goes) = oneshot::channel::<()>();
+            began.send(go).unwrap();
+            async move {
+                let _ = goes.await;
+                (Action::new("pause", "q"), Ok("it is paused".to_owned()))
+            }
+        };
+        let mut site = orders(&frame, [Operation::act("/api/v1/x/pause", "Pauses")], act).into_router(&options);
+        let mut request = Request::builder().method("POST").uri("/api/v1/x/pause").body(Body::empty()).unwrap();
+        request.extensions_mut().insert(Caller { name: "ann".into(), from: [127, 0, 0, 1].into() });
+        let go = tokio::select! {
+            _ = site.call(request) => panic!("it cannot have ended"),
+            go = begins.recv() => go.unwrap(),
+        };
+        go.send(()).unwrap();
+        frame.actions.ended().await;
+        let noted = noted.lock().unwrap().clone();
+        assert!(noted.len() == 1 && noted[0].who == "ann" && noted[0].what == "pause", "{noted:?}");
+    }
 
     #[test]
     fn a_body_is_read_as_its_form_or_refused_in_words() {

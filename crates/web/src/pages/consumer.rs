@@ -94,8 +94,12 @@ async fn act(
     Extension(caller): Extension<Caller>,
     Extension(form): Extension<FormFields>,
 ) -> Response {
-    let (mut noted, done) = state.act(&form).await;
-    state.frame.answer(&caller, &form, &mut noted, done.map_or_else(Said::refused, Said::done))
+    let actions = state.frame.actions.clone();
+    let done = async move {
+        let (mut noted, done) = state.act(&form).await;
+        state.frame.answer(&caller, &form, &mut noted, done.map_or_else(Said::refused, Said::done))
+    };
+    actions.run(done).await
 }
 
 /// Returns what the consumer is told, and what is said of it.

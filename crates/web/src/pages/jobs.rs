@@ -124,8 +124,12 @@ async fn act(
     Extension(caller): Extension<Caller>,
     Extension(form): Extension<FormFields>,
 ) -> Response {
-    let (mut noted, said) = state.steer(&job, &form).await;
-    state.frame.answer(&caller, &form, &mut noted, said.map_or_else(Said::refused, Said::done))
+    let actions = state.frame.actions.clone();
+    let done = async move {
+        let (mut noted, said) = state.steer(&job, &form).await;
+        state.frame.answer(&caller, &form, &mut noted, said.map_or_else(Said::refused, Said::done))
+    };
+    actions.run(done).await
 }
 
 /// Returns which results are asked for, in which form.
