@@ -119,3 +119,14 @@ async fn a_group_of_dead_letters_is_what_its_page_showed_and_no_letter_of_anothe
     assert!(noted[0].contains("queue:a text:3 times") && noted[1].contains("queue:b"), "{noted:#?}");
     dashboard.serving.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_task_that_was_sent_with_changed_arguments_is_noted_with_its_new_id() {
+    let dashboard = Dashboard::over("memory://actions-edited").await;
+    dashboard.send("celery", "old").await;
+    let said = dashboard.submit("/tasks/old", "/tasks/act", "what=send&task=shop.add&args=%5B2%5D&kwargs=%7B%7D&queue=other").await;
+    let id = said.strip_prefix("sent as ").expect("an id");
+    let noted = dashboard.noted();
+    assert!(noted[0].contains(&format!(r#""what":"send","to":"{id}","count":1"#)), "{noted:#?}");
+    dashboard.serving.stop().await;
+}

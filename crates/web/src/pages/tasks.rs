@@ -311,8 +311,8 @@ async fn meant(deployment: &Deployment, asked: &Asked) -> Result<Meant, WebError
 }
 
 /// Says how many of those that were meant nobody knows any more.
-fn with_gone((count, said): (u64, String), gone: usize) -> (u64, String) {
-    if gone == 0 { (count, said) } else { (count, format!("{said}; {gone} are known to the history alone")) }
+fn with_gone(said: String, gone: usize) -> String {
+    if gone == 0 { said } else { format!("{said}; {gone} are known to the history alone") }
 }
 
 fn why_not(refusal: &RetryRefusal) -> &'static str {
@@ -329,28 +329,62 @@ fn why_not(refusal: &RetryRefusal) -> &'static str {
     }
 }
 
-async fn retry(deployment: &Deployment, found: &[TaskInfo]) -> Result<(u64, String), WebError> {
-    let (mut sent, mut refused) = (0, Vec::new());
-    for task in found {
-        match tasks::retry(&deployment.client, task).await? {
-            RetryDone::Sent { .. } => sent += 1,
-            RetryDone::Refused(why) => refused.push(format!("{} {}", task.id, why_not(&why))),
-            _ => {}
+/// Number of tasks to which an action was done, also where it ended early; and what is said of it.
+type Came = (Option<u64>, Result<String, WebError>);
+
+/// Tasks that were sent again, and why others were not.
+#[derive(Default)]
+struct Retried {
+    sent: u64,
+    refused: Vec<String>,
+}
+
+impl Retried {
+    /// Says what came of it, with `left` tasks that were not tried after an error.
+    fn came(mut self, error: Option<WebError>, left: usize) -> Came {
+        let sent = self.sent;
+        if let Some(mut error) = error {
+            if sent == 0 {
+                return (None, Err(error));
+            }
+            // What was done is done: who is told of the error alone does it twice.
+            error.message = format!("{sent} were sent again, then one failed, and {left} were not tried: {}", error.message);
+            return (Some(sent), Err(error));
+        }
+        let Some(first) = self.refused.first() else { return (Some(sent), Ok(format!("{sent} sent again"))) };
+        if sent == 0 {
+            return (None, Err(WebError::unprocessable(self.refused.swap_remove(0))));
+        }
+        (Some(sent), Ok(format!("{sent} sent again; {} were not: the first {first}", self.refused.len())))
+    }
+}
+
+async fn retry(deployment: &Deployment, found: &[TaskInfo]) -> Came {
+    let mut retried = Retried::default();
+    for (place, task) in found.iter().enumerate() {
+        match tasks::retry(&deployment.client, task).await {
+            Ok(RetryDone::Sent { .. }) => retried.sent += 1,
+            Ok(RetryDone::Refused(why)) => retried.refused.push(format!("{} {}", task.id, why_not(&why))),
+            Ok(_) => {}
+            Err(error) => return retried.came(Some(error.into()), found.len() - place - 1),
         }
     }
-    if sent == 0 && !refused.is_empty() {
-        return Err(WebError::unprocessable(refused.swap_remove(0)));
-    }
-    let rest = if refused.is_empty() { String::new() } else { format!("; {} were not: the first {}", refused.len(), refused[0]) };
-    Ok((sent, format!("{sent} sent again{rest}")))
+    retried.came(None, 0)
 }
 
 async fn cancel(deployment: &Deployment, found: Vec<TaskInfo>, signal: Option<&str>) -> Result<(u64, String), WebError> {
+    let many = found.len();
     let mut request = CancelRequest::of(found, &[]);
     if let Some(signal) = signal {
         request = request.terminate(signal);
     }
-    let done = tasks::cancel(&deployment.client, &request).await?;
+    let done = tasks::cancel(&deployment.client, &request).await.map_err(|error| {
+        let mut error = WebError::from(error);
+        if many > 1 {
+            error.message = format!("some of {many} may be called off, and doing it again does no harm: {}", error.message);
+        }
+        error
+    })?;
     let count = done.called_off.len() as u64;
     if count == 0 && !done.refused.is_empty() {
         return Err(WebError::unprocessable("nothing was called off: what was named has ended already"));
@@ -359,8 +393,8 @@ async fn cancel(deployment: &Deployment, found: Vec<TaskInfo>, signal: Option<&s
     Ok((count, format!("{count} called off{rest}")))
 }
 
-/// Sends a task with arguments that somebody has edited, under a new id.
-async fn send_edited(deployment: &Deployment, asked: &Asked) -> Result<(u64, String), WebError> {
+/// Sends a task with arguments that somebody has edited. Returns its new id.
+async fn send_edited(deployment: &Deployment, asked: &Asked) -> Result<String, WebError> {
     let json = |name: &str| -> Result<serde_json::Value, WebError> {
         serde_json::from_str(&asked.text(name)?).map_err(|error| WebError::unprocessable(format!("{name} is no JSON: {error}")))
     };
@@ -377,7 +411,7 @@ async fn send_edited(deployment: &Deployment, asked: &Asked) -> Result<(u64, Str
         signature = signature.queue(&queue);
     }
     let answer = deployment.client.send(signature).await.map_err(longshore_ops::OpsError::from)?;
-    Ok((1, format!("sent as {}", answer.id())))
+    Ok(answer.id().to_owned())
 }
 
 /// Does it to the task that the path names.
@@ -402,21 +436,33 @@ async fn do_it(deployment: Arc<Deployment>, asked: Asked, mut noted: Action) -> 
         Some(_) => filter.collect::<Vec<_>>().join(" "),
         None => asked.form.all("id").take(20).collect::<Vec<_>>().join(" "),
     };
-    let done = async {
-        match asked.what() {
-            what @ ("retry" | "cancel" | "terminate") => {
-                let Meant { tasks, gone } = meant(&deployment, &asked).await?;
-                let signal = (what == "terminate").then_some("SIGTERM");
-                let done = if what == "retry" { retry(&deployment, &tasks).await } else { cancel(&deployment, tasks, signal).await };
-                Ok(with_gone(done?, gone))
-            }
-            "send" => send_edited(&deployment, &asked).await,
-            _ => Err(asked.unknown()),
+    let done = act(&deployment, &asked, &mut noted).await;
+    (noted, done)
+}
+
+/// Does what is asked for, and notes to how many, also where it ended early.
+async fn act(deployment: &Deployment, asked: &Asked, noted: &mut Action) -> Result<String, WebError> {
+    match asked.what() {
+        "retry" => {
+            let Meant { tasks, gone } = meant(deployment, asked).await?;
+            let (count, said) = retry(deployment, &tasks).await;
+            noted.count = count;
+            Ok(with_gone(said?, gone))
         }
+        what @ ("cancel" | "terminate") => {
+            let Meant { tasks, gone } = meant(deployment, asked).await?;
+            let (count, said) = cancel(deployment, tasks, (what == "terminate").then_some("SIGTERM")).await?;
+            noted.count = Some(count);
+            Ok(with_gone(said, gone))
+        }
+        "send" => {
+            noted.to = asked.form.get("task").unwrap_or_default().to_owned();
+            let id = send_edited(deployment, asked).await?;
+            (noted.count, noted.to) = (Some(1), id);
+            Ok(format!("sent as {}", noted.to))
+        }
+        _ => Err(asked.unknown()),
     }
-    .await;
-    noted.count = done.as_ref().ok().map(|(count, _)| *count);
-    (noted, done.map(|(_, said)| said))
 }
 
 #[cfg(test)]
@@ -437,6 +483,24 @@ mod tests {
         for (name, value) in [("state", "broken"), ("since", "2"), ("since", "h"), ("since", "2é"), ("since", "99999999999999999999d")] {
             assert!(of(&[(name, value)]).unwrap_err().message.contains(value), "{name}={value}");
         }
+    }
+
+    #[test]
+    fn what_was_sent_again_before_an_error_is_said_and_counted() {
+        let away = || Some(WebError::new(StatusCode::SERVICE_UNAVAILABLE, "the broker is away"));
+        let (count, said) = Retried { sent: 4_000, refused: Vec::new() }.came(away(), 999);
+        let said = said.unwrap_err();
+        assert_eq!((count, said.status), (Some(4_000), StatusCode::SERVICE_UNAVAILABLE));
+        assert_eq!(said.message, "4000 were sent again, then one failed, and 999 were not tried: the broker is away");
+        let (count, said) = Retried::default().came(away(), 4_999);
+        assert_eq!((count, said.unwrap_err().message.as_str()), (None, "the broker is away"));
+        let refused = || vec!["a has succeeded".to_owned(), "b has succeeded".to_owned()];
+        assert_eq!(
+            Retried { sent: 1, refused: refused() }.came(None, 0),
+            (Some(1), Ok("1 sent again; 2 were not: the first a has succeeded".to_owned()))
+        );
+        assert_eq!(Retried { sent: 0, refused: refused() }.came(None, 0), (None, Err(WebError::unprocessable("a has succeeded"))));
+        assert_eq!(Retried::default().came(None, 0), (Some(0), Ok("0 sent again".to_owned())));
     }
 
     #[test]
