@@ -82,6 +82,11 @@ pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes
 
 /// Reads what is looked for; words behind each other all have to be true.
 fn request(get: impl Fn(&str) -> Option<String>, most: usize) -> Result<TasksRequest, WebError> {
+    // A filter that is left out unsaid would show, and act on, all the others.
+    if let Some(name) = ["worker", "took"].into_iter().find(|name| get(name).is_some()) {
+        let said = "only what is remembered can be searched by it, and queues and results are asked here";
+        return Err(WebError::unprocessable(format!("{name}: {said} (a dashboard with --no-history has nothing else)")));
+    }
     let mut request = TasksRequest::default();
     request.most = most;
     if let Some(word) = get("state") {
@@ -480,7 +485,8 @@ mod tests {
             (vec![TaskStanding::Failure], Some("shop.*"), Some(Duration::from_secs(7_200)))
         );
         assert_eq!((read.ids, read.most), (vec!["a".to_owned(), "b".to_owned()], 7));
-        for (name, value) in [("state", "broken"), ("since", "2"), ("since", "h"), ("since", "2é"), ("since", "99999999999999999999d")] {
+        for (name, value) in [("state", "broken"), ("since", "2"), ("since", "h"), ("since", "2é"), ("since", "99999999999999999999d")]
+        {
             assert!(of(&[(name, value)]).unwrap_err().message.contains(value), "{name}={value}");
         }
     }
