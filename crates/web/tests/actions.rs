@@ -3,13 +3,16 @@
 
 mod http;
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use http::{Answered, ask};
 use longshore_brokers::{Consumer, End, Finish, OpenOptions};
 use longshore_ops::dead::{self, DeadRequest};
 use longshore_web::{Auditor, Intake, IntakeOptions, Serving, Site, WebOptions, WebServer};
-use longshore_worker::{Client, Settings, Signature};
+use longshore_worker::{App, Client, Settings, Signature, Worker, WorkerOptions};
 
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded\r\n";
 const JSON: &str = "Content-Type: application/json\r\n";
@@ -34,6 +37,19 @@ impl Dashboard {
 
     async fn get(&self, path: &str) -> Answered {
         ask(self.serving.address(), "GET", path, "", "").await
+    }
+
+    /// Waits until this page says this: what it shows may be a second old.
+    async fn until(&self, path: &str, want: &str) {
+        let mut body = String::new();
+        for _ in 0..200 {
+            body = self.get(path).await.body;
+            if body.contains(want) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        panic!("{path} never says {want}: {body}");
     }
 
     /// Sends a form, with the token that stands in a page. Returns what is said then.
@@ -128,5 +144,57 @@ async fn a_task_that_was_sent_with_changed_arguments_is_noted_with_its_new_id() 
     let id = said.strip_prefix("sent as ").expect("an id");
     let noted = dashboard.noted();
     assert!(noted[0].contains(&format!(r#""what":"send","to":"{id}","count":1"#)), "{noted:#?}");
+    dashboard.serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_filter_that_nobody_can_answer_is_refused_and_nothing_is_done_to_all_the_others() {
+    let dashboard = Dashboard::over("memory://actions-filters").await;
+    for id in ["a", "b"] {
+        dashboard.send("celery", id).await;
+    }
+    for filter in ["worker=w%40h", "took=2s"] {
+        let name = filter.split('=').next().unwrap();
+        let page = dashboard.get(&format!("/tasks?{filter}")).await.body;
+        assert!(page.contains(&format!("{name}: only what is remembered")) && !page.contains("href=\"/tasks/a\""), "{page}");
+        assert_eq!(dashboard.get(&format!("/api/v1/tasks?{filter}")).await.status, 422);
+        let said = dashboard.submit("/tasks", "/tasks/act", &format!("what=cancel&all=1&{filter}")).await;
+        assert!(said.starts_with(&format!("{name}: only what is remembered")), "{said}");
+        assert!(dashboard.submit("/tasks", "/tasks/act", &format!("what=cancel&all=1&past=1&{filter}")).await.contains("no history"));
+    }
+    assert_eq!(dashboard.submit("/tasks", "/tasks/act", "what=cancel&all=1").await, "2 called off");
+    dashboard.serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn names_with_a_slash_can_be_opened_from_every_page_that_links_to_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = format!("sqlite:{}", folder.path().join("tasks.db").display());
+    let dashboard = Dashboard::over(&broker).await;
+    dashboard.send("a/b", "my/id 1").await;
+    dashboard.bury("c/d?e", &["dead/1"], "it died").await;
+    let mut options = WorkerOptions::new("w/1@h");
+    options.queues = vec!["served/1".to_owned()];
+    let mut app = App::new();
+    *app.settings_mut() = Settings::new(&broker);
+    let worker = Worker::start(app, options).await.unwrap();
+    let rows = [
+        ("/", "/queues/served%2F1", "w/1@h"),
+        ("/queues", "/queues/served%2F1", "w/1@h"),
+        ("/queues/a%2Fb", "/tasks/my%2Fid%201", "my/id 1"),
+        ("/tasks", "/tasks/my%2Fid%201", "my/id 1"),
+        ("/tasks/my%2Fid%201", "/queues/a%2Fb", "my/id 1"),
+        ("/dead", "/tasks/dead%2F1", "dead/1"),
+        ("/tasks/dead%2F1", "/queues/c%2Fd%3Fe", "c/d?e"),
+        ("/", "/workers/w%2F1%40h", "w/1@h"),
+        ("/workers", "/workers/w%2F1%40h", "w/1@h"),
+    ];
+    for (page, link, shows) in rows {
+        dashboard.until(page, &format!("href=\"{link}\"")).await;
+        let opened = dashboard.get(link).await;
+        assert!(opened.status == 200 && opened.body.replace("&#x2f;", "/").contains(shows), "{link}: {} {}", opened.status, opened.body);
+    }
+    worker.stopper().warm();
+    worker.join().await;
     dashboard.serving.stop().await;
 }

@@ -14,7 +14,18 @@ pub(crate) fn add(templates: &mut Environment<'_>) {
     templates.add_filter("cut", |text: String, most: usize| longshore_ops::cut(&text, most));
     templates.add_filter("clock", |value: Value| clock(&value));
     templates.add_filter("time", |value: Value| time(&value));
+    templates.add_filter("in_path", |text: String| in_path(&text));
     templates.add_filter("percent", |value: f64, of: f64| if of > 0.0 { (100.0 * value / of).clamp(0.0, 100.0).round() } else { 0.0 });
+}
+
+/// Writes a name as one segment of a path. The `urlencode` of the templates leaves `/` as it is,
+/// which would be two segments.
+fn in_path(name: &str) -> String {
+    let written = |byte: u8| match byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02X}"),
+    };
+    name.bytes().map(written).collect()
 }
 
 fn value_or_dash(value: &Value, show: impl Fn(f64) -> String) -> String {
