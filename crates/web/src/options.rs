@@ -10,6 +10,9 @@ use crate::{audit::Auditor, history::HistoryOptions};
 /// Shortest token that is taken.
 pub(crate) const SHORTEST_TOKEN: usize = 16;
 
+/// Shortest token or password that passes also while its address has to wait because of wrong ones.
+const PASSES_ALWAYS: usize = 12;
+
 /// Options of everything that is served.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
@@ -76,6 +79,12 @@ impl Secret {
     /// Returns whether it is long enough for a token, which nobody types from memory.
     pub(crate) fn is_long(&self) -> bool {
         self.bytes >= SHORTEST_TOKEN
+    }
+
+    /// Returns whether it is too long to be found by trying, however fast: only shorter ones need
+    /// the wait after wrong ones.
+    pub(crate) fn passes_always(&self) -> bool {
+        self.bytes >= PASSES_ALWAYS
     }
 
     /// Returns whether it is empty, as a variable is that was never set.

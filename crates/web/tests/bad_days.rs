@@ -276,7 +276,7 @@ async fn a_flood_of_queues_leaves_the_numbers_bounded_and_whole_and_holds_up_no_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wrong_token_a_thousand_times_is_slowed_down_and_the_right_one_of_others_is_not_locked_out_for_long() {
+async fn a_wrong_token_a_thousand_times_is_slowed_down_and_the_right_one_is_never_locked_out() {
     let token = "the-right-token-of-this-page";
     let dashboard = Dashboard::over("memory://web-wrong", |options| options.access = Access::Token(Secret::new(token))).await;
     let mut counts = std::collections::BTreeMap::<u16, u32>::new();
@@ -290,15 +290,11 @@ async fn a_wrong_token_a_thousand_times_is_slowed_down_and_the_right_one_of_othe
     }
     let tried = counts.get(&401).copied().unwrap_or_default();
     assert!((10..100).contains(&tried) && tried + counts.get(&429).copied().unwrap_or_default() == 1_000, "{counts:?}");
-    // What is open to everybody stays so, and whoever comes later with the right one gets in.
+    // What is open to everybody stays so, and whoever comes with the right one gets in at once:
+    // behind a proxy all come from one address.
     assert_eq!(dashboard.get("/healthz").await.status, 200);
     let right = format!("Authorization: Bearer {token}\r\n");
-    let address = dashboard.address();
-    let right = right.as_str();
-    eventually("the right token is taken again", async || {
-        (ask(address, "GET", "/api/v1/overview", right, "").await.status == 200).then_some(())
-    })
-    .await;
+    assert_eq!(ask(dashboard.address(), "GET", "/api/v1/overview", &right, "").await.status, 200);
     dashboard.serving.stop().await;
 }
 

@@ -130,7 +130,7 @@ async fn each_access_admits_who_proves_it_and_nobody_else() {
 }
 
 #[tokio::test]
-async fn a_thousand_wrong_tokens_are_slowed_down_and_others_are_not() {
+async fn a_thousand_wrong_tokens_are_slowed_down_and_the_right_one_is_not() {
     let (router, guard) = router(WebOptions { access: Access::Token(Secret::new(TOKEN)), ..WebOptions::default() });
     let mut statuses = std::collections::BTreeMap::new();
     for n in 0..1_000 {
@@ -145,13 +145,32 @@ async fn a_thousand_wrong_tokens_are_slowed_down_and_others_are_not() {
     assert!((10..=12).contains(&statuses[&401]), "{statuses:?}");
     assert_eq!(statuses[&401] + statuses[&429], 1_000);
     let right = format!("Bearer {TOKEN}");
-    assert_eq!(ask(&router, ("GET", "/api/v1/x", &[("authorization", &right)], String::new()), "10.0.0.2").await.status(), 200);
+    for address in ["10.0.0.1", "10.0.0.2"] {
+        assert_eq!(ask(&router, ("GET", "/api/v1/x", &[("authorization", &right)], String::new()), address).await.status(), 200);
+    }
     // Who has shown it before is not locked out by a neighbour.
     let cookie = guard.log_in(TOKEN, "10.0.0.2".parse().unwrap()).unwrap();
     let cookie = cookie.split(';').next().unwrap();
     assert_eq!(ask(&router, ("GET", "/api/v1/x", &[("cookie", cookie)], String::new()), "10.0.0.1").await.status(), 200);
     assert_eq!(guard.log_in("wrong", "10.0.0.3".parse().unwrap()).unwrap_err().status, 401);
-    assert_eq!(guard.log_in(TOKEN, "10.0.0.1".parse().unwrap()).unwrap_err().status, 429);
+    assert_eq!(guard.log_in("wrong", "10.0.0.1".parse().unwrap()).unwrap_err().status, 429);
+    assert!(guard.log_in(TOKEN, "10.0.0.1".parse().unwrap()).is_ok());
+}
+
+#[tokio::test]
+async fn a_right_password_waits_after_wrong_ones_only_where_it_could_be_found_by_trying() {
+    for (password, expected) in [("twelve chars", 200), ("eleven char", 429)] {
+        let access = Access::Basic { user: "ops".into(), password: Secret::new(password) };
+        let (router, _) = router(WebOptions { access, ..WebOptions::default() });
+        let proof = |text: &str| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text));
+        let ask_with = async |text: String| status(&router, ("GET", "/page", &[("authorization", &proof(&text))], String::new())).await;
+        for number in 0..10 {
+            assert_eq!(ask_with(format!("ops:wrong {number}")).await, 401);
+        }
+        assert_eq!(ask_with("ops:wrong".to_owned()).await, 429);
+        assert_eq!(ask_with(format!("root:{password}")).await, 429, "another user is nobody");
+        assert_eq!(ask_with(format!("ops:{password}")).await, expected, "{password}");
+    }
 }
 
 #[tokio::test]
