@@ -179,7 +179,7 @@ pub(crate) struct History {
     shared: Arc<Shared>,
     notes: Mutex<Option<mpsc::Sender<Note>>>,
     thread: Mutex<Option<JoinHandle<()>>>,
-    readers: Semaphore,
+    readers: Arc<Semaphore>,
     /// Connections that nobody reads over now, with the file that they are open to.
     idle: Mutex<Vec<(u64, Connection)>>,
 }
@@ -204,7 +204,7 @@ impl History {
             shared,
             notes: Mutex::new(Some(notes)),
             thread: Mutex::new(thread.ok()),
-            readers: Semaphore::new(READERS),
+            readers: Arc::new(Semaphore::new(READERS)),
             idle: Mutex::default(),
         })
     }
@@ -269,9 +269,15 @@ impl History {
         self: &Arc<Self>,
         question: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, WebError> {
-        let _place = self.readers.acquire().await;
+        let place = self.readers.clone().acquire_owned().await;
         let own = self.clone();
-        let asked = tokio::task::spawn_blocking(move || own.ask_now(question)).await;
+        // The place is the thread's: whoever goes away meanwhile does not end the question.
+        let asked = tokio::task::spawn_blocking(move || {
+            let answer = own.ask_now(question);
+            drop(place);
+            answer
+        })
+        .await;
         asked.unwrap_or_else(|_| Err(unavailable("the history cannot be read: the server is stopping".to_owned())))
     }
 
@@ -300,7 +306,10 @@ impl History {
             None => file::open_to_read(path).map_err(|error| failed(&error))?,
         };
         let answer = question(&conn).map_err(|error| failed(&error))?;
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push((opened, conn));
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        if idle.len() < READERS {
+            idle.push((opened, conn));
+        }
         Ok(answer)
     }
 

@@ -476,3 +476,33 @@ async fn tasks_are_told_in_the_words_of_celerys_events_and_found_by_them() {
     assert_eq!(find(ToldQuery { limit: 1, offset: 1, sort: Some((SortKey::Name, false)), ..any() }).await, ("a".to_owned(), 1));
     history.close().await;
 }
+
+#[tokio::test]
+async fn questions_whose_askers_have_gone_keep_their_places_until_they_end() {
+    let dir = TempDir::new().unwrap();
+    let history = History::start(options(&dir));
+    eventually("the file is open", async || history.names().await.is_ok()).await;
+    let (began, mut begins) = tokio::sync::mpsc::unbounded_channel();
+    let mut goes_on = Vec::new();
+    for _ in 0..READERS {
+        let ((go, waits), began, own) = (mpsc::channel::<()>(), began.clone(), history.clone());
+        let asked = tokio::spawn(async move {
+            let question = move |_: &Connection| {
+                let _ = began.send(());
+                let _ = waits.recv();
+                Ok(())
+            };
+            own.ask(question).await
+        });
+        begins.recv().await.unwrap();
+        asked.abort();
+        assert!(asked.await.unwrap_err().is_cancelled());
+        goes_on.push(go);
+    }
+    assert_eq!(history.readers.available_permits(), 0, "their threads still read");
+    drop(goes_on);
+    assert!(history.names().await.is_ok(), "a place comes free when one has ended");
+    let _all = history.readers.acquire_many(READERS as u32).await.unwrap();
+    assert!(history.idle.lock().unwrap().len() <= READERS);
+    history.close().await;
+}
