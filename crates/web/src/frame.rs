@@ -114,7 +114,7 @@ pub(crate) struct Frame {
     pub(crate) guard: Arc<Guard>,
     pub(crate) live: Arc<LivePages>,
     pub(crate) actions: Actions,
-    templates: Environment<'static>,
+    templates: &'static Environment<'static>,
     name: String,
     nav: Vec<NavPlace>,
     notices: OnceLock<Notices>,
@@ -162,7 +162,7 @@ impl Frame {
             hide_args => self.guard.options.hide_args,
         };
         let context = context! { ..page.context.clone(), ..around, ..own };
-        templates::draw(&self.templates, page.template, context)
+        templates::draw(self.templates, page.template, context)
     }
 
     /// Answers with a page that has no navigation and no caller.

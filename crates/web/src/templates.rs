@@ -4,6 +4,8 @@
 
 pub(crate) mod filters;
 
+use std::sync::OnceLock;
+
 use axum::{
     http::StatusCode,
     response::{Html, IntoResponse, Response},
@@ -38,8 +40,14 @@ const TEMPLATES: [(&str, &str); 22] = [
     ("schedules.html", include_str!("../templates/schedules.html")),
 ];
 
-/// Returns all templates, with their filters and functions.
-pub(crate) fn all() -> Environment<'static> {
+/// Returns all templates, with their filters and functions. They are compiled once: whoever is
+/// refused asks for them, too, and there may be many of those.
+pub(crate) fn all() -> &'static Environment<'static> {
+    static ALL: OnceLock<Environment<'static>> = OnceLock::new();
+    ALL.get_or_init(compiled)
+}
+
+fn compiled() -> Environment<'static> {
     let mut templates = Environment::new();
     templates.set_auto_escape_callback(|_| AutoEscape::Html);
     templates.set_undefined_behavior(minijinja::UndefinedBehavior::SemiStrict);
@@ -61,6 +69,18 @@ pub(crate) fn draw(templates: &Environment<'_>, name: &str, context: Value) -> R
 /// Answers with a page that says what is refused.
 pub(crate) fn refusal(error: &WebError) -> Response {
     let context = context! { title => error.status.canonical_reason(), status => error.status.as_u16(), message => error.message.clone() };
-    let html = draw(&all(), "error.html", context).unwrap_or_else(|_| longshore_charts::escape(&error.message));
+    let html = draw(all(), "error.html", context).unwrap_or_else(|_| longshore_charts::escape(&error.message));
     error.with_headers((error.status, Html(html)).into_response())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn templates_are_compiled_once_however_many_are_refused() {
+        assert!(std::ptr::eq(all(), all()));
+        assert_eq!(refusal(&WebError::not_found("page here")).status(), StatusCode::NOT_FOUND);
+        assert_eq!(all().templates().count(), TEMPLATES.len());
+    }
 }
