@@ -177,15 +177,16 @@ impl Intake {
 
     /// Lets a task in, or says when it may be asked again.
     async fn admit(&self, task: &PreparedTask) -> Result<(), NotNow> {
-        let now = Instant::now().into_std();
+        // The bucket is asked for the time after the look at the queue, which may take seconds.
         let metered = || match &self.0.meter {
-            Some(meter) => meter.offer(now).map_err(|wait| self.full(wait)),
+            Some(meter) => meter.offer(Instant::now().into_std()).map_err(|wait| self.full(wait)),
             None => Ok(()),
         };
         let admitted = match &self.0.lengths {
-            Some(lengths) => lengths.admit(&self.0.client, task.queue(), now, metered).await,
+            Some(lengths) => lengths.admit(&self.0.client, task.queue(), metered).await,
             None => metered(),
         };
+        let now = Instant::now().into_std();
         self.0.counts.lock().unwrap_or_else(PoisonError::into_inner).add(admitted.is_ok(), now);
         admitted
     }

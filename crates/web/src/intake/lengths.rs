@@ -48,6 +48,10 @@ impl NotNow {
     }
 }
 
+fn now() -> Instant {
+    tokio::time::Instant::now().into_std()
+}
+
 impl QueueLengths {
     pub(super) fn new(most: u64) -> Self {
         Self { most, looks: Mutex::default() }
@@ -58,18 +62,18 @@ impl QueueLengths {
         &self,
         client: &Client,
         queue: &str,
-        now: Instant,
         further: impl FnOnce() -> Result<(), NotNow>,
     ) -> Result<(), NotNow> {
-        let look = self.look(queue, now);
+        let look = self.look(queue, now());
         // Others who ask for this queue wait for the same look.
         let mut look = look.lock().await;
-        if look.at.is_none_or(|at| now.saturating_duration_since(at) >= HOLDS) {
+        if look.at.is_none_or(|at| now().saturating_duration_since(at) >= HOLDS) {
             let states = client.broker().queues(&[queue.into()]).await.map_err(|error| NotNow::Unknown(super::of_broker(&error)))?;
-            *look = QueueLook { at: Some(now), waiting: states.first().map_or(0, |state| state.waiting) };
+            *look = QueueLook { at: Some(now()), waiting: states.first().map_or(0, |state| state.waiting) };
         }
         if look.waiting >= self.most {
-            let next = look.at.map_or(HOLDS, |at| (at + HOLDS).saturating_duration_since(now));
+            // Who has waited for the look need not wait for that time again.
+            let next = look.at.map_or(HOLDS, |at| (at + HOLDS).saturating_duration_since(now()));
             let said = format!("{} tasks wait in the queue {queue}, and no more than {} may: come again later", look.waiting, self.most);
             return Err(NotNow::Full(super::too_many(said), next));
         }
@@ -91,5 +95,29 @@ impl QueueLengths {
             }
         }
         looks.entry(queue.into()).or_default().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+    use longshore_worker::Settings;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_waited_for_a_look_need_not_wait_for_that_time_again() {
+        let (lengths, client) = (QueueLengths::new(1), Client::connect(&Settings::new("memory://looks")).unwrap());
+        let look = lengths.look("q", now());
+        let mut held = look.lock().await;
+        let mut asked = Box::pin(lengths.admit(&client, "q", || Ok(())));
+        assert!((&mut asked).now_or_never().is_none());
+        *held = QueueLook { at: Some(now()), waiting: 1 };
+        tokio::time::advance(Duration::from_millis(700)).await;
+        drop(held);
+        match asked.await {
+            Err(NotNow::Full(_, wait)) => assert_eq!(wait, Duration::from_millis(300)),
+            other => panic!("there is no room: {other:?}"),
+        }
     }
 }
