@@ -7,12 +7,13 @@ use axum::{
     http::StatusCode,
 };
 use futures_util::{FutureExt, StreamExt};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use crate::error::WebError;
 
-/// Time in which something more has to come.
-const SILENCE: Duration = Duration::from_secs(60);
+/// Time in which a further line has to come to its end, whatever comes of it meanwhile: a byte now
+/// and then would hold a connection for ever.
+const LINE_WITHIN: Duration = Duration::from_secs(60);
 
 /// A line with its number (from 1), or why it is not taken.
 pub(super) type NumberedLine = (u64, Result<Vec<u8>, WebError>);
@@ -41,9 +42,10 @@ impl LineReader {
     /// Waits for a line, and takes those that have come with it, up to `most`. None: it has ended.
     ///
     /// # Errors
-    /// The client has gone, or nothing came for too long.
+    /// The client has gone, or no line came to its end for too long.
     pub(super) async fn some(&mut self, most: usize) -> Result<Vec<NumberedLine>, WebError> {
         let mut lines = Vec::new();
+        let until = Instant::now() + LINE_WITHIN;
         while lines.len() < most {
             if let Some(line) = self.next() {
                 lines.push(line);
@@ -53,8 +55,11 @@ impl LineReader {
                 break;
             }
             let chunk = if lines.is_empty() {
-                let silent = |_| WebError::new(StatusCode::REQUEST_TIMEOUT, format!("no more came for {} s", SILENCE.as_secs()));
-                timeout(SILENCE, self.chunks.next()).await.map_err(silent)?
+                let silent = |_| {
+                    let said = format!("no line came to its end within {} s", LINE_WITHIN.as_secs());
+                    WebError::new(StatusCode::REQUEST_TIMEOUT, said)
+                };
+                timeout_at(until, self.chunks.next()).await.map_err(silent)?
             } else {
                 // What is here already, and no more.
                 match self.chunks.next().now_or_never() {
@@ -172,5 +177,25 @@ mod tests {
     async fn a_client_that_sends_nothing_more_is_told_so() {
         let mut reader = LineReader::new(Body::from_stream(futures_util::stream::pending::<Result<Bytes, Infallible>>()), 100);
         assert_eq!(reader.some(8).await.unwrap_err().status, 408);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_byte_now_and_then_is_no_line_and_a_line_now_and_then_is_one() {
+        let each = |text: &'static str| {
+            let chunks = futures_util::stream::unfold((), move |()| async move {
+                tokio::time::sleep(Duration::from_secs(59)).await;
+                Some((Ok::<_, Infallible>(Bytes::from(text)), ()))
+            });
+            LineReader::new(Body::from_stream(chunks), 100)
+        };
+        for drip in ["x", "\n"] {
+            let begun = Instant::now();
+            assert_eq!(each(drip).some(8).await.unwrap_err().status, 408);
+            assert_eq!(begun.elapsed(), LINE_WITHIN);
+        }
+        let mut lines = each("{}\n");
+        for number in 1..5 {
+            assert_eq!(lines.some(8).await.unwrap(), [(number, Ok(b"{}".to_vec()))]);
+        }
     }
 }
