@@ -11,6 +11,8 @@ use crate::heard::HeardEvent;
 
 /// Most events that are kept.
 const MOST: usize = 2_000;
+/// Most bytes that they take: an event with a traceback may have 40 KB.
+const MOST_BYTES: usize = 8 << 20;
 /// Most tasks whose names are remembered, since most events tell only an id.
 const MOST_NAMES: usize = 20_000;
 
@@ -24,6 +26,7 @@ pub(crate) struct EventTail {
 #[derive(Debug, Default)]
 struct Ring {
     events: VecDeque<Arc<HeardEvent>>,
+    bytes: usize,
     last: u64,
     names: HashMap<String, String>,
     /// The ids in the order in which they came.
@@ -91,10 +94,12 @@ impl EventTail {
             }
         }
         let event = Arc::new(event);
-        if ring.events.len() == MOST {
-            ring.events.pop_front();
-        }
+        ring.bytes += event.bytes();
         ring.events.push_back(event.clone());
+        while ring.events.len() > MOST || ring.bytes > MOST_BYTES {
+            let Some(oldest) = ring.events.pop_front() else { break };
+            ring.bytes -= oldest.bytes();
+        }
         event
     }
 
@@ -199,6 +204,22 @@ mod tests {
         assert_eq!(with(|filter| filter.kinds = vec!["worker".to_owned(), "task".to_owned()]), [3, 2, 1]);
         assert_eq!(with(|filter| filter.kinds = vec!["tas".to_owned()]), [0; 0]);
         assert_eq!(with(|filter| (filter.worker, filter.id) = (Some("w@*".to_owned()), Some("b".to_owned()))), [3]);
+    }
+
+    #[test]
+    fn long_events_are_kept_within_bytes_and_readers_are_told_how_many_they_missed() {
+        let tail = EventTail::default();
+        for _ in 0..MOST {
+            tail.take(HeardEvent { traceback: Some("x".repeat(32 << 10)), ..event("task-failed", "a", None) });
+        }
+        let kept = tail.latest(&EventFilter::default(), MOST);
+        let bytes: usize = kept.iter().map(|event| event.bytes()).sum();
+        assert!(bytes <= MOST_BYTES && bytes > MOST_BYTES / 2 && tail.ring().bytes == bytes, "{bytes}");
+        assert_eq!(tail.after(0, &EventFilter::default(), 1).missed, (MOST - kept.len()) as u64);
+        for _ in 0..MOST {
+            tail.take(event("task-started", "a", None));
+        }
+        assert_eq!(tail.latest(&EventFilter::default(), 2 * MOST).len(), MOST, "short ones are kept by number");
     }
 
     #[test]

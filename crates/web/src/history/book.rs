@@ -17,6 +17,8 @@ const FULL: u64 = 90;
 /// Time after which a worker whose events were late is believed that it runs nothing, in
 /// milliseconds.
 const CALM: i64 = 10_000;
+/// Most workers that are known at once, as many as the roll has that says who is gone.
+const MOST_WORKERS: usize = 10_000;
 
 /// News for the history.
 #[derive(Debug)]
@@ -183,6 +185,10 @@ impl Book {
     /// with the same one, it was not.
     fn beat(&mut self, conn: &Connection, node: &str, pid: Option<i64>, active: Option<i64>, heard: i64) -> rusqlite::Result<()> {
         let known = self.workers.get(node);
+        if known.is_none() && self.workers.len() >= MOST_WORKERS {
+            // Nobody would say that this one is gone.
+            return Ok(());
+        }
         let is_same = known.is_some_and(|worker| worker.pid == pid);
         let was_idle = is_same && known.is_some_and(|worker| worker.active == Some(0));
         // One that is asked for says nothing of what runs.
@@ -345,4 +351,25 @@ fn describe(conn: &Connection, n: i64, event: &HeardEvent) -> rusqlite::Result<(
     )?;
     write.execute(params![n, args, kwargs, result, error, traceback, root, parent, eta])?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn workers_are_known_within_bounds_and_one_that_goes_leaves_room() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let file = super::super::file::open(&dir.path().join("history.db"), 1 << 26, false);
+        let Ok(mut file) = file else { panic!("a fresh file is opened") };
+        let mut book = Book::open(&file.conn, RingLimits { tasks: 10, bytes: 1 << 26 }).unwrap();
+        let beat = |number: usize| Note::Beat { node: format!("{number}@h"), pid: Some(1), active: Some(1), heard: 1 };
+        let beats: Vec<Note> = (0..MOST_WORKERS + 5).map(beat).collect();
+        book.write(&mut file.conn, &beats, 1).unwrap();
+        assert_eq!(book.workers.len(), MOST_WORKERS);
+        let gone = Note::Gone { node: "7@h".to_owned(), said: true, heard: 2 };
+        book.write(&mut file.conn, &[gone, beat(MOST_WORKERS), beat(MOST_WORKERS + 1)], 2).unwrap();
+        let knows = |number: usize| book.workers.contains_key(&format!("{number}@h"));
+        assert_eq!([7, MOST_WORKERS, MOST_WORKERS + 1].map(knows), [false, true, false]);
+    }
 }
