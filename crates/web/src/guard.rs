@@ -42,6 +42,8 @@ use crate::{
 
 /// Longest body of a form, in bytes.
 const LONGEST_FORM: usize = 256 << 10;
+/// Longest body of the form for the token, which anybody may send, in bytes.
+const LONGEST_LOGIN: usize = 4 << 10;
 /// Time for the body of a form.
 const FORM_WITHIN: Duration = Duration::from_secs(30);
 /// The field of a form that holds its token.
@@ -291,7 +293,7 @@ async fn admit(guard: &Guard, request: Request) -> Result<Request, Response> {
         let said = "a form is expected: Content-Type: application/x-www-form-urlencoded";
         return Err(refused(&WebError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, said), &parts));
     }
-    let fields = match read_form(body).await {
+    let fields = match read_form(body, if is_login { LONGEST_LOGIN } else { LONGEST_FORM }).await {
         Ok(fields) => fields,
         Err(error) => return Err(refused(&error, &parts)),
     };
@@ -304,8 +306,8 @@ async fn admit(guard: &Guard, request: Request) -> Result<Request, Response> {
     Ok(Request::from_parts(parts, Body::empty()))
 }
 
-async fn read_form(body: Body) -> Result<FormFields, WebError> {
-    let bytes = read_whole(body).await?;
+async fn read_form(body: Body, longest: usize) -> Result<FormFields, WebError> {
+    let bytes = read_within(body, longest).await?;
     let mut fields = Vec::new();
     for pair in bytes.split(|byte| *byte == b'&').filter(|pair| !pair.is_empty()) {
         let mut halves = pair.splitn(2, |byte| *byte == b'=');
@@ -317,10 +319,14 @@ async fn read_form(body: Body) -> Result<FormFields, WebError> {
 
 /// Reads the body of an action, which is short.
 pub(crate) async fn read_whole(body: Body) -> Result<Bytes, WebError> {
-    match timeout(FORM_WITHIN, Limited::new(body, LONGEST_FORM).collect()).await {
+    read_within(body, LONGEST_FORM).await
+}
+
+async fn read_within(body: Body, longest: usize) -> Result<Bytes, WebError> {
+    match timeout(FORM_WITHIN, Limited::new(body, longest).collect()).await {
         Ok(Ok(read)) => Ok(read.to_bytes()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
-            Err(WebError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("an action has at most {LONGEST_FORM} bytes")))
+            Err(WebError::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a form or an action has at most {longest} bytes here")))
         }
         Ok(Err(error)) => Err(WebError::new(StatusCode::BAD_REQUEST, format!("the body could not be read: {error}"))),
         Err(_) => {

@@ -36,21 +36,26 @@
 //! | a request's head | 32 KiB, 100 headers | 431 |
 //! | time in which a client takes nothing | 30 s | closed |
 //! | body of a form or an action | 256 KiB, 30 s | 413, 408 |
+//! | the same of the form for the token | 4 KiB, 30 s | 413, 408 |
+//! | actions on their way | 256 | wait |
 //! | live streams | 1 000 | 503; the page renews itself without one |
-//! | body of one task, and a line of a bulk | 1 MiB, 30 s | 413, 408 |
+//! | body of one task | 1 MiB, 30 s | 413, 408 |
+//! | a line of a bulk | 1 MiB, 60 s | 413, 408 |
 //! | wait for a result | 60 s | the state as it is |
 //! | remembered tasks | 100 000, 256 MiB | the oldest are forgotten |
 //! | events that wait to be remembered | 24 MiB | left out, and counted |
+//! | last events | 2 000, 8 MiB | the oldest are forgotten |
+//! | workers that are known by their events | 10 000 | not told when they are gone |
 //! | tasks of one answer to Flower's routes | 10 000 | left out, and counted |
 //! | results of jobs on their way to somebody | 4 | 503 |
-//! | wrong passwords and tokens of one address | 10, and one more each 6 s | 429 |
+//! | wrong passwords and tokens of one address (IPv6: /64) | 10, and one more each 6 s | 429 |
 //!
 //! Layout, from the bottom up:
 //! - `options.rs`: who may see and do what; `error.rs`: what is refused, in words
 //! - `listen.rs`: connections and their limits; `guard.rs`: who asks, and from where
 //! - `assets.rs`, `templates.rs`: style, script, templates; `live.rs`: what has changed;
 //!   `frame.rs`: the page around all pages; `login.rs`
-//! - `audit.rs`: a line for each action
+//! - `audit.rs`: a line for each action; `actions.rs`: each runs to its end
 //! - `api.rs`: what programs ask, and the document that describes it
 //! - `health.rs`: is it there, is it ready
 //! - `intake.rs`: tasks that programs send, and their results

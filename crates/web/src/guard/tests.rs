@@ -206,6 +206,16 @@ async fn a_body_that_does_not_come_is_waited_for_a_while() {
     assert_eq!(read_whole(Body::from("x")).await.unwrap(), "x");
 }
 
+#[tokio::test]
+async fn the_form_for_the_token_which_anybody_may_send_is_short() {
+    let (router, guard) = router(WebOptions { access: Access::Token(Secret::new(TOKEN)), ..WebOptions::default() });
+    let form = [("content-type", "application/x-www-form-urlencoded")];
+    let token = format!("_token={}&token=", guard.form_token("login"));
+    for (longer, expected) in [(100, 404), (LONGEST_LOGIN, 413)] {
+        assert_eq!(status(&router, ("POST", "/login", &form, format!("{token}{}", "x".repeat(longer)))).await, expected, "{longer}");
+    }
+}
+
 #[test]
 fn a_form_leads_back_to_this_site_only() {
     let rows = [
