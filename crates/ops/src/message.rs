@@ -3,7 +3,7 @@
 use std::time::SystemTime;
 
 use longshore_brokers::Doing;
-use longshore_celery::{BadMessage, Limits, Message, REPR_LENGTH, TaskResult, args_repr, kwargs_repr};
+use longshore_celery::{BadMessage, Limits, Message, REPR_LENGTH, TaskResult, Value, args_repr, kwargs_repr};
 use serde::{Serialize, Serializer, ser::SerializeMap};
 
 use crate::wire;
@@ -49,30 +49,29 @@ impl MessageBrief {
     }
 }
 
-/// Arguments of a message as JSON, for somebody who wants to change them and send another.
+/// Arguments of a message, for somebody who wants to change them and send another: as they are,
+/// with whole numbers of any length.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct CallArguments {
     /// The positional ones: a list.
-    pub args: serde_json::Value,
-    /// The named ones: an object.
-    pub kwargs: serde_json::Value,
+    pub args: Value,
+    /// The named ones: a map.
+    pub kwargs: Value,
 }
 
 impl CallArguments {
     /// Reads them from a message as a broker or a store has it; `None` where it cannot be read.
     pub fn read(raw: &[u8]) -> Option<Self> {
         let message = Message::decode(raw, &Limits::default()).ok()?;
-        let args = message.args.iter().map(wire::json_of).collect();
-        Some(Self { args, kwargs: wire::json_of(&message.kwargs.clone().into()) })
+        Some(Self { args: Value::List(message.args), kwargs: message.kwargs.into() })
     }
 
     /// Takes them from a result that keeps them (`result_extended`); `None` where it does not.
     pub(crate) fn of_result(result: &TaskResult) -> Option<Self> {
         let extended = result.extended.as_ref()?;
-        let args = extended.args.as_list()?.iter().map(wire::json_of).collect();
-        let kwargs = extended.kwargs.as_map().cloned().unwrap_or_default();
-        Some(Self { args, kwargs: wire::json_of(&kwargs.into()) })
+        let args = Value::List(extended.args.as_list()?.to_vec());
+        Some(Self { args, kwargs: extended.kwargs.as_map().cloned().unwrap_or_default().into() })
     }
 }
 

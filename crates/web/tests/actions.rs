@@ -10,7 +10,11 @@ use std::{
 
 use http::{Answered, ask};
 use longshore_brokers::{Consumer, End, Finish, OpenOptions};
-use longshore_ops::dead::{self, DeadRequest};
+use longshore_celery::Value;
+use longshore_ops::{
+    CallArguments,
+    dead::{self, DeadRequest},
+};
 use longshore_web::{Auditor, Intake, IntakeOptions, Serving, Site, WebOptions, WebServer};
 use longshore_worker::{App, Client, Settings, Signature, Worker, WorkerOptions};
 
@@ -196,5 +200,23 @@ async fn names_with_a_slash_can_be_opened_from_every_page_that_links_to_them() {
     }
     worker.stopper().warm();
     worker.join().await;
+    dashboard.serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn numbers_beyond_64_bits_are_shown_for_a_change_and_sent_as_they_were() {
+    let dashboard = Dashboard::over("memory://actions-numbers").await;
+    let number = "123456789012345678901234567890";
+    let body = format!(r#"{{"args":[{number},"é"],"kwargs":{{"n":{{"m":{number}}}}},"id":"long","queue":"from"}}"#);
+    assert_eq!(ask(dashboard.serving.address(), "POST", "/api/v1/tasks/shop.add", JSON, &body).await.status, 202);
+    let page = dashboard.get("/tasks/long").await.body.replace("&quot;", "\"");
+    assert!(page.contains(&format!("value=\"[{number}, \"é\"]\"")), "{page}");
+    assert!(page.contains(&format!("value=\"{{\"n\": {{\"m\": {number}}}}}\"")), "{page}");
+    let fields = format!("what=send&task=shop.add&args=[{number}]&kwargs={{\"n\":{number}}}&queue=to");
+    assert!(dashboard.submit("/tasks/long", "/tasks/act", &fields).await.starts_with("sent as "));
+    let sent = dashboard.client.connected().inspect().unwrap().peek("to", 1).await.unwrap().remove(0);
+    let call = CallArguments::read(&sent).unwrap();
+    let big = Value::Big(number.into());
+    assert_eq!((call.args, call.kwargs.get("n")), (Value::List(vec![big.clone()]), Some(&big)));
     dashboard.serving.stop().await;
 }

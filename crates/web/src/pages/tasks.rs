@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
+use longshore_celery::Value;
 use longshore_ops::{
     WaitReason,
     tasks::{self, CancelRequest, RetryDone, RetryRefusal, TaskInfo, TaskList, TaskStanding, TasksRequest},
@@ -30,6 +31,8 @@ const MOST_PAST: usize = 100;
 const MOST_ACTED: usize = 10_000;
 /// Longest message or result of which a page shows all, in bytes.
 const SHOWN: usize = 64 << 10;
+/// Deepest nesting of arguments that somebody has edited.
+const DEEPEST: usize = 128;
 
 /// Returns the pages, their action, and the facts as JSON.
 pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes {
@@ -184,6 +187,20 @@ fn cut(text: &str) -> (&str, bool) {
     (&text[..end], true)
 }
 
+/// Returns a value as JSON that people can change: letters are not escaped.
+fn readable(value: &Value) -> String {
+    let text = |text: &str| serde_json::Value::from(text).to_string();
+    match value {
+        Value::Text(letters) => text(letters),
+        Value::List(items) => format!("[{}]", items.iter().map(readable).collect::<Vec<_>>().join(", ")),
+        Value::Map(map) => {
+            let members = map.iter().map(|(name, value)| format!("{}: {}", text(name), readable(value)));
+            format!("{{{}}}", members.collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
 /// Returns why a task waits, in words.
 fn because(reason: &WaitReason) -> String {
     match reason {
@@ -234,7 +251,7 @@ async fn task_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Re
     let waits = reasons.iter().find_map(|answer| answer.reason.as_ref()).map(because);
     let message = detail.as_ref().and_then(|detail| detail.message.as_deref());
     let edit = detail.as_ref().and_then(tasks::TaskDetail::arguments);
-    let edit = edit.map(|call| (call.args.to_string(), call.kwargs.to_string()));
+    let edit = edit.map(|call| (readable(&call.args), readable(&call.kwargs)));
     let (message, is_cut) = message.map(cut).unwrap_or_default();
     let stored = detail.as_ref().and_then(|detail| detail.stored.as_ref());
     let result = stored.map(|stored| serde_json::to_string_pretty(&stored.result).unwrap_or_default());
@@ -400,16 +417,17 @@ async fn cancel(deployment: &Deployment, found: Vec<TaskInfo>, signal: Option<&s
 
 /// Sends a task with arguments that somebody has edited. Returns its new id.
 async fn send_edited(deployment: &Deployment, asked: &Asked) -> Result<String, WebError> {
-    let json = |name: &str| -> Result<serde_json::Value, WebError> {
-        serde_json::from_str(&asked.text(name)?).map_err(|error| WebError::unprocessable(format!("{name} is no JSON: {error}")))
+    // Celery's numbers have no end: read as anything else, long ones would be others.
+    let json = |name: &str| -> Result<Value, WebError> {
+        Value::parse(asked.text(name)?.as_bytes(), DEEPEST).map_err(|error| WebError::unprocessable(format!("{name} is no JSON: {error}")))
     };
     let mut signature: Signature = Signature::named(&asked.text("task")?);
     let args = json("args")?;
-    for arg in args.as_array().ok_or_else(|| WebError::unprocessable("args is a JSON list: [1, 2]"))? {
+    for arg in args.as_list().ok_or_else(|| WebError::unprocessable("args is a JSON list: [1, 2]"))? {
         signature = signature.arg(arg);
     }
     let kwargs = json("kwargs")?;
-    for (name, value) in kwargs.as_object().ok_or_else(|| WebError::unprocessable("kwargs is a JSON object: {\"size\": 3}"))? {
+    for (name, value) in kwargs.as_map().ok_or_else(|| WebError::unprocessable("kwargs is a JSON object: {\"size\": 3}"))?.iter() {
         signature = signature.kwarg(name, value);
     }
     if let Ok(queue) = asked.text("queue") {
