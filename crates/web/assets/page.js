@@ -10,6 +10,7 @@
   if (here.searchParams.has("said")) {
     here.searchParams.delete("said");
     here.searchParams.delete("refused");
+    here.searchParams.delete("mark");
     history.replaceState(null, "", here);
   }
 

@@ -81,7 +81,7 @@ impl PageRequest {
 impl PageRequest {
     /// Returns path and query, without what was said of an action.
     fn address(&self) -> String {
-        let fields = self.query.iter().filter(|(name, _)| !["said", "refused"].contains(&name.as_str()));
+        let fields = self.query.iter().filter(|(name, _)| !["said", "refused", "mark"].contains(&name.as_str()));
         let fields: Vec<String> = fields.map(|(name, value)| format!("{}={}", in_query(name), in_query(value))).collect();
         if fields.is_empty() { self.path.clone() } else { format!("{}?{}", self.path, fields.join("&")) }
     }
@@ -92,6 +92,9 @@ impl PageRequest {
         self.query(name).map(|text| text.parse().map_err(|_| wrong(text))).transpose()
     }
 }
+
+/// Longest words after an action, in characters.
+const LONGEST_SAID: usize = 600;
 
 /// Words after an action: what was done, or why not.
 pub(crate) struct Said {
@@ -106,6 +109,11 @@ impl Said {
 
     pub(crate) fn refused(text: impl fmt::Display) -> Self {
         Self { text: text.to_string(), is_error: true }
+    }
+
+    /// Returns what is marked as ours: the words, their kind, and whom they are for.
+    fn told_to(&self, caller: &Caller) -> String {
+        format!("{}\n{}\n{}", self.is_error, caller.name, self.text)
     }
 }
 
@@ -136,7 +144,7 @@ impl Frame {
 
     /// Returns a page as HTML.
     pub(crate) fn draw(&self, page: &Page, request: &PageRequest) -> Result<String, WebError> {
-        let said = request.query("said").map(|text| context! { text, is_error => request.query("refused").is_some() });
+        let said = self.said(request).map(|said| context! { text => said.text, is_error => said.is_error });
         let here = |place: &NavPlace| if place.path == "/" { request.path == "/" } else { request.path.starts_with(place.path) };
         let nav: Vec<Value> =
             self.nav.iter().map(|place| context! { path => place.path, label => place.label, here => here(place) }).collect();
@@ -152,6 +160,14 @@ impl Frame {
                 form_token => self.guard.form_token(&request.caller.name),
             },
         )
+    }
+
+    /// Returns what was said of an action, if it was said here and to this caller: a link of
+    /// somebody else's has no mark, and its words would stand on the page as ours.
+    fn said(&self, request: &PageRequest) -> Option<Said> {
+        let said = Said { text: request.query("said")?.to_owned(), is_error: request.query("refused").is_some() };
+        let mark = request.query("mark")?;
+        self.guard.has_marked(&said.told_to(&request.caller), mark).then_some(said)
     }
 
     fn render(&self, page: &Page, around: Value) -> Result<String, WebError> {
@@ -190,11 +206,13 @@ impl Frame {
     /// Notes an action, and says what came of it on the page that it was taken from.
     pub(crate) fn answer(&self, caller: &Caller, form: &FormFields, action: &mut Action, said: Said) -> Response {
         self.note(caller, action, said.is_error.then(|| said.text.clone()));
+        let said = Said { text: said.text.chars().take(LONGEST_SAID).collect(), ..said };
+        let mark = self.guard.mark(&said.told_to(caller));
         let back = own_path(form.get("back").unwrap_or("/"));
         let separator = if back.contains('?') { '&' } else { '?' };
-        let text = in_query(&said.text.chars().take(600).collect::<String>());
+        let text = in_query(&said.text);
         let refused = if said.is_error { "&refused=1" } else { "" };
-        Redirect::to(&format!("{back}{separator}said={text}{refused}")).into_response()
+        Redirect::to(&format!("{back}{separator}said={text}{refused}&mark={mark}")).into_response()
     }
 }
 

@@ -119,6 +119,17 @@ impl Guard {
         self.forms.sign(name)
     }
 
+    /// Returns the proof that a text is of this server. It is no token of a form: those are signed
+    /// names, and no name has two lines.
+    pub(crate) fn mark(&self, text: &str) -> String {
+        self.forms.sign(&format!("said\n{text}"))
+    }
+
+    /// Returns whether this is the proof of a text.
+    pub(crate) fn has_marked(&self, text: &str, mark: &str) -> bool {
+        self.forms.has_signed(&format!("said\n{text}"), mark)
+    }
+
     /// Returns who asks.
     fn caller(&self, parts: &Parts, peer: IpAddr, now: Instant) -> Result<Caller, Turned> {
         let known = |name: Cow<'static, str>| Ok(Caller { name, from: peer });

@@ -220,3 +220,26 @@ async fn numbers_beyond_64_bits_are_shown_for_a_change_and_sent_as_they_were() {
     assert_eq!((call.args, call.kwargs.get("n")), (Value::List(vec![big.clone()]), Some(&big)));
     dashboard.serving.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn only_what_this_server_has_said_stands_on_a_page_as_said() {
+    let dashboard = Dashboard::over("memory://actions-said").await;
+    for query in ["said=call+0800", "said=call+0800&refused=1", "said=call+0800&mark=00", "said=call+0800&mark="] {
+        let page = dashboard.get(&format!("/queues?{query}")).await.body;
+        assert!(!page.contains("class=\"said") && !page.contains("0800"), "{query}: {page}");
+    }
+    // The mark of one text is none of another, and a token of a form is no mark.
+    dashboard.send("celery", "a").await;
+    let html = dashboard.get("/queues/celery").await.body;
+    let token = html.split("name=\"_token\" value=\"").nth(1).expect("a form").split('"').next().unwrap();
+    let form = format!("_token={token}&back=/queues&what=pause&queue=celery");
+    let answered = ask(dashboard.serving.address(), "POST", "/queues/act", FORM, &form).await;
+    let location = answered.header("location").unwrap();
+    assert!(dashboard.get(location).await.body.contains("is paused"));
+    let mark = location.split("mark=").nth(1).unwrap();
+    for mark in [mark, token] {
+        assert!(!dashboard.get(&format!("/queues?said=call+0800&mark={mark}")).await.body.contains("0800"));
+    }
+    assert!(!dashboard.get(&format!("{location}&refused=1")).await.body.contains("class=\"said"), "its kind is marked, too");
+    dashboard.serving.stop().await;
+}

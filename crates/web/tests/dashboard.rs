@@ -14,10 +14,11 @@ use tokio::{
     net::TcpStream,
 };
 
-/// An answer: status, headers and body as text.
+/// An answer: status, headers (in small letters, and as they came) and body as text.
 struct Answered {
     status: u16,
     head: String,
+    sent_head: String,
     body: String,
 }
 
@@ -49,7 +50,7 @@ impl Dashboard {
         let mut answer = String::new();
         tokio::time::timeout(Duration::from_secs(30), stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        Answered { status: head[9..12].parse().unwrap(), head: head.to_ascii_lowercase(), body: body.to_owned() }
+        Answered { status: head[9..12].parse().unwrap(), head: head.to_ascii_lowercase(), sent_head: head.to_owned(), body: body.to_owned() }
     }
 
     async fn get(&self, path: &str) -> Answered {
@@ -63,7 +64,7 @@ impl Dashboard {
         let body = format!("_token={token}&back={page}&{fields}");
         let answered = self.ask("POST", action, "Content-Type: application/x-www-form-urlencoded\r\n", &body).await;
         assert_eq!(answered.status, 303, "{}", answered.body);
-        let location = answered.head.lines().find_map(|line| line.strip_prefix("location: ")).unwrap().to_owned();
+        let location = answered.sent_head.lines().find_map(|line| line.strip_prefix("location: ")).unwrap().to_owned();
         let page = self.get(&location).await.body;
         let said = page.split("role=\"status\">").find(|part| part.starts_with(|c: char| c != '<')).unwrap_or_default();
         said.split('<').next().unwrap().to_owned()

@@ -11,18 +11,20 @@ use tokio::{
     net::{TcpSocket, TcpStream},
 };
 
-/// An answer: status, head in small letters, body.
+/// An answer: status, head in small letters and as it came, body.
 #[derive(Clone, Debug)]
 pub(crate) struct Answered {
     pub(crate) status: u16,
     pub(crate) head: String,
+    pub(crate) sent_head: String,
     pub(crate) body: String,
 }
 
 impl Answered {
     /// Returns a header, if it is there.
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
-        self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
+        let is_it = |line: &&str| line.split_once(':').is_some_and(|(its, _)| its.eq_ignore_ascii_case(name));
+        self.sent_head.lines().find(is_it).and_then(|line| line.split_once(':')).map(|(_, value)| value.trim())
     }
 }
 
@@ -42,9 +44,9 @@ async fn answer_of(mut stream: TcpStream, request: &[u8]) -> Option<Answered> {
     let answer = String::from_utf8_lossy(&answer).into_owned();
     let (head, body) = answer.split_once("\r\n\r\n")?;
     let status = head.get(9..12)?.parse().unwrap();
-    let head = head.to_ascii_lowercase();
+    let (head, sent_head) = (head.to_ascii_lowercase(), head.to_owned());
     let body = if head.contains("transfer-encoding: chunked") { dechunked(body) } else { body.to_owned() };
-    Some(Answered { status, head, body })
+    Some(Answered { status, head, sent_head, body })
 }
 
 fn written(method: &str, path: &str, headers: &str, body: &str) -> String {
@@ -82,7 +84,7 @@ pub(crate) async fn head_of(address: SocketAddr, path: &str, headers: &str) -> A
         head.push(byte.unwrap());
     }
     let head = String::from_utf8(head).unwrap();
-    Answered { status: head[9..12].parse().unwrap(), head: head.to_ascii_lowercase(), body: String::new() }
+    Answered { status: head[9..12].parse().unwrap(), head: head.to_ascii_lowercase(), sent_head: head, body: String::new() }
 }
 
 fn dechunked(mut rest: &str) -> String {
