@@ -50,7 +50,12 @@ impl Dashboard {
         let mut answer = String::new();
         tokio::time::timeout(Duration::from_secs(30), stream.read_to_string(&mut answer)).await.expect("an answer").unwrap();
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        Answered { status: head[9..12].parse().unwrap(), head: head.to_ascii_lowercase(), sent_head: head.to_owned(), body: body.to_owned() }
+        Answered {
+            status: head[9..12].parse().unwrap(),
+            head: head.to_ascii_lowercase(),
+            sent_head: head.to_owned(),
+            body: body.to_owned(),
+        }
     }
 
     async fn get(&self, path: &str) -> Answered {

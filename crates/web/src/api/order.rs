@@ -138,10 +138,8 @@ mod tests {
     async fn an_action_whose_client_goes_away_ends_and_is_noted() {
         let noted: Arc<Mutex<Vec<Action>>> = Arc::default();
         let audit = noted.clone();
-        let options = WebOptions {
-            audit: Some(Auditor::new(move |action| audit.lock().unwrap().push(action.clone()))),
-            ..WebOptions::default()
-        };
+        let options =
+            WebOptions { audit: Some(Auditor::new(move |action| audit.lock().unwrap().push(action.clone()))), ..WebOptions::default() };
         let frame = Arc::new(Frame::new(Arc::new(Guard::new(options.clone())), "test".to_owned(), Vec::new()));
         let (began, mut begins) = mpsc::unbounded_channel();
         let act = move |_, _| {

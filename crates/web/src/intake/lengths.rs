@@ -58,12 +58,7 @@ impl QueueLengths {
     }
 
     /// Lets a task into its queue if there is room and `further` has nothing against it.
-    pub(super) async fn admit(
-        &self,
-        client: &Client,
-        queue: &str,
-        further: impl FnOnce() -> Result<(), NotNow>,
-    ) -> Result<(), NotNow> {
+    pub(super) async fn admit(&self, client: &Client, queue: &str, further: impl FnOnce() -> Result<(), NotNow>) -> Result<(), NotNow> {
         let look = self.look(queue, now());
         // Others who ask for this queue wait for the same look.
         let mut look = look.lock().await;

@@ -503,8 +503,7 @@ mod tests {
             (vec![TaskStanding::Failure], Some("shop.*"), Some(Duration::from_secs(7_200)))
         );
         assert_eq!((read.ids, read.most), (vec!["a".to_owned(), "b".to_owned()], 7));
-        for (name, value) in [("state", "broken"), ("since", "2"), ("since", "h"), ("since", "2é"), ("since", "99999999999999999999d")]
-        {
+        for (name, value) in [("state", "broken"), ("since", "2"), ("since", "h"), ("since", "2é"), ("since", "99999999999999999999d")] {
             assert!(of(&[(name, value)]).unwrap_err().message.contains(value), "{name}={value}");
         }
     }
