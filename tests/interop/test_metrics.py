@@ -11,6 +11,7 @@ import urllib.request
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from dashboard import Dashboard
 from lab import HERE
 from procs import Process, eventually, free_port
 
@@ -35,6 +36,14 @@ def scrape(address):
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
         assert answer.headers["Content-Type"] == "application/openmetrics-text; version=1.0.0; charset=utf-8"
         return {family.name: family for family in text_string_to_metric_families(answer.read().decode())}
+
+
+@pytest.fixture
+def dashboard(own_lab):
+    """A dashboard over the lab's broker."""
+    started = Dashboard(own_lab)
+    yield started
+    started.stop()
 
 
 def counted(families, family, **labels):
@@ -65,6 +74,34 @@ def test_openmetrics_parser_reads_what_hostile_names_could_not_break(own_lab):
     assert families["longshore_task_run_seconds"].unit == "seconds"
     assert counted(families, "longshore_broker_connected", connection="broker") == 1
     assert families["longshore_redelivered"].type == "counter"
+
+
+def test_openmetrics_parser_reads_queues_workers_and_limits_of_a_dashboard(own_lab, dashboard):
+    lab = own_lab
+    worker = lab.worker(concurrency=2)
+    hostile = HOSTILE[0]
+    for n in range(3):
+        lab.app.send_task(hostile, [n], queue="cold")
+    lab.app.send_task("lab.add", [1, 2], queue=hostile)
+    address = dashboard.address.removeprefix("http://")
+    limited = hostile.replace("\n", " ")
+    for limit in ("api", limited):
+        assert dashboard.ask(f"/api/v1/limits/{urllib.parse.quote(limit, safe='')}/set", {"rate": "30/m"})[0] == 200
+
+    def seen():
+        families = scrape(address)
+        # Who is there is known with the first heartbeat.
+        return "longshore_worker_up" in families and counted(families, "longshore_worker_up", worker=worker.node) == 1 and families
+
+    families = eventually(seen, 20)
+    assert families, scrape(address)
+    assert counted(families, "longshore_queue_depth", queue="cold") == 3
+    assert {hostile, "cold"} <= {sample.labels["queue"] for sample in families["longshore_queue_depth"].samples}
+    assert families["longshore_queue_depth"].type == "gauge" and families["longshore_limit_ahead_seconds"].unit == "seconds"
+    assert counted(families, "longshore_worker_slots", worker=worker.node) == 2
+    assert counted(families, "longshore_broker_connected", connection="broker") == 1
+    assert {sample.labels["limit"]: sample.value for sample in families["longshore_limit_per_second"].samples} == {"api": 0.5, limited: 0.5}
+    assert "longshore_evil" not in families
 
 
 PROMETHEUS = shutil.which("prometheus")
@@ -130,10 +167,12 @@ def queries():
 
 
 @pytest.mark.limit(120)
-def test_prometheus_scrapes_a_worker_and_has_an_answer_to_each_query_of_the_dashboard(own_lab, prometheus):
+def test_prometheus_scrapes_a_worker_and_has_an_answer_to_each_query_of_the_dashboard(own_lab, dashboard, prometheus):
     lab = own_lab
     worker, address = listening(lab, concurrency=2)
-    server = prometheus([address])
+    # Queues, workers and limits are a dashboard's to tell.
+    assert dashboard.ask("/api/v1/limits/api/set", {"rate": "30/m"})[0] == 200
+    server = prometheus([address, dashboard.address.removeprefix("http://")])
     # What waits for its time is a reason to wait.
     lab.add.apply_async((1, 2), countdown=600)
     assert eventually(lambda: server.query(f'up{{instance="{address}"}}') == [1.0], 20, 0.2), server.targets()
@@ -153,5 +192,5 @@ def test_prometheus_scrapes_a_worker_and_has_an_answer_to_each_query_of_the_dash
 
     assert eventually(answered, 60, 0.2), f"without an answer: {list(todo)}"
     assert len(list(queries())) > 30
-    target = server.targets()[0]
-    assert target["health"] == "up" and target["lastError"] == ""
+    for target in server.targets():
+        assert target["health"] == "up" and target["lastError"] == "", target

@@ -93,6 +93,18 @@ pub async fn list(client: &Client, request: &LimitsRequest) -> Result<Vec<LimitI
     Ok(together(request, &known, &rates(&replies)))
 }
 
+/// Looks which limits are shared on the broker, and asks no worker: it waits for nobody's reply.
+///
+/// # Errors
+/// The broker cannot be reached, or refuses.
+///
+/// # Cancel safety
+/// Cancel safe: nothing is changed by asking.
+pub async fn shared(client: &Client) -> Result<Vec<LimitInfo>, OpsError> {
+    let known = client.connected().shared()?.limits().await?;
+    Ok(known.iter().map(LimitInfo::of_state).collect())
+}
+
 /// Puts together the limits that are known here, those that only others know, and the tasks that
 /// have a rate: by their own policy, or because a worker was told so. Pure.
 fn together(request: &LimitsRequest, known: &[LimitState], told: &[ToldRate]) -> Vec<LimitInfo> {

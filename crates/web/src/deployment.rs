@@ -12,7 +12,10 @@ use std::{
 use axum::http::StatusCode;
 use longshore_brokers::mask;
 use longshore_core::CancelToken;
-use longshore_ops::overview::{Overview, OverviewReader};
+use longshore_ops::{
+    limits::{self, LimitInfo},
+    overview::{Overview, OverviewReader},
+};
 use longshore_worker::Client;
 use tokio::{
     sync::{Notify, watch},
@@ -43,11 +46,18 @@ const PATIENCE: Duration = Duration::from_secs(7);
 /// Time for the broker to answer whoever asks whether it is there.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
+/// Time between two looks at shared limits for scrapes, and so many times as long as the answer
+/// took: a broker may have to go through all that it holds.
+const LIMITS_EVERY: Duration = Duration::from_secs(5);
+const LIMITS_TIMES: u32 = 100;
+
 /// A broker with its workers.
 pub(crate) struct Deployment {
     pub(crate) client: Client,
     /// When it was last asked whether it is there, and why it was not.
     pinged: tokio::sync::Mutex<Option<(Instant, Option<String>)>>,
+    /// Shared limits, as scrapes are told of them.
+    limits: tokio::sync::Mutex<Option<LimitsLook>>,
     /// Events of its workers and tasks.
     pub(crate) feed: Arc<EventFeed>,
     looked: watch::Receiver<Look>,
@@ -91,6 +101,14 @@ struct Look {
     trouble: Option<(String, Instant)>,
 }
 
+/// Sight of the shared limits.
+struct LimitsLook {
+    limits: Vec<LimitInfo>,
+    at: Instant,
+    /// When they may be looked at again.
+    next: Instant,
+}
+
 impl Deployment {
     /// Begins to read; ends when `stop` says so.
     pub(crate) fn start(client: Client, feed: Arc<EventFeed>, stop: CancelToken) -> Arc<Self> {
@@ -104,7 +122,7 @@ impl Deployment {
                 () = stop.cancelled() => {}
             }
         });
-        Arc::new(Self { client, pinged: tokio::sync::Mutex::default(), feed, looked, wanted })
+        Arc::new(Self { client, pinged: tokio::sync::Mutex::default(), limits: tokio::sync::Mutex::default(), feed, looked, wanted })
     }
 
     /// Returns why the broker cannot be reached, if it cannot. It is asked once a second, however
@@ -123,6 +141,31 @@ impl Deployment {
         };
         *pinged = Some((Instant::now(), trouble.clone()));
         trouble
+    }
+
+    /// Returns the shared limits for a scrape, as they are or were at most some seconds ago; those
+    /// of the last look where the broker does not answer. However many scrape, the broker spends
+    /// little of its time on it.
+    pub(crate) async fn limits(&self) -> Vec<LimitInfo> {
+        let mut seen = self.limits.lock().await;
+        let not_before = self.wanted.times().not_before;
+        let is_due = seen.as_ref().is_none_or(|look| look.next <= Instant::now() || look.at < not_before);
+        if is_due {
+            let asked = Instant::now();
+            let found = timeout(ANSWERS_WITHIN, limits::shared(&self.client)).await;
+            let at = Instant::now();
+            let next = at + LIMITS_EVERY.max(asked.elapsed() * LIMITS_TIMES);
+            match (found, &mut *seen) {
+                (Ok(Ok(limits)), _) => *seen = Some(LimitsLook { limits, at, next }),
+                (_, Some(look)) => look.next = next,
+                (_, none) => *none = Some(LimitsLook { limits: Vec::new(), at, next }),
+            }
+        }
+        let Some(look) = &*seen else { return Vec::new() };
+        let mut limits = look.limits.clone();
+        // What lay ahead comes nearer by itself.
+        limits.iter_mut().for_each(|limit| limit.ahead = limit.ahead.saturating_sub(look.at.elapsed()));
+        limits
     }
 
     /// Says that something was changed: what was seen before is not shown any more.

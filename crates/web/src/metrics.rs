@@ -81,12 +81,14 @@ pub(crate) async fn of_one(State(readiness): State<Readiness>) -> Response {
     }
 }
 
-/// Answers with queues and workers; a broker that does not answer is told of as such.
+/// Answers with queues, workers and shared limits; a broker that does not answer is told of as such.
 pub(crate) async fn of_deployment(deployment: Arc<Deployment>) -> Response {
     let overview = deployment.look().await.ok();
+    // A broker that is away is not waited for once more.
+    let limits = if overview.is_some() { deployment.limits().await } else { Vec::new() };
     let (queues, workers) = overview.as_deref().map_or((&[][..], &[][..]), |overview| (&overview.queues[..], &overview.workers[..]));
     let events_left_out = Some(deployment.feed.left_out());
-    answer(text(&Told { queues, workers, broker: Some(overview.is_some()), events_left_out, ..Told::default() }))
+    answer(text(&Told { queues, workers, limits: &limits, broker: Some(overview.is_some()), events_left_out, ..Told::default() }))
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use longshore_core::Rate;
 use longshore_ops::queues::{QueuesRequest, list};
 use longshore_web::{Auditor, Intake, IntakeOptions, Serving, Site, WebOptions, WebServer};
 use longshore_worker::{App, Client, Failure, Settings, Signature, Task, Worker, WorkerOptions};
@@ -213,5 +214,23 @@ async fn the_page_of_kafka_says_how_to_get_it() {
     let said = if cfg!(feature = "kafka") { "No Kafka is looked at" } else { "built without Kafka" };
     assert!(page.contains(said) && page.contains("longshore dashboard --kafka HOST:PORT") && !page.contains("href=\"/kafka\""), "{page}");
     assert_eq!(dashboard.get("/api/v1/kafka/groups").await.status, 404);
+    dashboard.serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_scrape_tells_the_limits_that_processes_share() {
+    let dashboard = Dashboard::over("memory://web-limits", |_| {}).await;
+    assert!(!dashboard.get("/metrics").await.body.contains("\nlongshore_limit_per_second{"));
+    assert!(dashboard.submit("/tasks", "/limits/act", "what=set&limit=api&rate=2%2Fs").await.starts_with("api is 2"));
+    let shared = dashboard.client.connected().shared().unwrap();
+    shared.reserve("api", Rate::per_second(2.0), 100).await.unwrap();
+    // What somebody has changed is seen by the next scrape.
+    dashboard.submit("/tasks", "/limits/act", "what=set&limit=other&rate=30%2Fm").await;
+    let text = dashboard.get("/metrics").await.body;
+    for line in ["longshore_limit_per_second{limit=\"api\"} 2.0", "longshore_limit_per_second{limit=\"other\"} 0.5"] {
+        assert!(text.lines().any(|found| found == line), "{line}\n in\n{text}");
+    }
+    let ahead = text.lines().find_map(|line| line.strip_prefix("longshore_limit_ahead_seconds{limit=\"api\"} ")).expect("a row");
+    assert!((1.0..60.0).contains(&ahead.parse::<f64>().unwrap()), "{ahead}");
     dashboard.serving.stop().await;
 }
