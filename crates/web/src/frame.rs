@@ -53,6 +53,8 @@ pub(crate) struct PageRequest {
     pub(crate) query: Vec<(String, String)>,
     pub(crate) caller: Caller,
     theme: Option<&'static str>,
+    /// Address under which this server was asked, if it is a plain one.
+    pub(crate) own_address: Option<String>,
 }
 
 impl PageRequest {
@@ -64,6 +66,7 @@ impl PageRequest {
             query: read_query(query.unwrap_or_default()),
             caller,
             theme: None,
+            own_address: None,
         }
     }
 
@@ -260,7 +263,8 @@ where
               Extension(caller): Extension<Caller>,
               headers: HeaderMap| {
             let (frame, state, make) = (frame.clone(), state.clone(), make.clone());
-            let request = PageRequest { theme: theme(&headers), ..PageRequest::new(&uri, &params, query.as_deref(), caller) };
+            let (theme, own_address) = (theme(&headers), own_address(&headers));
+            let request = PageRequest { theme, own_address, ..PageRequest::new(&uri, &params, query.as_deref(), caller) };
             let request = Arc::new(request);
             async move {
                 let draw = {
@@ -284,6 +288,15 @@ where
 
 fn wants_stream(headers: &HeaderMap) -> bool {
     headers.get(header::ACCEPT).is_some_and(|accept: &HeaderValue| accept.as_bytes().starts_with(b"text/event-stream"))
+}
+
+/// Returns the address under which somebody asks, to be shown to them.
+fn own_address(headers: &HeaderMap) -> Option<String> {
+    let told = |name: &str| headers.get(name)?.to_str().ok();
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+    let host = told("host").filter(|host| !host.is_empty() && host.bytes().all(is_plain))?;
+    let scheme = if told("x-forwarded-proto") == Some("https") { "https" } else { "http" };
+    Some(format!("{scheme}://{host}"))
 }
 
 /// Returns the theme that somebody chose; `None`: that of the system.

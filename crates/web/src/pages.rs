@@ -1,12 +1,14 @@
 //! The pages: what each shows, and what can be done on it.
 //!
 //! `worker.rs`, `run.rs`: the page of one worker, of one run; `jobs.rs`: jobs from their
-//! journals; `consumer.rs`, `kafka.rs`: a consumer of Kafka, and groups. All others stand on
+//! journals; `consumer.rs`, `kafka.rs`: a consumer of Kafka, and groups; `copies.rs`: a task as a
+//! line to copy. All others stand on
 //! `crate::deployment`, a broker with its workers: each asks `longshore-ops`, and has the same
 //! facts as JSON under `/api/v1`.
 
 #[cfg(feature = "kafka")]
 pub(crate) mod consumer;
+mod copies;
 pub(crate) mod dead;
 pub(crate) mod events;
 pub(crate) mod jobs;

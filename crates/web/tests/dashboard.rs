@@ -132,6 +132,10 @@ async fn every_page_shows_what_is_there_and_no_script_of_a_task() {
     }
     assert!(dashboard.get("/tasks/waits").await.body.contains("No worker that answers serves its queue."));
     assert!(dashboard.get("/").await.body.contains("no worker serves it"));
+    let copies = dashboard.get("/tasks/waits").await.body;
+    for way in ["longshore call -a", "curl -H", "app.send_task("] {
+        assert!(copies.contains(way), "{way} in {copies}");
+    }
     for path in ["/nope", "/queues/none", "/workers/none", "/tasks/none"] {
         let status = dashboard.get(path).await.status;
         assert!((404..=422).contains(&status), "{path}: {status}");
@@ -195,7 +199,9 @@ async fn arguments_are_hidden_and_nothing_changes_where_that_was_asked_for() {
         let answered = dashboard.get(path).await;
         assert_eq!(answered.status, 200, "{path}");
         assert!(
-            !answered.body.contains("4111") && !answered.body.contains("method=\"post\" action=\"/queues/act\""),
+            !answered.body.contains("4111")
+                && !answered.body.contains("Copy as")
+                && !answered.body.contains("method=\"post\" action=\"/queues/act\""),
             "{path}: {}",
             answered.body
         );

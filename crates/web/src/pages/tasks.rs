@@ -19,9 +19,14 @@ use crate::{
     deployment::Deployment,
     error::WebError,
     frame::{Frame, Page, PageRequest, asking_page, in_query},
-    guard::FormFields,
+    guard::{FormFields, Guard},
     history::{PastPage, PastState, Timeline},
-    pages::{Asked, action, facts, orders, past},
+    options::WebOptions,
+    pages::{
+        Asked, action,
+        copies::{Copied, Copy},
+        facts, orders, past,
+    },
 };
 
 /// Most tasks of one page.
@@ -72,10 +77,12 @@ pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes
             .field(Field::text("since", "their news are not older than this: 30s, 15m, 2h, 1d"))
             .refuses(&[404])
     });
+    let guard = frame.guard.clone();
+    let one_page = move |deployment, request| task_page(deployment, request, guard.clone());
     Routes::new()
         .route("/tasks", asking_page(frame, deployment, list_page))
         .route("/tasks/act", action(frame, deployment, do_it))
-        .route("/tasks/{id}", asking_page(frame, deployment, task_page))
+        .route("/tasks/{id}", asking_page(frame, deployment, one_page))
         .api(all.asks().refuses(&[422]), facts(frame, deployment, found))
         .api(one.asks().refuses(&[404]), facts(frame, deployment, detail))
         .api(why.asks().refuses(&[404]), facts(frame, deployment, reasons))
@@ -230,7 +237,18 @@ fn because(reason: &WaitReason) -> String {
     }
 }
 
-async fn task_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<Page, WebError> {
+/// Returns ways to send a task once more from somewhere else.
+fn copies(detail: &tasks::TaskDetail, request: &PageRequest, options: &WebOptions) -> Vec<Copy> {
+    if options.hide_args {
+        return Vec::new();
+    }
+    // What only shows takes no tasks.
+    let address = request.own_address.as_deref().filter(|_| !options.read_only);
+    let door = address.map(|address| (address, &options.access));
+    Copied::of(detail).map(|copied| copied.ways(door)).unwrap_or_default()
+}
+
+async fn task_page(deployment: Arc<Deployment>, request: Arc<PageRequest>, guard: Arc<Guard>) -> Result<Page, WebError> {
     let id = request.param("id");
     let (known, past) = tokio::join!(tasks::show(&deployment.client, id), async {
         match &deployment.feed.history {
@@ -258,9 +276,10 @@ async fn task_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Re
     let (result, result_is_cut) = result.as_deref().map(cut).unwrap_or_default();
     let has_ended = detail.as_ref().is_some_and(|detail| detail.info.standing.has_ended() || detail.info.standing == TaskStanding::Dead);
     let facts = task_facts(detail.as_ref(), past.as_ref());
+    let copies = detail.as_ref().map(|detail| copies(detail, &request, &guard.options)).unwrap_or_default();
     let title = facts.0.clone().unwrap_or_else(|| id.to_owned());
     let context = context! {
-        id, waits, message, is_cut, result, result_is_cut, edit, has_ended, trouble,
+        id, waits, message, is_cut, result, result_is_cut, edit, has_ended, trouble, copies => Serde(copies),
         detail => detail.as_ref().map(Serde), place => reasons.first().map(Serde), past => past.as_ref().map(Serde),
         has_history => deployment.feed.history.is_some(), ..facts.1,
     };
