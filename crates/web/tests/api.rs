@@ -161,7 +161,7 @@ fn all() -> Vec<Asked> {
 /// Returns what only a site with a history answers.
 fn past() -> Vec<Asked> {
     let get = |operation: &str, path: &str| Asked::get(&format!("/api/v1/{operation}"), &format!("/api/v1/{path}"));
-    vec![get("history", "history?since=1h"), get("traffic", "traffic?span=day")]
+    vec![get("history", "history?since=1h"), get("history/export", "history/export?since=1h"), get("traffic", "traffic?span=day")]
 }
 
 /// Returns refusals that each operation has a way of its own to.
@@ -177,6 +177,7 @@ fn refused() -> Vec<(Asked, u16)> {
         (get("tasks/{task}/why", "tasks/none/why"), 404),
         (get("tasks/{task}/timeline", "tasks/none/timeline"), 404),
         (get("history", "history?state=broken"), 422),
+        (get("history/export", "history/export?state=broken"), 422),
         (Asked::get("/api/task/info/{id}", "/api/task/info/none"), 404),
         (Asked::get("/api/task/result/{id}", "/api/task/result/none?timeout=soon"), 400),
         (Asked::get("/api/workers", "/api/workers?workername=none@h"), 404),

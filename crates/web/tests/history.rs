@@ -360,3 +360,31 @@ async fn actions_on_remembered_tasks_say_which_of_them_nobody_else_knows() {
     assert!(act("all=1&task=shop.add").await.contains("1%20called%20off%3B%201%20are%20known"));
     dashboard.serving.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_export_has_each_task_that_matches_on_a_line_of_its_own() {
+    let dir = TempDir::new().unwrap();
+    let dashboard = Dashboard::remembering("memory://web-export", &dir.path().join("history.db")).await;
+    let name = |number: usize| if number % 2 == 0 { "shop.even\n\"x\"" } else { "shop.odd" };
+    // More than two pages of what an export reads at once.
+    dashboard.publish("w@h", 7, (0..2_200).map(|number| received(&format!("t{number}"), name(number))).collect()).await;
+    dashboard.until("/tasks?id=t2199", "1 remembered").await;
+    let page = dashboard.get("/tasks?task=shop.even*").await.1;
+    assert!(page.contains("/api/v1/history/export?task=shop%2Eeven%2A\" download"), "{page}");
+    let (status, body) = dashboard.get("/api/v1/history/export?task=shop%2Eeven%2A").await;
+    assert_eq!(status, 200, "{body}");
+    // Between the lines stand the lengths of pieces.
+    let tasks: Vec<serde_json::Value> =
+        body.lines().filter(|line| line.starts_with('{')).map(|line| serde_json::from_str(line).unwrap()).collect();
+    let ids: Vec<&str> = tasks.iter().map(|task| task["id"].as_str().unwrap()).collect();
+    let want: Vec<String> = (0..2_200).rev().filter(|number| number % 2 == 0).map(|number| format!("t{number}")).collect();
+    assert_eq!(ids, want);
+    assert_eq!(dashboard.get("/api/v1/history/export?task=nobody").await.0, 200);
+    dashboard.serving.stop().await;
+    // A file that cannot be read is said before the first line.
+    let history = Some(HistoryOptions::new("/proc/nowhere/history.db"));
+    let broken = Dashboard::over("memory://web-export-broken", |options| options.history = history).await;
+    let (status, said) = broken.get("/api/v1/history/export").await;
+    assert!(status == 503 && said.contains("history"), "{status} {said}");
+    broken.serving.stop().await;
+}

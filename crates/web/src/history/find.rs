@@ -26,6 +26,8 @@ pub(crate) struct PastQuery {
     pub(crate) before: Option<i64>,
     /// Most tasks of a page.
     pub(crate) most: usize,
+    /// Nobody wants to know how many match: zero is answered.
+    pub(crate) leaves_counts: bool,
 }
 
 /// A remembered task.
@@ -158,6 +160,26 @@ pub(super) fn escaped(text: &str) -> String {
 /// Looks for tasks.
 pub(super) fn find(conn: &Connection, query: &PastQuery, now: i64) -> rusqlite::Result<PastPage> {
     let mut conditions = Conditions::of(query, now);
+    let (matched, by_state) = if query.leaves_counts { (0, Vec::new()) } else { counts(conn, query, &conditions)? };
+    if let Some(before) = query.before {
+        conditions.add("n < ?", before);
+    }
+    let most = query.most.max(1);
+    let sql = format!("SELECT {COLUMNS} FROM tasks {} ORDER BY n DESC LIMIT {}", conditions.sql(), most + 1);
+    let mut find = conn.prepare_cached(&sql)?;
+    let tasks: rusqlite::Result<Vec<PastTask>> = find.query_map(&conditions.values()[..], read)?.collect();
+    let mut tasks = tasks?;
+    let has_more = tasks.len() > most;
+    tasks.truncate(most);
+    let next = tasks.last().filter(|_| has_more).map(|task| task.n);
+    Ok(PastPage { tasks, matched, by_state, next })
+}
+
+/// Tasks by their state.
+type ByState = Vec<(&'static str, i64)>;
+
+/// Counts those that match, and all by their state.
+fn counts(conn: &Connection, query: &PastQuery, conditions: &Conditions) -> rusqlite::Result<(i64, ByState)> {
     let mut by_state = conn.prepare_cached("SELECT state, count(*) FROM tasks GROUP BY state")?;
     let by_state: rusqlite::Result<Vec<(i64, i64)>> = by_state.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect();
     let by_state = by_state?;
@@ -175,17 +197,6 @@ pub(super) fn find(conn: &Connection, query: &PastQuery, now: i64) -> rusqlite::
             .prepare_cached(&format!("SELECT count(*) FROM tasks {}", conditions.sql()))?
             .query_row(&conditions.values()[..], |row| row.get(0))?,
     };
-    if let Some(before) = query.before {
-        conditions.add("n < ?", before);
-    }
-    let most = query.most.max(1);
-    let sql = format!("SELECT {COLUMNS} FROM tasks {} ORDER BY n DESC LIMIT {}", conditions.sql(), most + 1);
-    let mut find = conn.prepare_cached(&sql)?;
-    let tasks: rusqlite::Result<Vec<PastTask>> = find.query_map(&conditions.values()[..], read)?.collect();
-    let mut tasks = tasks?;
-    let has_more = tasks.len() > most;
-    tasks.truncate(most);
-    let next = tasks.last().filter(|_| has_more).map(|task| task.n);
     let by_state = by_state.into_iter().map(|(state, count)| (PastState::of_number(state).word(), count)).collect();
-    Ok(PastPage { tasks, matched, by_state, next })
+    Ok((matched, by_state))
 }

@@ -3,7 +3,14 @@
 
 use std::sync::Arc;
 
-use axum::http::StatusCode;
+use axum::{
+    body::{Body, Bytes},
+    extract::State,
+    http::{StatusCode, Uri, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures_util::stream;
 use longshore_charts::{OverTime, Series, Spark, Tone};
 use serde::Serialize;
 
@@ -12,7 +19,7 @@ use crate::{
     api::{Operation, Routes},
     deployment::Deployment,
     error::WebError,
-    frame::{Frame, PageRequest},
+    frame::{Frame, PageRequest, read_query},
     history::{ChartSpan, History, PastPage, PastQuery, PastState, Timeline, TrafficPoint},
 };
 
@@ -20,29 +27,41 @@ use crate::{
 const MOST: usize = 100;
 const MOST_ASKED: usize = 1_000;
 
+/// Tasks that are read at once for an export.
+const AT_ONCE: usize = 500;
+/// Place of all that match.
+const EXPORT: &str = "/api/v1/history/export";
+
 /// Fields of a search among remembered tasks.
 pub(super) const FIELDS: [&str; 8] = ["state", "task", "queue", "worker", "error", "since", "took", "id"];
 
 /// Returns what is remembered as JSON.
 pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes {
-    let list = Operation::get("/api/v1/history", "Tasks that are remembered, the latest first")
-        .query("state", "tasks that stand so: started, failure, lost, …")
-        .query("task", "tasks of this name; shop.* is all that begin so")
-        .query("queue", "tasks of this queue")
-        .query("worker", "tasks that this worker had")
-        .query("error", "tasks with this text in their error")
-        .query("since", "tasks with news not older than this: 30s, 15m, 2h, 1d")
-        .query("took", "tasks that ran no shorter than this: 500ms, 2s")
-        .query("id", "tasks of these ids, with blanks between them")
+    let filtered = |operation: Operation| {
+        operation
+            .query("state", "tasks that stand so: started, failure, lost, …")
+            .query("task", "tasks of this name; shop.* is all that begin so")
+            .query("queue", "tasks of this queue")
+            .query("worker", "tasks that this worker had")
+            .query("error", "tasks with this text in their error")
+            .query("since", "tasks with news not older than this: 30s, 15m, 2h, 1d")
+            .query("took", "tasks that ran no shorter than this: 2s, 5m")
+            .query("id", "tasks of these ids, with blanks between them")
+    };
+    let list = filtered(Operation::get("/api/v1/history", "Tasks that are remembered, the latest first"))
         .query("before", "tasks before this place, which the last answer named")
         .query("most", "how many are answered with, at most 1000 (100)")
         .answers("Past");
+    let lines = filtered(Operation::get(EXPORT, "All remembered tasks that match, the latest first, as JSON Lines"))
+        .of_type("application/x-ndjson")
+        .answers("PastLines");
     let steps = Operation::get("/api/v1/tasks/{task}/timeline", "What is remembered of a task, step by step").answers("Timeline");
     let counts = Operation::get("/api/v1/traffic", "What came and ended, over time")
         .query("span", "day, or else the last ten minutes")
         .answers("Traffic");
     Routes::new()
         .api(list.refuses(&[404, 422, 503]), facts(frame, deployment, found))
+        .api(lines.refuses(&[404, 422, 503]), get(export).with_state(deployment.clone()))
         .api(steps.refuses(&[404, 503]), facts(frame, deployment, timeline))
         .api(counts.refuses(&[404, 503]), facts(frame, deployment, traffic))
 }
@@ -55,6 +74,48 @@ fn history(deployment: &Deployment) -> Result<&Arc<History>, WebError> {
 async fn found(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<PastPage, WebError> {
     let most = request.query("most").and_then(|most| most.parse().ok()).unwrap_or(MOST).min(MOST_ASKED);
     find(&deployment, |name| request.query(name).map(str::to_owned), most).await
+}
+
+/// Answers with all that match, page by page, as fast as they are taken: at no time there is more
+/// than a page of it here. What is first heard of meanwhile is not part of it.
+async fn export(State(deployment): State<Arc<Deployment>>, uri: Uri) -> Response {
+    let fields = read_query(uri.query().unwrap_or_default());
+    let field = |name: &str| fields.iter().find(|(field, value)| field == name && !value.is_empty()).map(|(_, value)| value.clone());
+    let begun = async {
+        let history = history(&deployment)?.clone();
+        let query = PastQuery { leaves_counts: true, ..query(field, AT_ONCE)? };
+        // What is refused is refused in words, before the first line.
+        let first = history.find(query.clone()).await?;
+        Ok((history, query, first))
+    };
+    let (history, query, first) = match begun.await {
+        Ok(begun) => begun,
+        Err(error) => return WebError::json(&error),
+    };
+    let pages = stream::try_unfold(Some((None, Some(first))), move |turn| {
+        let (history, query) = (history.clone(), query.clone());
+        async move {
+            let page = match turn {
+                None => return Ok(None),
+                Some((_, Some(page))) => page,
+                Some((before, None)) => history.find(PastQuery { before, ..query }).await?,
+            };
+            let next = page.next.map(|before| (Some(before), None));
+            Ok::<_, WebError>(Some((lines(&page)?, next)))
+        }
+    });
+    let headers = [(header::CONTENT_TYPE, "application/x-ndjson"), (header::CONTENT_DISPOSITION, "attachment; filename=\"tasks.jsonl\"")];
+    (headers, Body::from_stream(pages)).into_response()
+}
+
+/// Writes a task on each line.
+fn lines(page: &PastPage) -> Result<Bytes, WebError> {
+    let mut lines = Vec::new();
+    for task in &page.tasks {
+        serde_json::to_writer(&mut lines, task)?;
+        lines.push(b'\n');
+    }
+    Ok(lines.into())
 }
 
 async fn timeline(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<Timeline, WebError> {
@@ -103,6 +164,7 @@ fn query(get: impl Fn(&str) -> Option<String>, most: usize) -> Result<PastQuery,
         took: seconds("took")?.map(|took| took.as_secs_f64()),
         before: before.transpose()?,
         most,
+        leaves_counts: false,
     })
 }
 
