@@ -139,13 +139,14 @@ def test_all_that_a_search_found_are_sent_again(stage, page):
     page.button("Retry ticked")
     page.said("2 sent again")
     # It still is the search: what is done next is not done to all.
-    page.sees("5 remembered", "all 5 that match")
+    page.sees("5 remembered", "All 5 that match")
     for result in results[:2]:
         ends_again(stage, result)
     ended = {result.id: stage.app.AsyncResult(result.id).date_done for result in results}
     assert [result.date_done == ended[result.id] for result in results] == [False, False, True, True, True]
-    page.press("//input[@name='all']")
-    page.button("Retry ticked")
+    page.press("//summary[contains(., 'All 5 that match')]")
+    page.sees("5 tasks", f"error {mark}")
+    page.button("Retry all 5")
     page.said("5 sent again")
     assert eventually(lambda: all(stage.app.AsyncResult(id).date_done not in (None, before) for id, before in ended.items()), 20, 0.1)
 
@@ -162,8 +163,8 @@ def test_all_that_wait_and_match_are_called_off(stage, page):
     page.type("task", "lab.mul")
     page.button("Find")
     page.sees("1 match")
-    page.press("//input[@name='all']")
-    page.button("Cancel ticked")
+    page.press("//summary[contains(., 'All 1 that match')]")
+    page.button("Cancel all 1")
     page.said("1 called off")
     assert waits[-1].state == "REVOKED"
     stage.redis.delete("idle")

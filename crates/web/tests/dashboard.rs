@@ -163,7 +163,11 @@ async fn forms_do_what_they_say_and_each_action_is_noted() {
     // All that match a filter of ids are those, and no others.
     let html = dashboard.get("/tasks?id=c").await.body;
     assert!(html.contains(r#"<input type="hidden" name="find" value="c">"#), "{html}");
-    assert_eq!(dashboard.submit("/tasks", "/tasks/act", "what=cancel&all=1&find=c").await, "1 called off");
+    // How many are meant is said before, and holds.
+    assert!(html.contains("All 1 that match") && html.contains(r#"name="count" value="1""#), "{html}");
+    let refused = dashboard.submit("/tasks", "/tasks/act", "what=cancel&all=1&count=1").await;
+    assert!(refused.contains("match by now, and it was wanted for 1"), "{refused}");
+    assert_eq!(dashboard.submit("/tasks", "/tasks/act", "what=cancel&all=1&count=1&find=c").await, "1 called off");
     assert!(
         dashboard
             .submit("/tasks/b", "/tasks/act", "what=send&task=shop.add&args=%5B7%5D&kwargs=%7B%7D&queue=other")
@@ -180,9 +184,9 @@ async fn forms_do_what_they_say_and_each_action_is_noted() {
     assert!(dashboard.submit("/tasks", "/tasks/act", "what=retry").await.contains("no task is ticked"));
     assert!(dashboard.submit("/queues/celery", "/queues/act", "what=explode&queue=celery").await.contains("no action explode"));
     let audit = dashboard.audit.lock().unwrap().clone();
-    assert_eq!(audit.len(), 9, "{audit:#?}");
+    assert_eq!(audit.len(), 10, "{audit:#?}");
     assert!(audit[0].contains(r#""who":"anybody on this machine","from":"127.0.0.1","what":"pause","to":"celery""#), "{}", audit[0]);
-    assert!(audit[8].contains(r#""refused":"#), "{}", audit[8]);
+    assert!(audit[9].contains(r#""refused":"#), "{}", audit[9]);
     dashboard.serving.stop().await;
 }
 

@@ -348,7 +348,20 @@ async fn meant(deployment: &Deployment, asked: &Asked) -> Result<Meant, WebError
         };
         return Err(WebError::new(StatusCode::NOT_FOUND, said));
     }
+    still_as_many(asked.form.get("count"), list.tasks.len() + gone)?;
     Ok(Meant { tasks: list.tasks, gone })
+}
+
+/// Refuses to do to all that match what somebody has wanted for fewer of them.
+fn still_as_many(wanted: Option<&str>, found: usize) -> Result<(), WebError> {
+    match wanted.map(str::parse::<usize>) {
+        Some(Ok(wanted)) if found > wanted => {
+            let said = format!("{found} tasks match by now, and it was wanted for {wanted}: nothing was done; look again");
+            Err(WebError::new(StatusCode::CONFLICT, said))
+        }
+        Some(Err(_)) => Err(WebError::unprocessable("count is a whole number")),
+        _ => Ok(()),
+    }
 }
 
 /// Says how many of those that were meant nobody knows any more.
