@@ -98,7 +98,8 @@ def test_openmetrics_parser_reads_queues_workers_and_limits_of_a_dashboard(own_l
     assert counted(families, "longshore_queue_depth", queue="cold") == 3
     assert {hostile, "cold"} <= {sample.labels["queue"] for sample in families["longshore_queue_depth"].samples}
     assert families["longshore_queue_depth"].type == "gauge" and families["longshore_limit_ahead_seconds"].unit == "seconds"
-    assert counted(families, "longshore_worker_slots", worker=worker.node) == 2
+    # Two on each lane.
+    assert counted(families, "longshore_worker_slots", worker=worker.node) == 4 * 2
     assert counted(families, "longshore_broker_connected", connection="broker") == 1
     assert {sample.labels["limit"]: sample.value for sample in families["longshore_limit_per_second"].samples} == {"api": 0.5, limited: 0.5}
     assert "longshore_evil" not in families
