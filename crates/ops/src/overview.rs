@@ -29,6 +29,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::{
     error::OpsError,
+    message::cut,
     queues::{
         QueueInfo,
         flow::{Flow, IndexedSample, RunningTasks, Sample, ask_some, ended, flow, mute, running},
@@ -65,6 +66,8 @@ const LONG_WINDOW: Duration = Duration::from_secs(12);
 const GONE: Duration = Duration::from_secs(60);
 /// Most workers that are known; further ones are left out until others are forgotten.
 const MOST_WORKERS: usize = 10_000;
+/// Longest name of a program with its version, in characters.
+const LONGEST_VERSION: usize = 60;
 /// Longest event that is read, in bytes.
 const LONGEST: usize = 1 << 20;
 
@@ -98,6 +101,12 @@ pub struct WorkerGlance {
     pub done_per_second: Option<f64>,
     /// Load of its machine over the last minute.
     pub load: Option<f64>,
+    /// Time since it started, in seconds when serialised.
+    #[serde(rename = "uptime_seconds", serialize_with = "wire::some_seconds")]
+    pub uptime: Option<Duration>,
+    /// Its program with its version, as its heartbeats name them: `longshore 0.1.0`, `py-celery
+    /// 5.6.0`.
+    pub version: Option<String>,
     /// Queues that it serves.
     pub queues: Vec<String>,
     /// Its lanes with what runs on each; empty (and not serialised) for one of Celery's.
@@ -145,13 +154,14 @@ struct Heard {
     at: Instant,
     running: Option<u64>,
     load: Option<f64>,
+    version: Option<String>,
     /// Account of its heartbeats, in the words of its reply to `stats`.
     account: Option<(Value, Instant)>,
 }
 
 impl Heard {
     fn at(at: Instant) -> Self {
-        Self { at, running: None, load: None, account: None }
+        Self { at, running: None, load: None, version: None, account: None }
     }
 }
 
@@ -397,6 +407,10 @@ impl OverviewReader {
                     heard.account = Some((Value::Map(account.clone()), now));
                 }
                 heard.running = beat.active.and_then(|count| u64::try_from(count).ok()).or(heard.running);
+                if !beat.sw_ident.is_empty() {
+                    let told = format!("{} {}", beat.sw_ident, beat.sw_ver);
+                    heard.version = Some(cut(told.trim_end(), LONGEST_VERSION));
+                }
                 heard.load = beat.loadavg.map(|loads| loads[0]).or(heard.load);
             }
             _ => {}
@@ -436,7 +450,7 @@ impl OverviewReader {
         let window = before.map(|before| look.sample.at - before.sample.at).unwrap_or_default();
         let now = Instant::now();
         let of = |(node, heard): (&String, &Heard)| {
-            let base = WorkerGlance { node: node.clone(), load: heard.load, ..WorkerGlance::default() };
+            let base = WorkerGlance { node: node.clone(), load: heard.load, version: heard.version.clone(), ..WorkerGlance::default() };
             let Some(info) = infos.get(node.as_str()) else {
                 let queues = self.served.get(node).cloned().unwrap_or_default();
                 return WorkerGlance { running: heard.running, queues, silent: Some(now - heard.at), ..base };
@@ -453,6 +467,8 @@ impl OverviewReader {
                 done_per_second: ended.map(|ended| ended as f64 / window.as_secs_f64()),
                 queues: info.queues.clone(),
                 lanes: info.lanes.clone(),
+                // Workers of before did not say it.
+                uptime: Some(info.uptime).filter(|uptime| !uptime.is_zero()),
                 ..base
             }
         };

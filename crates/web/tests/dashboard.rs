@@ -132,6 +132,11 @@ async fn every_page_shows_what_is_there_and_no_script_of_a_task() {
     }
     assert!(dashboard.get("/tasks/waits").await.body.contains("No worker that answers serves its queue."));
     assert!(dashboard.get("/").await.body.contains("no worker serves it"));
+    let worker_page = dashboard.get("/workers/w@h").await.body;
+    let version = concat!("longshore ", env!("CARGO_PKG_VERSION"));
+    for told in [version, "of memory", "of processor", "its async lane was held up"] {
+        assert!(worker_page.contains(told), "{told} in {worker_page}");
+    }
     let copies = dashboard.get("/tasks/waits").await.body;
     for way in ["longshore call -a", "curl -H", "app.send_task("] {
         assert!(copies.contains(way), "{way} in {copies}");

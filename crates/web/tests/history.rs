@@ -365,7 +365,7 @@ async fn actions_on_remembered_tasks_say_which_of_them_nobody_else_knows() {
 async fn an_export_has_each_task_that_matches_on_a_line_of_its_own() {
     let dir = TempDir::new().unwrap();
     let dashboard = Dashboard::remembering("memory://web-export", &dir.path().join("history.db")).await;
-    let name = |number: usize| if number % 2 == 0 { "shop.even\n\"x\"" } else { "shop.odd" };
+    let name = |number: usize| if number.is_multiple_of(2) { "shop.even\n\"x\"" } else { "shop.odd" };
     // More than two pages of what an export reads at once.
     dashboard.publish("w@h", 7, (0..2_200).map(|number| received(&format!("t{number}"), name(number))).collect()).await;
     dashboard.until("/tasks?id=t2199", "1 remembered").await;

@@ -1,10 +1,15 @@
 //! Workers, ours and Celery's: who is there, does what; grow, shrink, rates, queues, warm stop.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, UNIX_EPOCH},
+};
 
-use longshore_core::Rate;
+use longshore_celery::Value;
+use longshore_core::{Rate, watch::View};
 use longshore_ops::workers::{self, WorkerAction, WorkerDetail, WorkerDone, WorkersRequest};
 use minijinja::{context, value::Serde};
+use serde::Serialize;
 
 use crate::{
     api::{Field, Operation, Routes},
@@ -50,6 +55,42 @@ async fn list_page(deployment: Arc<Deployment>, _request: Arc<PageRequest>) -> R
     Ok(Page::new("workers.html", "Workers", context! { workers => Serde(&overview.workers), one => false }))
 }
 
+/// Share of the machine that a worker has used, as far as it says so.
+#[derive(Debug, Default, PartialEq, Serialize)]
+struct Used {
+    /// Bytes of its process, now and at most.
+    memory: Option<f64>,
+    peak: Option<f64>,
+    cpu_seconds: Option<f64>,
+    /// Part of one core, over all of its time.
+    cpu_percent: Option<f64>,
+    /// Number of times that a task held up the async lane, and since when the last one did, in
+    /// seconds since 1970.
+    stalls: Option<u64>,
+    stalled_at: Option<f64>,
+}
+
+impl Used {
+    /// Reads a reply to `stats`, and a view; `None` where neither says anything.
+    fn of(stats: Option<&Value>, view: Option<&View>) -> Option<Self> {
+        let of_stats = |name: &str| stats?.get("rusage")?.get(name)?.as_f64();
+        let cpu_seconds = of_stats("utime").zip(of_stats("stime")).map(|(user, system)| user + system);
+        let uptime = stats.and_then(|stats| stats.get("uptime")?.as_f64()).filter(|uptime| *uptime > 0.0);
+        let gauge = |name: &str| view?.gauges.iter().find(|gauge| gauge.name == name).map(|gauge| gauge.value);
+        let latest = view.and_then(|view| view.stalled.latest.as_ref());
+        let used = Self {
+            memory: gauge("process_resident_memory_bytes"),
+            // The system tells it in units of 1024 bytes.
+            peak: of_stats("maxrss").map(|units| units * 1024.0),
+            cpu_seconds,
+            cpu_percent: cpu_seconds.zip(uptime).map(|(cpu, uptime)| 100.0 * cpu / uptime),
+            stalls: view.map(|view| view.stalled.times),
+            stalled_at: latest.map(|stall| stall.since.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()),
+        };
+        (used != Self::default()).then_some(used)
+    }
+}
+
 /// Shows one worker, which is asked for its registered tasks, what it runs and its settings.
 async fn worker_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<Page, WebError> {
     let node = request.param("node");
@@ -61,12 +102,17 @@ async fn worker_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> 
     }
     let worker = overview.workers.iter().find(|worker| worker.node == node);
     let worker = worker.ok_or_else(|| WebError::not_found(format_args!("worker {node}: it was not heard of for a minute")))?;
-    let detail = workers::show(&deployment.client, node).await;
+    let mut whom = WorkersRequest::default();
+    whom.nodes = vec![node.to_owned()];
+    // Celery's are not asked for a view, and one that is busy shows none.
+    let (detail, views) = tokio::join!(workers::show(&deployment.client, node), workers::views(&deployment.client, &whom));
+    let view = views.ok().and_then(|views| views.into_iter().next());
+    let used = Used::of(detail.as_ref().ok().and_then(|detail| detail.said.get("stats")), view.as_ref().map(|view| &view.view));
     let (detail, trouble) = match detail {
         Ok(detail) => (serde_json::to_value(detail).unwrap_or_default(), None),
         Err(error) => (serde_json::Value::Null, Some(error.to_string())),
     };
-    let context = context! { workers => Serde([worker]), one => true, node, detail => Serde(detail), trouble };
+    let context = context! { workers => Serde([worker]), one => true, node, detail => Serde(detail), trouble, used => Serde(used) };
     Ok(Page::new("workers.html", node.to_owned(), context))
 }
 
@@ -129,6 +175,23 @@ async fn do_it(deployment: Arc<Deployment>, asked: Asked, mut noted: Action) -> 
 
 #[cfg(test)]
 mod tests {
+    use longshore_core::watch::ViewKind;
+
+    use super::*;
+
+    #[test]
+    fn what_a_worker_has_used_is_shown_as_far_as_it_says_so() {
+        assert_eq!(Used::of(None, None), None);
+        let stats = Value::parse(br#"{"uptime": 100, "rusage": {"utime": 4.0, "stime": 1.0, "maxrss": 2048}}"#, 5).unwrap();
+        let used = Used::of(Some(&stats), None).unwrap();
+        assert_eq!((used.memory, used.peak, used.cpu_seconds, used.cpu_percent), (None, Some(2_097_152.0), Some(5.0), Some(5.0)));
+        assert_eq!(used.stalls, None);
+        let mut view = View::new(ViewKind::Worker, "w@h");
+        view.gauge("process_resident_memory_bytes", &[], 1024.0);
+        let used = Used::of(None, Some(&view)).unwrap();
+        assert_eq!((used.memory, used.stalls, used.stalled_at), (Some(1024.0), Some(0), None));
+    }
+
     #[test]
     fn rates_are_read_in_celerys_words() {
         let per_second = |text: &str| super::rate(text).map(|rate| rate.map(|rate| (rate.count / rate.per.as_secs_f64() * 3600.0).round()));
