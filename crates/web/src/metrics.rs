@@ -81,7 +81,8 @@ pub(crate) async fn of_one(State(readiness): State<Readiness>) -> Response {
     }
 }
 
-/// Answers with queues, workers and shared limits; a broker that does not answer is told of as such.
+/// Answers with queues, workers and shared limits; a broker that does not answer is told of as
+/// such.
 pub(crate) async fn of_deployment(deployment: Arc<Deployment>) -> Response {
     let overview = deployment.look().await.ok();
     // A broker that is away is not waited for once more.
