@@ -4,6 +4,7 @@ a script, and all of it works without script, too."""
 import importlib.util
 import json
 import os
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ pytestmark = [pytest.mark.ours, pytest.mark.limit(60)]
 HOSTILE = """<script>window.ran=1</script><img src=x onerror='window.ran=1'>"><svg onload=window.ran=1>"""
 # Where pictures of all pages go, for somebody who wants to look at them.
 PICTURES = os.environ.get("LONGSHORE_PICTURES")
+KAFKA = os.environ.get("LONGSHORE_KAFKA", "")
 REACHABLE = "a[href], button, summary, pre, select, textarea, input:not([type=hidden])"
 
 # With a word for rules it looks for those alone.
@@ -41,15 +43,40 @@ class Stage(Lab):
         self.ours = self.worker("longshore", name="ours", queues="ours,odd", flags=["--listen", "127.0.0.1:0"], wait=False)
         for worker in self.workers:
             worker.wait_ready()
-        self.dashboard, self.place = Dashboard(self), RedisPlace(self)
+        self.dashboard, self.place = Dashboard(self, *(["--kafka", KAFKA] if KAFKA else [])), RedisPlace(self)
+        self.guarded = Dashboard(self, "--web-token", "a token that nobody guesses")
         self.beat = Process([LABAPP, "beat", "--broker", self.broker_url], folder / "beat.log", name="beat")
-        self.sites = {"dashboard": self.dashboard.address, "worker": self.address(self.ours.process)}
+        self.sites = {"dashboard": self.dashboard.address, "guarded": self.guarded.address, "worker": self.address(self.ours.process)}
+        self.consumer = self.consume() if KAFKA else None
         self.fill()
 
     @staticmethod
     def address(process):
         found = process.wait_for(r"http://127\.0\.0\.1:\d+", 30)
         return found[0]
+
+    def consume(self):
+        """A consumer of Kafka that has records in work, with hostile keys."""
+        import confluent_kafka
+
+        self.topic = f"pages-{os.getpid()}-{os.urandom(4).hex()}"
+        made = Process([LABAPP, "kafka", "create-topic", self.topic, "-b", KAFKA, "--partitions", "3"], self.folder / "topic.log")
+        assert made.wait(60) == 0, made.text()
+        producer = confluent_kafka.Producer({"bootstrap.servers": KAFKA})
+        for number in range(30):
+            producer.produce(self.topic, key=f"{HOSTILE}{number}", value=HOSTILE)
+        assert producer.flush(30) == 0
+        # Its note says where its page is, and lies where the dashboard looks.
+        argv = [LABAPP, "kafka", "consume", self.topic, "-b", KAFKA, "--group", self.topic, "--max-threads", "2", "--sleep", "600s", "--listen", "127.0.0.1:0"]
+        consumer = Process(argv, self.folder / "consumer.log", env={"HOME": str(self.folder)}, name="consumer")
+        self.sites["consumer"] = self.address(consumer)
+
+        def works():
+            with urllib.request.urlopen(self.sites["consumer"] + "/api/v1/kafka/consumer", timeout=20) as answer:
+                return json.load(answer)["active"] == 2
+
+        assert eventually(works, 60, 0.2), consumer.text()
+        return consumer
 
     def command(self, *words):
         """Runs a command of ours to its end."""
@@ -99,9 +126,16 @@ class Stage(Lab):
             "worker-celery": f"/workers/{self.python.node}", "events": "/events", "dead": "/dead", "limits": "/limits", "schedules": "/schedules",
             "jobs": "/jobs", "job-ended": f"/jobs/{jobs['ended']}", "job-going": f"/jobs/{jobs['going']}", "missing": "/queues/none",
         }  # fmt: skip
-        return {**{name: ("dashboard", path) for name, path in of_dashboard.items()}, "worker": ("worker", "/"), "run": ("run", "/")}
+        others = {"worker": ("worker", "/"), "run": ("run", "/"), "login": ("guarded", "/login")}
+        if KAFKA:
+            of_dashboard |= {"kafka": "/kafka", "kafka-group": f"/kafka/{self.topic}"}
+            others["consumer"] = ("consumer", "/")
+        return {**{name: ("dashboard", path) for name, path in of_dashboard.items()}, **others}
 
     def close(self):
+        if self.consumer:
+            self.consumer.kill()
+        self.guarded.stop()
         self.run.kill()
         self.beat.stop()
         self.dashboard.stop()
@@ -181,6 +215,7 @@ def test_what_a_task_brings_is_shown_and_never_run(stage, page):
             shown.add(name)
     # As a result, an error, an argument, a name, a queue and a record.
     wanted = {"task-good", "task-failed", "task-celery", "task-waits", "task-nameless", "queues", "events", "tasks", "tasks-failed", "job-ended"}
+    wanted |= {"consumer"} if KAFKA else set()
     assert wanted <= shown, wanted - shown
 
 
