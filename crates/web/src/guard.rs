@@ -3,8 +3,8 @@
 //! 1. Without a token or password, the `Host` must be a loopback name: a page of another site whose
 //!    name was pointed at this machine gets nothing.
 //! 2. Who asks proves it, as [`Access`] says. After ten wrong proofs an address has to wait with
-//!    further ones. A right proof that nobody finds by trying passes all the same: behind a proxy all
-//!    have one address, and anybody could lock out the others.
+//!    further ones. A right proof that nobody finds by trying passes all the same: behind a proxy
+//!    all have one address, and anybody could lock out the others.
 //! 3. What changes something comes from our own pages (`Sec-Fetch-Site`, `Origin`, and a token in
 //!    the form that no other site can read), or is a JSON body, which no form of another site can
 //!    send. With `read_only` it is refused.
