@@ -73,14 +73,27 @@ fn names_of(conn: &Connection) -> rusqlite::Result<Vec<String>> {
     all.query_map([], |row| row.get(0))?.collect()
 }
 
+/// Time of the first message that waits in a queue. Of each priority and place the first has waited
+/// for longest, or (where messages were moved here) the last: a look at all costs half a second for
+/// each million.
+const OLDEST: &str =
+    "WITH priorities(priority) AS (VALUES (0), (1), (2), (3), (4), (5), (6), (7), (8), (9)), places(place) AS (VALUES (0), (1))
+    SELECT min(
+        ifnull((SELECT sent FROM messages INDEXED BY messages_waiting
+            WHERE queue = ?1 AND priority = priorities.priority AND place = places.place AND owner IS NULL AND due IS NULL
+            ORDER BY id LIMIT 1), 9223372036854775807),
+        ifnull((SELECT sent FROM messages INDEXED BY messages_waiting
+            WHERE queue = ?1 AND priority = priorities.priority AND place = places.place AND owner IS NULL AND due IS NULL
+            ORDER BY id DESC LIMIT 1), 9223372036854775807)) AS oldest
+    FROM priorities, places ORDER BY oldest LIMIT 1";
+
 fn state(conn: &Connection, name: &str) -> rusqlite::Result<QueueState> {
     let now = now();
     let count = |sql: &str| conn.prepare_cached(sql)?.query_row(params![name, now], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs);
     // Each counts both parameters in, so that one closure serves all.
     let ready = count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NULL AND due IS NULL AND ?2 > 0")?;
     let overdue = count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NULL AND due <= ?2")?;
-    let oldest = "SELECT min(sent) FROM messages WHERE queue = ?1 AND owner IS NULL AND due IS NULL";
-    let oldest: Option<i64> = conn.prepare_cached(oldest)?.query_row([name], |row| row.get(0))?;
+    let oldest: Option<i64> = conn.prepare_cached(OLDEST)?.query_row([name], |row| row.get(0))?;
     let paused: Option<(String, i64)> = conn
         .prepare_cached("SELECT by, since FROM paused WHERE queue = ?1")?
         .query_row([name], |row| Ok((row.get(0)?, row.get(1)?)))
@@ -95,7 +108,7 @@ fn state(conn: &Connection, name: &str) -> rusqlite::Result<QueueState> {
         later: count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NULL AND due > ?2")?,
         dead: count("SELECT count(*) FROM dead WHERE queue = ?1 AND ?2 > 0")?,
         dead_dropped: 0,
-        oldest: oldest.map(|sent| Duration::from_millis(now.saturating_sub(sent).try_into().unwrap_or(0))),
+        oldest: oldest.filter(|sent| *sent < i64::MAX).map(|sent| Duration::from_millis(now.saturating_sub(sent).try_into().unwrap_or(0))),
         oldest_at_least: false,
         paused_since: paused.as_ref().map(|(_, since)| time(*since)),
         paused: paused.map(|(by, _)| by),
