@@ -64,19 +64,22 @@ struct DeadGroup {
 
 /// Returns what errors of one kind have in common: the reason without its numbers and quoted parts.
 fn signature(reason: &str) -> String {
-    let line = reason.lines().next().unwrap_or_default();
-    let mut shown = String::new();
-    let mut in_number = false;
-    for letter in line.chars().take(160) {
-        if letter.is_ascii_digit() {
-            if !in_number {
-                shown.push('…');
-            }
-            in_number = true;
-        } else {
-            in_number = false;
-            shown.push(letter);
+    let line: Vec<char> = reason.lines().next().unwrap_or_default().chars().take(160).collect();
+    let (mut shown, mut at) = (String::new(), 0);
+    while let Some(letter) = line.get(at).copied() {
+        // An apostrophe within a word opens nothing.
+        let opens = matches!(letter, '\'' | '"') && !at.checked_sub(1).is_some_and(|before| line[before].is_alphanumeric());
+        let closes = line[at + 1..].iter().position(|other| *other == letter).filter(|_| opens);
+        let part = match closes {
+            Some(length) => length + 2,
+            None => line[at..].iter().take_while(|letter| letter.is_ascii_digit()).count(),
+        };
+        match (part, closes) {
+            (0, _) => shown.push(letter),
+            (_, Some(_)) => shown.extend([letter, '…', letter]),
+            (_, None) => shown.push('…'),
         }
+        at += part.max(1);
     }
     shown
 }
@@ -178,9 +181,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_of_one_kind_differ_by_numbers_only() {
+    fn errors_of_one_kind_differ_by_numbers_and_quoted_parts_only() {
         assert_eq!(signature("timeout after 30s (attempt 12)\ntraceback"), signature("timeout after 5s (attempt 1)"));
         assert_ne!(signature("timeout after 30s"), signature("killed after 30s"));
+        assert_eq!(signature("KeyError('a')"), signature("KeyError('b c')"));
+        assert_ne!(signature("KeyError('a')"), signature("ValueError('a')"));
+        assert_eq!(signature("it doesn't know \"x\", and won't"), "it doesn't know \"…\", and won't");
+        assert_eq!(signature("an open 'quote"), "an open 'quote");
         assert_eq!(signature(""), "");
     }
 }
