@@ -259,7 +259,8 @@ def test_queues_are_taken_into_service_and_out_of_it(served):
 
 def test_a_task_that_waits_is_revoked(served):
     lab, path = served, served.path()
-    busy = [lab.slow.delay(0.8) for _ in range(2)]
+    # Longer than a busy server takes to pass a question on.
+    busy = [lab.slow.delay(3) for _ in range(2)]
     assert eventually(lambda: len(ask(lab, "active")) == 2, 5)
     waiting, other = lab.marked.delay(path, "revoked"), lab.marked.delay(path, "other")
     answer = ask(lab, "revoke", task_id=waiting.id)

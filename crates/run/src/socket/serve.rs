@@ -62,7 +62,7 @@ impl Served {
         fs::set_permissions(&unnamed, Permissions::from_mode(0o600))?;
         fs::rename(&unnamed, &address)?;
         let hello = Hello { longshore: VERSION, job: view.job.clone(), name: view.name.clone(), pid: std::process::id() };
-        let task = tokio::spawn(listen(listener, handle, hello));
+        let task = tokio::spawn(listen((listener, address.clone()), handle, hello));
         Ok(Self { address, _folder: folder, task })
     }
 
@@ -80,7 +80,7 @@ impl Drop for Served {
     }
 }
 
-async fn listen(listener: UnixListener, mut handle: RunHandle, hello: Hello) {
+async fn listen((listener, address): (UnixListener, PathBuf), mut handle: RunHandle, hello: Hello) {
     let room = Arc::new(Semaphore::new(MOST));
     let mut all = JoinSet::new();
     let steering = handle.clone();
@@ -102,6 +102,8 @@ async fn listen(listener: UnixListener, mut handle: RunHandle, hello: Hello) {
             drop(permit);
         });
     }
+    // First its name: a socket that refuses is dead.
+    let _ = fs::remove_file(&address);
     drop(listener);
     while all.join_next().await.is_some() {}
 }
