@@ -72,7 +72,7 @@ fn systemd_understands_the_units() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// What cargo knows of all packages, also of those for other systems, which no build has fetched.
+/// Returns all packages that cargo knows, also those for other systems, which no build has fetched.
 fn metadata() -> Value {
     let mut cargo = Command::new(env!("CARGO"));
     cargo.args(["metadata", "--format-version", "1", "--all-features", "--locked"]).current_dir(root());

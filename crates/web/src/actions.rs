@@ -23,10 +23,10 @@ impl Actions {
     /// Does something to its end, and returns what came of it.
     ///
     /// # Panics
-    /// Where it does.
+    /// Passes on a panic of the action.
     ///
     /// # Cancel safety
-    /// What has begun goes on without whoever waits for it.
+    /// Dropping the future leaves an action that has begun running.
     pub(crate) async fn run<T: Send + 'static>(&self, act: impl Future<Output = T> + Send + 'static) -> T {
         let place = self.0.clone().acquire_owned().await;
         let running = tokio::spawn(async move {

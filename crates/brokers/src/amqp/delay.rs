@@ -38,7 +38,7 @@ pub(super) struct Delays {
     queues: Mutex<HashMap<Arc<str>, Binding>>,
 }
 
-/// How a queue stands to what was held back for it.
+/// Standing of a queue towards messages that are held back for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Binding {
     Bound,

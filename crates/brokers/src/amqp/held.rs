@@ -76,7 +76,7 @@ struct Over {
     place: u64,
 }
 
-/// What is remembered of a message that has ended.
+/// Remains of a message that has ended.
 enum OverParcel {
     /// All of a small one: hashing each would cost more.
     Whole(Arc<Parcel>),

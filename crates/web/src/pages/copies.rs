@@ -1,6 +1,6 @@
 //! A task as a line to copy: for a shell (longshore's own call, curl) and for Python.
 //!
-//! What stands there comes from whoever sent the task, and is going to be pasted into a shell:
+//! Its parts come from whoever sent the task, and are going to be pasted into a shell:
 //! quotes keep it together, and characters that a terminal would act upon are written as escapes,
 //! or there is no such line.
 
@@ -173,7 +173,7 @@ mod tests {
     use super::*;
     use crate::options::Secret;
 
-    /// What a shell, Python or a terminal might act upon.
+    /// Characters that a shell, Python or a terminal might act upon.
     const HOSTILE: &str = "it's \"quoted\" $HOME `id` \\ $(id) !! ü 🚢 \n\r\t\u{1b}[201~\u{202e}\u{9b} </pre><script>";
 
     fn call<'a>(task: &'a str, queue: &'a str) -> Copied<'a> {

@@ -80,7 +80,7 @@ async fn what_runs_while_its_connection_is_lost_is_run_by_nobody_else() {
     assert_eq!(begun.load(Ordering::SeqCst), TASKS, "none has begun a second time");
 }
 
-/// Where a scheduler does not know whether it has sent a task, it sends it again under its id.
+/// A scheduler that does not know whether it has sent a task sends it again under its id.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_periodic_task_begins_at_once_and_no_copy_of_it_runs_beside_it_or_again() {
     let Some(url) = rabbit::vhost() else { return };
