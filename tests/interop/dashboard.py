@@ -46,6 +46,15 @@ class Dashboard:
         assert eventually(lambda: self.ask(f"/api/v1/tasks/{id}/timeline")[1].get("state") in states, seconds, 0.05), (
             self.ask(f"/api/v1/tasks/{id}/timeline"), self.process.text())  # fmt: skip
 
+    def hears(self, queue):
+        """Waits until the workers of a queue have heard that they are to tell of their tasks."""
+
+        def told():
+            id = self.send("add", 1, 1, queue=queue)
+            return eventually(lambda: self.ask(f"/api/v1/tasks/{id}/timeline")[1].get("state") == "success", 3, 0.05)
+
+        assert eventually(told, 30, 0.05), self.process.text()
+
     def stop(self):
         self.process.stop()
 

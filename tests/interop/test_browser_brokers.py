@@ -30,6 +30,7 @@ def stage(request, server, tmp_path_factory, database):
         lab.results_url = lab.broker_url
     lab.serving = lab.worker("longshore", name="ours", queues="ours")
     lab.dashboard = Dashboard(lab)
+    lab.dashboard.hears("ours")
     yield lab
     lab.place.close()
     lab.dashboard.stop()

@@ -20,6 +20,10 @@ struct Faults {
     /// The next answer, on whatever connection, is thrown away, and so is all that follows it
     /// there; the connection stays.
     swallow: bool,
+    /// So many connections have been opened.
+    opened: u64,
+    /// The answers of so many of them, the first ones, are thrown away.
+    mute: u64,
     /// Nothing is carried in either direction, and nothing is cut.
     hold: bool,
     /// How many of these happened.
@@ -62,7 +66,12 @@ impl Proxy {
                     return;
                 }
                 let (Ok(client), Ok(server)) = (client, TcpStream::connect((Ipv4Addr::LOCALHOST, to))) else { continue };
-                relay(&of_thread, client, server);
+                let number = {
+                    let mut faults = of_thread.faults();
+                    faults.opened += 1;
+                    faults.opened
+                };
+                relay(&of_thread, number, client, server);
             }
         });
         Self { port, shared }
@@ -83,6 +92,12 @@ impl Proxy {
     /// answer alone is never missing from a connection.)
     pub fn swallow(&self) {
         self.shared.faults().swallow = true;
+    }
+
+    /// Throws away all further answers on each connection that is open now; they stay.
+    pub fn swallow_all(&self) {
+        let mut faults = self.shared.faults();
+        faults.mute = faults.opened;
     }
 
     /// Carries nothing until it is told to go on; connections stay, as they do when a cable is
@@ -112,15 +127,16 @@ impl Drop for Proxy {
     }
 }
 
-fn relay(shared: &Arc<Shared>, client: TcpStream, server: TcpStream) {
+fn relay(shared: &Arc<Shared>, number: u64, client: TcpStream, server: TcpStream) {
     let (Ok(client_too), Ok(server_too)) = (client.try_clone(), server.try_clone()) else { return };
     let of_thread = Arc::clone(shared);
-    thread::spawn(move || carry(&of_thread, client_too, server_too, false));
+    thread::spawn(move || carry(&of_thread, client_too, server_too, None));
     let of_thread = Arc::clone(shared);
-    thread::spawn(move || carry(&of_thread, server, client, true));
+    thread::spawn(move || carry(&of_thread, server, client, Some(number)));
 }
 
-fn carry(shared: &Shared, mut from: TcpStream, mut to: TcpStream, answers: bool) {
+/// Carries one direction; of a server's answers it is told the number of their connection.
+fn carry(shared: &Shared, mut from: TcpStream, mut to: TcpStream, answers_of: Option<u64>) {
     let mut buffer = vec![0; 64 << 10];
     let mut mute = false;
     while let Ok(count @ 1..) = from.read(&mut buffer) {
@@ -130,12 +146,12 @@ fn carry(shared: &Shared, mut from: TcpStream, mut to: TcpStream, answers: bool)
         }
         let mut carried = count;
         let mut cut = false;
-        if answers {
+        if let Some(number) = answers_of {
             if !mute && std::mem::take(&mut faults.swallow) {
                 faults.happened += 1;
                 mute = true;
             }
-            if mute {
+            if mute || number <= faults.mute {
                 continue;
             }
             match &mut faults.cut_after {

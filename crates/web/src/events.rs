@@ -1,9 +1,9 @@
 //! Events of workers and tasks, heard once for all who look: for the history, for whoever watches.
 //!
 //! With a history they are heard all the time; without one, while somebody watches. Workers send
-//! heartbeats always, and events of tasks only when they are asked to (`enable_events`): each is
-//! asked when it comes, while events are wanted. It is never asked to stop, since nobody knows who
-//! else listens.
+//! heartbeats always, and events of tasks only when they are asked to (`enable_events`): all are
+//! asked when somebody begins to hear, and each when it comes, while events are wanted. None is
+//! ever asked to stop, since nobody knows who else listens.
 //!
 //! - `events/tail.rs`: the last events; `events/roll.rs`: workers as events show them
 
@@ -184,6 +184,10 @@ impl EventFeed {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let (mut raw, mut left_out, mut called) = (Vec::with_capacity(TOGETHER), 0, Instant::now());
+        if self.enables() {
+            // Nobody need be known for it. Who does not hear it now is asked when it comes.
+            let _ = timeout(PATIENCE, tell(self.client.connected(), Request::new("enable_events"))).await;
+        }
         loop {
             tokio::select! {
                 count = subscription.messages.recv_many(&mut raw, TOGETHER) => {

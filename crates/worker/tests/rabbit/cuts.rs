@@ -109,9 +109,9 @@ fn left(server: &RabbitServer, vhost: &str) -> u64 {
 /// What befalls a way: for how long is up to whoever looks.
 const TROUBLES: [(&str, fn(&Proxy, bool)); 2] = [
     ("nothing is carried", |proxy, begins| proxy.hold(begins)),
-    ("an answer is lost, and all behind it", |proxy, begins| {
+    ("answers are lost, and all behind them", |proxy, begins| {
         if begins {
-            proxy.swallow();
+            proxy.swallow_all();
         }
     }),
 ];
