@@ -1,19 +1,18 @@
 //! The command line of longshore.
 /// As the standard library's, without its panic where stderr takes no more (a file on a full disk):
-/// what is said there decides nothing.
+/// what is said there decides nothing. A line is one write, so that nothing that goes to the same
+/// place stands in it.
 macro_rules! eprintln {
-    ($($word:tt)*) => {{
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), $($word)*);
-    }};
+    ($($word:tt)*) => {
+        $crate::say(format!($($word)*) + "\n")
+    };
 }
 
 /// [`eprintln`] without the end of the line.
 macro_rules! eprint {
-    ($($word:tt)*) => {{
-        use std::io::Write as _;
-        let _ = write!(std::io::stderr(), $($word)*);
-    }};
+    ($($word:tt)*) => {
+        $crate::say(format!($($word)*))
+    };
 }
 
 pub mod commands;
@@ -38,4 +37,10 @@ pub mod tasks;
 pub mod web;
 
 pub use entry::main;
+
+/// Writes to stderr at once, if that takes it.
+fn say(text: String) {
+    use std::io::Write as _;
+    let _ = std::io::stderr().write_all(text.as_bytes());
+}
 pub use longshore_run::units;

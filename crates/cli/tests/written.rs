@@ -6,13 +6,17 @@ mod common;
 
 use std::{
     fs,
+    io::Read as _,
     os::unix::fs::symlink,
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
 use common::{BIN, Place, run};
-use rustix::fs::{CWD, FileType, Mode, mknodat};
+use rustix::{
+    fs::{CWD, FileType, Mode, mknodat},
+    pipe::PipeFlags,
+};
 
 /// A command by the shell, in a directory of its own; `longshore` is the binary. Exit code and
 /// stderr.
@@ -25,6 +29,30 @@ fn shell(place: &Place, script: &str) -> (i32, String) {
     command.env("XDG_STATE_HOME", place.path("state")).env("RUST_BACKTRACE", "0").stdin(Stdio::null()).stdout(Stdio::null());
     let (code, _, said) = run(command.stderr(Stdio::piped()));
     (code, said)
+}
+
+#[test]
+fn a_line_of_stderr_is_one_write_so_that_no_result_stands_in_it() {
+    // Such a pipe keeps apart what was written apart.
+    let (reads, writes) = rustix::pipe::pipe_with(PipeFlags::DIRECT | PipeFlags::CLOEXEC).unwrap();
+    let mut command = Command::new(BIN);
+    command.args(["run", "--durable", "off", "--progress", "plain", "--summary", "text", "-v"]);
+    command
+        .args(["--emit", "none", "--shell", "--", "echo oh >&2; exit {}", ":::", "0", "1", "2"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(writes);
+    let mut child = command.spawn().unwrap();
+    drop(command);
+    let (mut reads, mut buffer, mut lines) = (fs::File::from(reads), [0; 4096], 0);
+    loop {
+        match reads.read(&mut buffer).unwrap() {
+            0 => break,
+            count => assert_eq!(buffer[count - 1], b'\n', "{:?}", String::from_utf8_lossy(&buffer[..count])),
+        }
+        lines += 1;
+    }
+    assert!(child.wait().unwrap().code() == Some(1) && lines > 3, "{lines}");
 }
 
 #[test]

@@ -20,7 +20,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{process::Process, servers::free_port};
+use crate::{process::Process, servers::free_ports};
 
 mod acl;
 
@@ -41,6 +41,8 @@ pub struct Kafka {
     process: Process,
     port: u16,
     secure_port: Option<u16>,
+    /// Nobody but the node itself speaks to it.
+    controller: u16,
 }
 
 impl Kafka {
@@ -71,7 +73,8 @@ impl Kafka {
         };
         // Another process may take a port between our look and the node's bind.
         for attempt in 1.. {
-            let mut node = Self { process: Process::new("kafka"), port: free_port(), secure_port: secure.then(free_port) };
+            let [port, secured, controller] = free_ports();
+            let mut node = Self { process: Process::new("kafka"), port, secure_port: secure.then_some(secured), controller };
             node.configure(settings);
             node.format(&home);
             match node.launch(&home) {
@@ -142,9 +145,9 @@ impl Kafka {
             text +=
                 "authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer\nsuper.users=User:ANONYMOUS;User:admin\n";
         }
-        let controller = free_port();
-        text += &format!("advertised.listeners={listeners}\nlisteners={listeners},CONTROLLER://127.0.0.1:{controller}\n");
-        text += &format!("controller.quorum.voters=1@127.0.0.1:{controller}\nlog.dirs={}\n", self.directory().join("data").display());
+        text += &format!("advertised.listeners={listeners}\nlisteners={listeners},CONTROLLER://127.0.0.1:{}\n", self.controller);
+        text +=
+            &format!("controller.quorum.voters=1@127.0.0.1:{}\nlog.dirs={}\n", self.controller, self.directory().join("data").display());
         text += FIXED;
         for (name, value) in settings {
             text += &format!("{name}={value}\n");

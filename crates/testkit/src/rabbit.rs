@@ -23,7 +23,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crate::{process::Process, servers::free_port};
+use crate::{process::Process, servers::free_ports};
 
 const MISSING: &str = "rabbitmq-server is missing: install it (Debian and Ubuntu: the package `rabbitmq-server`; its service need not run)";
 /// A loaded machine needs long for three seconds of work.
@@ -120,7 +120,8 @@ impl RabbitServer {
     }
 
     fn new(options: RabbitOptions, home: PathBuf) -> Self {
-        let ports = Ports { amqp: free_port(), management: free_port(), epmd: free_port(), distribution: free_port() };
+        let [amqp, management, epmd, distribution] = free_ports();
+        let ports = Ports { amqp, management, epmd, distribution };
         let (process, epmd) = (Process::new("rabbit"), Process::new("epmd"));
         let server = Self { process, epmd, home, options, ports };
         server.configure();

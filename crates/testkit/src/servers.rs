@@ -131,8 +131,14 @@ impl DerefMut for Redis {
 
 /// A port that nobody listens on now.
 pub(crate) fn free_port() -> u16 {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
-    listener.local_addr().expect("an address").port()
+    let [port] = free_ports();
+    port
+}
+
+/// Some that differ: one that is given back may come again at once.
+pub(crate) fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
+    let listeners = [(); COUNT].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"));
+    listeners.each_ref().map(|listener| listener.local_addr().expect("an address").port())
 }
 
 /// The first words of the answer; a sentinel does not end the connection when it is asked to.

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fmt,
+    io::Write as _,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -55,7 +56,10 @@ impl App {
     /// Makes an app with Celery's own tasks (`celery.map`, `celery.accumulate`, …). Tasks and
     /// results are in the file `longshore.db` of the working directory.
     pub fn new() -> Self {
-        let told: Notice = Arc::new(|news: &News| eprintln!("longshore: {news}"));
+        let told: Notice = Arc::new(|news: &News| {
+            // One write, so that nothing else stands in the line.
+            let _ = std::io::stderr().write_all(format!("longshore: {news}\n").as_bytes());
+        });
         let registry = TaskRegistry {
             tasks: HashMap::new(),
             commands: HashMap::new(),

@@ -1,7 +1,6 @@
 //! `longshore beat`: sends what is due, until it is told to stop.
 
 use std::{
-    io::Write,
     path::PathBuf,
     sync::{Arc, mpsc},
     time::{Duration, SystemTime},
@@ -80,7 +79,7 @@ async fn serve(args: &BeatArgs, app: &App, config: &Config, global: &Global) -> 
     let (send, lines) = mpsc::sync_channel::<String>(WAITING);
     let writes = std::thread::spawn(move || {
         for line in lines {
-            let _ = writeln!(std::io::stderr(), "{line}");
+            eprintln!("{line}");
         }
     });
     let tell = send.clone();

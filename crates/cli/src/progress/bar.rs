@@ -1,7 +1,7 @@
 //! Two lines at the bottom of a terminal, redrawn in place. The lines are made here; indicatif puts
 //! them on the screen.
 
-use std::io::{self, Write};
+use std::io;
 
 use clap::builder::styling::{AnsiColor, Style};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -54,9 +54,7 @@ impl Bar {
 
     /// Writes a line above the bar.
     pub fn message(&self, line: &str) {
-        self.suspend(|| {
-            let _ = writeln!(io::stderr(), "{line}");
-        });
+        self.suspend(|| eprintln!("{line}"));
     }
 
     /// Runs something that writes to the terminal, with the bar out of the way.

@@ -1,7 +1,7 @@
 //! The structs that a run fills, and the form in which they are shown.
 
 use std::{
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     time::{Duration, Instant},
 };
 
@@ -166,7 +166,7 @@ impl Progress {
                     // Not `due + every`: after a pause of the whole process one line is enough.
                     self.next = Some(now + self.every);
                     self.last = true;
-                    let _ = writeln!(io::stderr(), "{}", render(snapshot));
+                    eprintln!("{}", render(snapshot));
                 }
             }
         }
@@ -183,9 +183,7 @@ impl Progress {
     pub fn message(&self, line: &str) {
         match &self.form {
             Form::Bar(bar) => bar.message(line),
-            Form::Lines(_) | Form::None => {
-                let _ = writeln!(io::stderr(), "{line}");
-            }
+            Form::Lines(_) | Form::None => eprintln!("{line}"),
         }
     }
 
@@ -204,9 +202,7 @@ impl Progress {
         match self.form {
             Form::None => {}
             Form::Bar(bar) => bar.clear(),
-            Form::Lines(render) if self.last => {
-                let _ = writeln!(io::stderr(), "{}", render(last));
-            }
+            Form::Lines(render) if self.last => eprintln!("{}", render(last)),
             Form::Lines(_) => {}
         }
     }

@@ -77,7 +77,8 @@ async fn results_that_are_sent_while_the_connection_is_away_arrive() {
     let reply_to = client.results.reply_queue().expect("it has one").to_owned();
     for id in &ids {
         if id.ends_with('5') {
-            assert!(node.close_connections(vhost) > 0);
+            // None is listed while the one before is still being replaced.
+            while node.close_connections(vhost) == 0 {}
         }
         // Whether it was sent is unknown when the connection went meanwhile: it is sent again.
         while worker.results.store(&[state(id, "SUCCESS", Some(&reply_to))]).await.is_err() {}

@@ -51,11 +51,11 @@ impl LogLines {
     /// for.
     pub(super) fn write(self, mut to: impl Write, line_of: impl Fn(&str) -> String) {
         for line in self.lines {
-            let _ = writeln!(to, "{line}");
+            let _ = to.write_all(format!("{line}\n").as_bytes());
             let left_out = self.left_out.swap(0, Ordering::Relaxed);
             if left_out > 0 {
                 let said = format!("{left_out} lines of this log were left out, those of actions among them: nobody read it");
-                let _ = writeln!(to, "{}", line_of(&said));
+                let _ = to.write_all(format!("{}\n", line_of(&said)).as_bytes());
             }
         }
     }

@@ -67,8 +67,8 @@ impl Ended<'_> {
         };
         match form {
             "none" => {}
-            "json" => writeln!(std::io::stderr(), "{}", self.json(exit))?,
-            _ => write!(std::io::stderr(), "{}", self.text())?,
+            "json" => std::io::stderr().write_all(format!("{}\n", self.json(exit)).as_bytes())?,
+            _ => std::io::stderr().write_all(self.text().as_bytes())?,
         }
         out.flush().ok();
         match (&self.watched.summary.error, exit) {

@@ -1,7 +1,7 @@
 //! Screen of a consumer: redrawn in place on a terminal, a line now and then elsewhere.
 
 use std::{
-    io::{IsTerminal, Write},
+    io::IsTerminal,
     time::{Duration, Instant},
 };
 
@@ -70,7 +70,7 @@ impl Screen {
             Form::Json => moment.json().to_string(),
             Form::Bar(_) | Form::None => return,
         };
-        let _ = writeln!(std::io::stderr(), "{line}");
+        eprintln!("{line}");
     }
 
     /// Says something, unless nothing is to be said.
@@ -96,9 +96,7 @@ impl Screen {
     fn put(&self, line: &str) {
         match &self.form {
             Form::Bar(bar) => bar.message(line),
-            _ => {
-                let _ = writeln!(std::io::stderr(), "{line}");
-            }
+            _ => eprintln!("{line}"),
         }
     }
 
