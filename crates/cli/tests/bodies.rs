@@ -97,7 +97,8 @@ fn a_command_that_does_not_end_is_a_timeout_and_its_group_is_gone() {
     let began = Instant::now();
     let (code, results) = each(
         &place,
-        &["-t", "200ms", "--kill-after", "200ms", "--retries", "1", "--backoff", "fixed:10ms"],
+        // Two of these keep both processors of a small machine busy: the good ones beside them need time, too.
+        &["-t", "700ms", "--kill-after", "200ms", "--retries", "1", "--backoff", "fixed:10ms"],
         &[
             ("hangs", "sleep 100"),
             ("ignores", "trap '' TERM; sleep 100; sleep 100"),
@@ -110,13 +111,13 @@ fn a_command_that_does_not_end_is_a_timeout_and_its_group_is_gone() {
             ("talks", "while echo x; do :; done"),
         ],
     );
-    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
     assert_eq!(code, 1);
     for (name, line) in results.iter().filter(|(name, _)| !name.starts_with("good")) {
         says(&results, name, "timeout", "timeout", None);
         assert_eq!(line["attempts"], 2, "{name}");
         let took = line["run_ms"].as_u64().unwrap();
-        assert!((200..3000).contains(&took), "{name}: {took} ms");
+        assert!((700..3500).contains(&took), "{name}: {took} ms");
     }
 }
 

@@ -58,7 +58,7 @@ async fn a_server_that_takes_nothing_fails_nobody_and_is_waited_for() {
     for Trouble { what, begins, ends, says } in rows {
         let Some(server) = Redis::start(&[]) else { return };
         let port = server.port();
-        is_waited_for(what, &Store::Redis(server), says, || commands(port, begins), || commands(port, ends)).await;
+        is_waited_for(what, &Store::Redis(server), says, || drop(commands(port, begins)), || drop(commands(port, ends))).await;
     }
 }
 
@@ -72,7 +72,10 @@ async fn a_server_that_cannot_save_fails_nobody_and_is_waited_for() {
     let taken = PathBuf::from(answer.trim_end().lines().last().unwrap()).join("taken");
     let begin = || {
         std::fs::create_dir(&taken).unwrap();
-        commands(port, &["BGSAVE"]);
+        // Nobody gets on before it is known that it cannot.
+        commands(port, &["CLIENT PAUSE 30000 WRITE", "BGSAVE"]);
+        while !commands(port, &["INFO persistence"]).contains("rdb_last_bgsave_status:err") {}
+        commands(port, &["CLIENT UNPAUSE"]);
     };
     let end = || {
         std::fs::remove_dir(&taken).unwrap();
@@ -107,8 +110,10 @@ pub(crate) async fn is_waited_for_so_long(what: &str, store: &Store, says: &str,
     assert_eq!((summary.counts.ok, summary.counts.failed, summary.counts.dead, summary.error), (2 * GOOD as u64, 0, 0, None), "{what}");
 }
 
-/// Several commands on one connection, words separated by spaces; all must be granted.
-fn commands(port: u16, all: &[&str]) {
+/// Several commands on one connection, words separated by spaces; all must be granted. Returns the
+/// last answer.
+fn commands(port: u16, all: &[&str]) -> String {
+    let mut last = String::new();
     let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
     stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
     for how in all {
@@ -116,8 +121,10 @@ fn commands(port: u16, all: &[&str]) {
         let mut out = format!("*{}\r\n", words.len());
         words.iter().for_each(|word| out.push_str(&format!("${}\r\n{word}\r\n", word.len())));
         stream.write_all(out.as_bytes()).unwrap();
-        let mut answer = [0; 512];
+        let mut answer = [0; 8_192];
         let count = stream.read(&mut answer).unwrap();
-        assert_ne!(answer[..count].first(), Some(&b'-'), "{how}: {}", String::from_utf8_lossy(&answer[..count]));
+        last = String::from_utf8_lossy(&answer[..count]).into_owned();
+        assert!(!last.starts_with('-'), "{how}: {last}");
     }
+    last
 }
