@@ -24,6 +24,8 @@ pub(crate) struct HeardEvent {
     pub(crate) heard_ms: i64,
     /// Time that it says itself, in seconds since 1970.
     pub(crate) timestamp: f64,
+    /// Logical clock of the node that tells of it.
+    pub(crate) clock: i64,
     /// The node that tells of it.
     pub(crate) worker: String,
     /// Its process.
@@ -52,6 +54,15 @@ pub(crate) struct HeardEvent {
     /// Not to be started before (ISO 8601).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) eta: Option<String>,
+    /// Not to be started after (ISO 8601).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) expires: Option<String>,
+    /// Exchange that it was sent to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) exchange: Option<String>,
+    /// Routing key that it was sent with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) routing_key: Option<String>,
     /// Its result, as Python shows it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) result: Option<String>,
@@ -76,15 +87,17 @@ impl HeardEvent {
             kind: cut(event.what.kind(), NAME),
             heard_ms: now_ms(),
             timestamp: if event.timestamp.is_finite() { event.timestamp } else { 0.0 },
+            clock: i64::try_from(event.clock).unwrap_or(i64::MAX),
             worker: cut(&event.hostname, NAME),
             pid: event.pid,
             id: event.what.task_id().map(|id| cut(id, NAME)),
             ..Self::default()
         };
         match &event.what {
-            EventKind::TaskSent { task, queue, .. } => {
+            EventKind::TaskSent { task, queue, exchange, routing_key } => {
                 own.describe(task);
-                own.queue = queue.as_deref().map(|queue| cut(queue, NAME));
+                let name = |text: &Option<String>| text.as_deref().map(|text| cut(text, NAME));
+                (own.queue, own.exchange, own.routing_key) = (name(queue), name(exchange), name(routing_key));
             }
             EventKind::TaskReceived(task) => own.describe(task),
             EventKind::TaskSucceeded { result, runtime, .. } => {
@@ -117,7 +130,8 @@ impl HeardEvent {
         self.queue = text(&task.queue, NAME);
         (self.args, self.kwargs) = (text(&task.args, TEXT), text(&task.kwargs, TEXT));
         self.kwargs.take_if(|kwargs| kwargs == "{}");
-        (self.root, self.parent, self.eta) = (text(&task.root_id, NAME), text(&task.parent_id, NAME), text(&task.eta, NAME));
+        (self.root, self.parent) = (text(&task.root_id, NAME), text(&task.parent_id, NAME));
+        (self.eta, self.expires) = (text(&task.eta, NAME), text(&task.expires, NAME));
     }
 
     /// Returns about how much memory it takes.
@@ -131,6 +145,9 @@ impl HeardEvent {
             &self.root,
             &self.parent,
             &self.eta,
+            &self.expires,
+            &self.exchange,
+            &self.routing_key,
             &self.result,
             &self.error,
             &self.traceback,

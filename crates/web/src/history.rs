@@ -40,7 +40,7 @@ use tokio::sync::Semaphore;
 use self::book::RingLimits;
 pub(crate) use self::{
     book::Note,
-    find::{PastPage, PastQuery},
+    find::{PastPage, PastQuery, PastSort},
     state::PastState,
     timeline::Timeline,
     told::{MatchField, Matching, SortKey, ToldQuery, ToldTask},

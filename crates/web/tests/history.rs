@@ -147,12 +147,17 @@ async fn tasks_are_remembered_when_worker_and_results_are_gone_and_no_script_of_
         "/events",
         "/tasks?state=x",
         "/tasks?took=never",
+        "/tasks?sort=-took",
+        "/tasks?sort=%3Cscript%3Ealert(1)%3C/script%3E",
     ] {
         let (status, body) = again.get(path).await;
         assert_eq!(status, 200, "{path}: {body}");
         assert!(!body.contains("<script>alert") && !body.contains("<img src=x"), "{path}: {body}");
     }
     assert!(again.get("/tasks?took=never").await.1.contains("never: write a time such as 30s"));
+    let sorted = again.get("/tasks?state=success&sort=-took").await.1;
+    assert!(sorted.contains("aria-sort=\"descending\"><a href=\"/tasks?sort=took&amp;state=success\">Took</a>"), "{sorted}");
+    assert!(good.contains("<dt>Logical clock<dd>"), "{good}");
     let overview = again.get("/").await.1;
     assert!(
         overview.matches("<svg class=\"chart spark\"").count() == 7 && overview.contains("aria-label=\"Tasks that ended"),

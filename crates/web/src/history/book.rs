@@ -314,7 +314,7 @@ fn update(conn: &Connection, row: &Row, event: &HeardEvent, state: PastState, wo
              ended = CASE WHEN ?11 IS NOT NULL THEN ?11 WHEN ?2 IN (0, 1, 2, 3) THEN NULL ELSE ended END,
              took = CASE WHEN ?12 IS NOT NULL THEN ?12
                          WHEN ?11 IS NOT NULL AND started IS NOT NULL AND state = 2 THEN max(0, ?11 - started) WHEN ?2 = 2 THEN NULL ELSE took END,
-             attempts = ?13, error = CASE WHEN ?2 = 4 THEN NULL ELSE coalesce(?14, error) END
+             attempts = ?13, error = CASE WHEN ?2 = 4 THEN NULL ELSE coalesce(?14, error) END, clock = ?15
          WHERE n = ?1",
     )?;
     update.execute(params![
@@ -332,24 +332,27 @@ fn update(conn: &Connection, row: &Row, event: &HeardEvent, state: PastState, wo
         event.runtime,
         attempts,
         error,
+        event.clock,
     ])?;
     Ok(())
 }
 
 /// Keeps what lists need not read.
 fn describe(conn: &Connection, n: i64, event: &HeardEvent) -> rusqlite::Result<()> {
-    let HeardEvent { args, kwargs, result, error, traceback, root, parent, eta, .. } = event;
-    if [args, kwargs, result, error, traceback, root, parent, eta].iter().all(|text| text.is_none()) {
+    let HeardEvent { args, kwargs, result, error, traceback, root, parent, eta, expires, exchange, routing_key, .. } = event;
+    if [args, kwargs, result, error, traceback, root, parent, eta, expires, exchange, routing_key].iter().all(|text| text.is_none()) {
         return Ok(());
     }
     let mut write = conn.prepare_cached(
-        "INSERT INTO texts(n, args, kwargs, result, error, traceback, root, parent, eta) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)
+        "INSERT INTO texts(n, args, kwargs, result, error, traceback, root, parent, eta, expires, exchange, routing_key)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
          ON CONFLICT(n) DO UPDATE SET args = coalesce(excluded.args, args), kwargs = coalesce(excluded.kwargs, kwargs),
              result = coalesce(excluded.result, result), error = coalesce(excluded.error, error),
              traceback = coalesce(excluded.traceback, traceback), root = coalesce(excluded.root, root),
-             parent = coalesce(excluded.parent, parent), eta = coalesce(excluded.eta, eta)",
+             parent = coalesce(excluded.parent, parent), eta = coalesce(excluded.eta, eta), expires = coalesce(excluded.expires, expires),
+             exchange = coalesce(excluded.exchange, exchange), routing_key = coalesce(excluded.routing_key, routing_key)",
     )?;
-    write.execute(params![n, args, kwargs, result, error, traceback, root, parent, eta])?;
+    write.execute(params![n, args, kwargs, result, error, traceback, root, parent, eta, expires, exchange, routing_key])?;
     Ok(())
 }
 

@@ -59,6 +59,10 @@ CREATE TABLE IF NOT EXISTS took(
 ) WITHOUT ROWID;
 ";
 
+/// Columns that files of before do not have: table, column, type.
+const ADDED: [(&str, &str, &str); 4] =
+    [("tasks", "clock", "INTEGER"), ("texts", "expires", "TEXT"), ("texts", "exchange", "TEXT"), ("texts", "routing_key", "TEXT")];
+
 /// Reason that a file cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum FileTrouble {
@@ -170,7 +174,7 @@ pub(crate) fn open(path: &Path, most_bytes: u64, may_be_strange: bool) -> Result
         }
         _ => return Err(refused("it is an SQLite file of another program; name another one with --history".to_owned())),
     }
-    settle(&conn, most_bytes).and_then(|()| conn.execute_batch(TOOK)).map_err(|error| trouble(path, &error))?;
+    settle(&conn, most_bytes).and_then(|()| add(&conn)).map_err(|error| trouble(path, &error))?;
     check(&conn).map_err(|error| {
         error.map_or_else(|| FileTrouble::Damaged(format!("{} is damaged", path.display())), |error| trouble(path, &error))
     })?;
@@ -182,6 +186,17 @@ fn settle(conn: &Connection, most_bytes: u64) -> rusqlite::Result<()> {
     conn.set_prepared_statement_cache_capacity(64);
     let page: u32 = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;
     conn.query_row(&format!("PRAGMA max_page_count = {}", (most_bytes / u64::from(page.max(1))).max(16)), [], |_| Ok(()))
+}
+
+/// Adds what files of before do not have.
+fn add(conn: &Connection) -> rusqlite::Result<()> {
+    conn.execute_batch(TOOK)?;
+    for (table, column, kind) in ADDED {
+        if !conn.column_exists(None, table, column)? {
+            conn.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Looks whether all of it hangs together. The error is `None` where it does not.

@@ -22,12 +22,50 @@ pub(crate) struct PastQuery {
     pub(crate) since: Option<i64>,
     /// They took at least these seconds.
     pub(crate) took: Option<f64>,
-    /// They were first heard of before this one: where the page before ended.
+    /// Their order; none: those first heard of last come first.
+    pub(crate) sort: Option<PastSort>,
+    /// Where the page before ended: they were first heard of before this one; in an order of its own
+    /// so many come before it.
     pub(crate) before: Option<i64>,
     /// Most tasks of a page.
     pub(crate) most: usize,
     /// Nobody wants to know how many match: zero is answered.
     pub(crate) leaves_counts: bool,
+}
+
+/// Order of tasks; those that have nothing there come last.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct PastSort {
+    column: &'static str,
+    is_down: bool,
+}
+
+impl PastSort {
+    /// Words for orders, and the columns that they are of.
+    const ALL: [(&str, &str); 11] = [
+        ("task", "name"),
+        ("id", "id"),
+        ("state", "state"),
+        ("queue", "queue"),
+        ("worker", "worker"),
+        ("heard", "heard"),
+        ("received", "received"),
+        ("started", "started"),
+        ("took", "took"),
+        ("starts", "attempts"),
+        ("error", "error"),
+    ];
+
+    /// Reads `took`, or `-took` for the other way round.
+    pub(crate) fn of(word: &str) -> Option<Self> {
+        let (name, is_down) = word.strip_prefix('-').map_or((word, false), |name| (name, true));
+        Self::ALL.into_iter().find(|(known, _)| *known == name).map(|(_, column)| Self { column, is_down })
+    }
+
+    /// Returns the words that [`of`](Self::of) reads.
+    pub(crate) fn words() -> impl Iterator<Item = &'static str> {
+        Self::ALL.into_iter().map(|(word, _)| word)
+    }
 }
 
 /// A remembered task.
@@ -161,17 +199,24 @@ pub(super) fn escaped(text: &str) -> String {
 pub(super) fn find(conn: &Connection, query: &PastQuery, now: i64) -> rusqlite::Result<PastPage> {
     let mut conditions = Conditions::of(query, now);
     let (matched, by_state) = if query.leaves_counts { (0, Vec::new()) } else { counts(conn, query, &conditions)? };
-    if let Some(before) = query.before {
-        conditions.add("n < ?", before);
-    }
     let most = query.most.max(1);
-    let sql = format!("SELECT {COLUMNS} FROM tasks {} ORDER BY n DESC LIMIT {}", conditions.sql(), most + 1);
+    let (order, skip) = match (query.sort, query.before) {
+        (None, before) => {
+            before.into_iter().for_each(|before| conditions.add("n < ?", before));
+            ("n DESC".to_owned(), 0)
+        }
+        (Some(PastSort { column, is_down }), skip) => {
+            let way = if is_down { "DESC" } else { "ASC" };
+            (format!("{column} {way} NULLS LAST, n DESC"), skip.unwrap_or(0).max(0))
+        }
+    };
+    let sql = format!("SELECT {COLUMNS} FROM tasks {} ORDER BY {order} LIMIT {} OFFSET {skip}", conditions.sql(), most + 1);
     let mut find = conn.prepare_cached(&sql)?;
     let tasks: rusqlite::Result<Vec<PastTask>> = find.query_map(&conditions.values()[..], read)?.collect();
     let mut tasks = tasks?;
     let has_more = tasks.len() > most;
     tasks.truncate(most);
-    let next = tasks.last().filter(|_| has_more).map(|task| task.n);
+    let next = tasks.last().filter(|_| has_more).map(|task| if query.sort.is_some() { skip + most as i64 } else { task.n });
     Ok(PastPage { tasks, matched, by_state, next })
 }
 

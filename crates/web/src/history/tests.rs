@@ -363,6 +363,55 @@ async fn events_that_come_faster_than_they_are_written_are_bounded_and_counted()
 }
 
 #[tokio::test]
+async fn what_a_sender_tells_is_kept_and_a_file_of_before_gets_room_for_it() {
+    let dir = TempDir::new().unwrap();
+    let history = History::start(options(&dir));
+    tell(&history, received("old", "shop.add", "w@h", 1.0));
+    stands(&history, "old", "held").await;
+    history.close().await;
+    let file = rusqlite::Connection::open(dir.path().join("history.db")).unwrap();
+    for (table, column) in [("tasks", "clock"), ("texts", "expires"), ("texts", "exchange"), ("texts", "routing_key")] {
+        file.execute_batch(&format!("ALTER TABLE {table} DROP COLUMN {column}")).unwrap();
+    }
+    drop(file);
+    let history = History::start(options(&dir));
+    let text = |text: &str| Some(text.to_owned());
+    let (exchange, routing_key, expires) = (text(""), text("mail"), text("2026-01-01T00:00:00+00:00"));
+    tell(&history, HeardEvent { exchange, routing_key, expires: expires.clone(), clock: 7, ..event("task-sent", "new", "client", 1.0) });
+    tell(&history, HeardEvent { clock: 9, ..received("new", "mail.send", "w@h", 2.0) });
+    stands(&history, "new", "held").await;
+    let [old, new] = [history.timeline("old").await.unwrap().unwrap(), history.timeline("new").await.unwrap().unwrap()];
+    assert_eq!((new.exchange.as_deref(), new.routing_key.as_deref(), new.expires, new.clock), (Some(""), Some("mail"), expires, Some(9)));
+    assert_eq!((old.task.task.as_deref(), old.exchange, old.expires, old.clock), (Some("shop.add"), None, None, None));
+}
+
+#[tokio::test]
+async fn tasks_stand_in_the_order_that_is_asked_for_from_page_to_page() {
+    let dir = TempDir::new().unwrap();
+    let history = History::start(options(&dir));
+    for (id, runtime) in [("a", 2.0), ("b", 0.5), ("c", 7.0), ("e", 2.0)] {
+        tell(&history, received(id, "shop.add", "w@h", 1.0));
+        tell(&history, HeardEvent { runtime: Some(runtime), ..event("task-succeeded", id, "w@h", 2.0) });
+    }
+    tell(&history, received("d", "mail.send", "w@h", 1.0));
+    stands(&history, "d", "held").await;
+    for (word, order) in [("took", "beacd"), ("-took", "ceabd"), ("-id", "edcba"), ("task", "decba"), ("-starts", "decba")] {
+        let sort = PastSort::of(word);
+        let (mut ids, mut before) = (String::new(), None);
+        loop {
+            let page = history.find(PastQuery { sort, before, ..all(2) }).await.unwrap();
+            page.tasks.iter().for_each(|task| ids.push_str(&task.id));
+            before = page.next;
+            if before.is_none() {
+                break;
+            }
+        }
+        assert_eq!(ids, order, "{word}");
+    }
+    assert_eq!((PastSort::of("colour"), PastSort::of("--took"), PastSort::of("-")), (None, None, None));
+}
+
+#[tokio::test]
 async fn a_search_finds_by_everything_and_goes_from_page_to_page() {
     let dir = TempDir::new().unwrap();
     let history = History::start(options(&dir));

@@ -48,6 +48,12 @@ pub(crate) struct Timeline {
     pub(crate) error_text: Option<String>,
     pub(crate) traceback: Option<String>,
     pub(crate) eta: Option<String>,
+    pub(crate) expires: Option<String>,
+    /// What it was sent with, where its sender tells.
+    pub(crate) exchange: Option<String>,
+    pub(crate) routing_key: Option<String>,
+    /// Logical clock of its last event.
+    pub(crate) clock: Option<i64>,
     pub(crate) root: Option<Relative>,
     pub(crate) parent: Option<Relative>,
     pub(crate) children: Vec<Relative>,
@@ -60,9 +66,9 @@ pub(crate) struct Timeline {
 /// Reads it.
 pub(super) fn read(conn: &Connection, id: &str) -> rusqlite::Result<Option<Timeline>> {
     let found = conn
-        .prepare_cached(&format!("SELECT {COLUMNS}, steps FROM tasks WHERE id = ?1"))?
-        .query_row([id], |row| Ok((find::read(row)?, row.get::<_, i64>(14)?)));
-    let Some((task, count)) = found.optional()? else { return Ok(None) };
+        .prepare_cached(&format!("SELECT {COLUMNS}, steps, clock FROM tasks WHERE id = ?1"))?
+        .query_row([id], |row| Ok((find::read(row)?, row.get::<_, i64>(14)?, row.get(15)?)));
+    let Some((task, count, clock)) = found.optional()? else { return Ok(None) };
     let mut timeline = Timeline {
         steps: steps(conn, task.n)?,
         steps_left_out: 0,
@@ -72,6 +78,10 @@ pub(super) fn read(conn: &Connection, id: &str) -> rusqlite::Result<Option<Timel
         error_text: None,
         traceback: None,
         eta: None,
+        expires: None,
+        exchange: None,
+        routing_key: None,
+        clock,
         root: None,
         parent: None,
         children: children(conn, id)?,
@@ -88,12 +98,15 @@ pub(super) fn read(conn: &Connection, id: &str) -> rusqlite::Result<Option<Timel
 }
 
 fn texts(conn: &Connection, timeline: &mut Timeline) -> rusqlite::Result<()> {
-    let mut read = conn.prepare_cached("SELECT args, kwargs, result, error, traceback, eta, root, parent FROM texts WHERE n = ?1")?;
+    let mut read = conn.prepare_cached(
+        "SELECT args, kwargs, result, error, traceback, eta, root, parent, expires, exchange, routing_key FROM texts WHERE n = ?1",
+    )?;
     let mut rows = read.query([timeline.task.n])?;
     let Some(row) = rows.next()? else { return Ok(()) };
     (timeline.args, timeline.kwargs, timeline.result) = (row.get(0)?, row.get(1)?, row.get(2)?);
     (timeline.error_text, timeline.traceback, timeline.eta) = (row.get(3)?, row.get(4)?, row.get(5)?);
     let (root, parent): (Option<String>, Option<String>) = (row.get(6)?, row.get(7)?);
+    (timeline.expires, timeline.exchange, timeline.routing_key) = (row.get(8)?, row.get(9)?, row.get(10)?);
     // The first of its tree is its own root.
     timeline.root = root.filter(|root| *root != timeline.task.id).map(|root| relative(conn, root)).transpose()?;
     timeline.parent = parent.map(|parent| relative(conn, parent)).transpose()?;

@@ -20,7 +20,7 @@ use crate::{
     deployment::Deployment,
     error::WebError,
     frame::{Frame, PageRequest, read_query},
-    history::{ChartSpan, History, PastPage, PastQuery, PastState, Timeline, TrafficPoint},
+    history::{ChartSpan, History, PastPage, PastQuery, PastSort, PastState, Timeline, TrafficPoint},
 };
 
 /// Most tasks of one page, and of one answer to a program.
@@ -49,6 +49,7 @@ pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes
             .query("id", "tasks of these ids, with blanks between them")
     };
     let list = filtered(Operation::get("/api/v1/history", "Tasks that are remembered, the latest first"))
+        .query("sort", "their order: took, heard, starts, …; -took is the longest first")
         .query("before", "tasks before this place, which the last answer named")
         .query("most", "how many are answered with, at most 1000 (100)")
         .answers("Past");
@@ -83,7 +84,7 @@ async fn export(State(deployment): State<Arc<Deployment>>, uri: Uri) -> Response
     let field = |name: &str| fields.iter().find(|(field, value)| field == name && !value.is_empty()).map(|(_, value)| value.clone());
     let begun = async {
         let history = history(&deployment)?.clone();
-        let query = PastQuery { leaves_counts: true, ..query(field, AT_ONCE)? };
+        let query = PastQuery { leaves_counts: true, sort: None, ..query(field, AT_ONCE)? };
         // What is refused is refused in words, before the first line.
         let first = history.find(query.clone()).await?;
         Ok((history, query, first))
@@ -153,6 +154,11 @@ fn query(get: impl Fn(&str) -> Option<String>, most: usize) -> Result<PastQuery,
     let seconds = |name: &str| get(name).map(|text| duration(&text).ok_or_else(|| wrong(name, &text))).transpose();
     let before =
         get("before").map(|text| text.parse().map_err(|_| WebError::unprocessable(format!("before {text}: no place in the history"))));
+    let sort = get("sort").map(|word| {
+        let known = || PastSort::words().collect::<Vec<_>>().join(", ");
+        PastSort::of(&word)
+            .ok_or_else(|| WebError::unprocessable(format!("sort {word}: write one of {}, or -took for the longest first", known())))
+    });
     Ok(PastQuery {
         states,
         ids: get("id").map(|ids| ids.split_whitespace().take(MOST_ASKED).map(str::to_owned).collect()).unwrap_or_default(),
@@ -162,6 +168,7 @@ fn query(get: impl Fn(&str) -> Option<String>, most: usize) -> Result<PastQuery,
         error: get("error"),
         since: seconds("since")?.map(|since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX)),
         took: seconds("took")?.map(|took| took.as_secs_f64()),
+        sort: sort.transpose()?,
         before: before.transpose()?,
         most,
         leaves_counts: false,
@@ -267,7 +274,7 @@ mod tests {
         let read = of(&[("state", "lost"), ("took", "2s"), ("since", "1h"), ("id", "a  b"), ("before", "12")]).unwrap();
         assert_eq!((read.states, read.took, read.since), (vec![PastState::Lost, PastState::Unheard], Some(2.0), Some(3_600)));
         assert_eq!((read.ids, read.before, read.most), (vec!["a".to_owned(), "b".to_owned()], Some(12), 7));
-        for (name, value) in [("state", "broken"), ("since", "2"), ("took", "fast"), ("before", "x")] {
+        for (name, value) in [("state", "broken"), ("since", "2"), ("took", "fast"), ("before", "x"), ("sort", "colour")] {
             assert!(of(&[(name, value)]).unwrap_err().message.contains(value), "{name}={value}");
         }
     }

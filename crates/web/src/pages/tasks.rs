@@ -159,6 +159,19 @@ const TABS: [Tab; 11] = [
     ("Queues and results", "", true),
 ];
 
+/// Columns of remembered tasks: label, order, and whether people want the largest first.
+const COLUMNS: [(&str, &str, bool); 9] = [
+    ("Task", "task", false),
+    ("Id", "id", false),
+    ("State", "state", false),
+    ("Queue", "queue", false),
+    ("Worker", "worker", false),
+    ("Heard", "heard", true),
+    ("Took", "took", true),
+    ("Starts", "starts", true),
+    ("Error", "error", false),
+];
+
 async fn list_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<Page, WebError> {
     let asks_broker = request.query("from") == Some("broker") || deployment.feed.history.is_none();
     let fields: std::collections::BTreeMap<&str, String> =
@@ -167,9 +180,10 @@ async fn list_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Re
     if !asks_broker {
         states = PastState::ALL.into_iter().map(|state| (state.word(), state.meaning())).collect();
     }
+    let sort = request.query("sort").unwrap_or_default().to_owned();
     let again: String =
         fields.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("&{name}={}", in_query(value))).collect();
-    let around = context! { fields, states, again, asks_broker, tabs => TABS, has_history => deployment.feed.history.is_some() };
+    let around = context! { fields, states, again, sort, columns => COLUMNS, asks_broker, tabs => TABS, has_history => deployment.feed.history.is_some() };
     // What was typed wrongly is said above the form that holds it.
     let list = if asks_broker {
         match found(deployment, request).await {
