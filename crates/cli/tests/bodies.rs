@@ -97,7 +97,7 @@ fn a_command_that_does_not_end_is_a_timeout_and_its_group_is_gone() {
     let began = Instant::now();
     let (code, results) = each(
         &place,
-        // Two of these keep both processors of a small machine busy: the good ones beside them need time, too.
+        // Two of these keep both processors of a small machine busy: the good ones need time, too.
         &["-t", "700ms", "--kill-after", "200ms", "--retries", "1", "--backoff", "fixed:10ms"],
         &[
             ("hangs", "sleep 100"),

@@ -24,8 +24,8 @@ pub(crate) struct PastQuery {
     pub(crate) took: Option<f64>,
     /// Their order; none: those first heard of last come first.
     pub(crate) sort: Option<PastSort>,
-    /// Where the page before ended: they were first heard of before this one; in an order of its own
-    /// so many come before it.
+    /// Where the page before ended: they were first heard of before this one; in another order, so
+    /// many come before it.
     pub(crate) before: Option<i64>,
     /// Most tasks of a page.
     pub(crate) most: usize,
