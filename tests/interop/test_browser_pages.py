@@ -242,6 +242,7 @@ def test_the_keyboard_reaches_everything_and_where_it_is_can_be_seen(stage, page
     assert unseen == {}
 
 
+@pytest.mark.limit(90)
 def test_the_focus_and_what_is_selected_stay_when_a_block_is_renewed(stage, page):
     page.open("/queues").sees("live", within="//*[@id='link']")
     page.script("""
@@ -270,7 +271,8 @@ def renewals(stage, page, times):
         stage.add.apply_async((1, 1), queue="idle")
         return page.script("return window.renewed") >= begun + times
 
-    assert eventually(renewed, 15, 0.3)
+    # Of many queues each is looked at in its turn, so that all together cost the broker little.
+    assert eventually(renewed, 45, 0.3)
 
 
 def test_everything_works_without_script(stage, page):
