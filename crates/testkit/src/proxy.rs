@@ -20,9 +20,9 @@ struct Faults {
     /// The next answer, on whatever connection, is thrown away, and so is all that follows it
     /// there; the connection stays.
     swallow: bool,
-    /// So many connections have been opened.
+    /// Number of connections that have been opened.
     opened: u64,
-    /// The answers of so many of them, the first ones, are thrown away.
+    /// Number of the first of them whose answers are thrown away.
     mute: u64,
     /// Nothing is carried in either direction, and nothing is cut.
     hold: bool,

@@ -135,7 +135,7 @@ pub(crate) fn free_port() -> u16 {
     port
 }
 
-/// Some that differ: one that is given back may come again at once.
+/// Returns ports that differ: one that is given back may come again at once.
 pub(crate) fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
     let listeners = [(); COUNT].map(|()| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port"));
     listeners.each_ref().map(|listener| listener.local_addr().expect("an address").port())

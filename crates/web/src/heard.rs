@@ -54,7 +54,7 @@ pub(crate) struct HeardEvent {
     /// Not to be started before (ISO 8601).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) eta: Option<String>,
-    /// Not to be started after (ISO 8601).
+    /// Time after which it is not started (ISO 8601).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) expires: Option<String>,
     /// Exchange that it was sent to.

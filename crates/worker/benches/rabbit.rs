@@ -254,7 +254,7 @@ async fn asking(server: &RabbitServer, rows: &mut Rows) {
     rows.entry("3 ask and wait: bare, ms").or_default().push(times[times.len() / 2]);
 }
 
-/// Sleeps by tokio's timer, whose 50 ms take 51, and on threads, where they take 50.
+/// Measures sleeps by tokio's timer, and sleeps on threads.
 async fn sleeping(server: &RabbitServer, rows: &mut Rows) {
     for (name, task) in [
         ("4 2000 sleeps of 50 ms at 100: part of the ideal", "bench.wait"),

@@ -49,7 +49,7 @@ pub(crate) struct Timeline {
     pub(crate) traceback: Option<String>,
     pub(crate) eta: Option<String>,
     pub(crate) expires: Option<String>,
-    /// What it was sent with, where its sender tells.
+    /// Exchange and routing key that it was sent with, where its sender tells.
     pub(crate) exchange: Option<String>,
     pub(crate) routing_key: Option<String>,
     /// Logical clock of its last event.

@@ -72,9 +72,12 @@ async fn a_server_that_cannot_save_fails_nobody_and_is_waited_for() {
     let taken = PathBuf::from(answer.trim_end().lines().last().unwrap()).join("taken");
     let begin = || {
         std::fs::create_dir(&taken).unwrap();
-        // Nobody gets on before it is known that it cannot.
+        // Holds all writers up until the server knows that it cannot save.
         commands(port, &["CLIENT PAUSE 30000 WRITE", "BGSAVE"]);
-        while !commands(port, &["INFO persistence"]).contains("rdb_last_bgsave_status:err") {}
+        let until = std::time::Instant::now() + SOON;
+        while !commands(port, &["INFO persistence"]).contains("rdb_last_bgsave_status:err") {
+            assert!(std::time::Instant::now() < until, "it saves where it cannot");
+        }
         commands(port, &["CLIENT UNPAUSE"]);
     };
     let end = || {

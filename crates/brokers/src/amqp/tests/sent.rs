@@ -78,7 +78,7 @@ async fn results_that_are_sent_while_the_connection_is_away_arrive() {
     for id in &ids {
         if id.ends_with('5') {
             // None is listed while the one before is still being replaced.
-            while node.close_connections(vhost) == 0 {}
+            assert!((0..100).any(|_| node.close_connections(vhost) > 0));
         }
         // Whether it was sent is unknown when the connection went meanwhile: it is sent again.
         while worker.results.store(&[state(id, "SUCCESS", Some(&reply_to))]).await.is_err() {}
