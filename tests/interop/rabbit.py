@@ -134,9 +134,11 @@ class RabbitServer:
 
     def queues(self, vhost):
         """Of each queue: how many messages wait, how many were delivered and are not acknowledged, and its consumers."""
-        told = self.eval(f"""iolist_to_binary([begin
+        # One that is deleted meanwhile does not answer.
+        told = self.eval(f"""iolist_to_binary([try
             I = rabbit_amqqueue:info(Q, [messages_ready, messages_unacknowledged, consumers]), N = element(4, amqqueue:get_name(Q)),
-            [N, [[9, integer_to_binary(V)] || {{_, V}} <- I], 10] end || Q <- rabbit_amqqueue:list(<<"{vhost}">>)]).""")
+            [N, [[9, integer_to_binary(V)] || {{_, V}} <- I], 10]
+            catch exit:_ -> [] end || Q <- rabbit_amqqueue:list(<<"{vhost}">>)]).""")
         lines = told.removeprefix('<<"').removesuffix('">>').replace("\\t", "\t").replace("\\n", "\n").splitlines()
         rows = [line.split("\t") for line in lines if "\t" in line]
         return {row[0]: tuple(map(int, row[1:])) for row in rows}

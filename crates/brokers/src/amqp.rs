@@ -158,7 +158,7 @@ impl AmqpBroker {
     async fn waiting(&self, queue: &str) -> Result<Option<u64>, BrokerError> {
         let (open, channel) = self.link.channel(Wait::Patience).await?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        match channel.queue_declare(queue.into(), options, FieldTable::default()).await {
+        match open.answer_of_queue(channel.queue_declare(queue.into(), options, FieldTable::default())).await {
             Ok(queue) => {
                 let _ = channel.close(200, "".into()).await;
                 Ok(Some(queue.message_count().into()))
@@ -276,7 +276,7 @@ impl Broker for AmqpBroker {
         Box::pin(async move {
             check(&self.link.place(), queue)?;
             let (open, channel) = self.link.channel(Wait::Patience).await?;
-            match channel.queue_purge(queue.into(), QueuePurgeOptions::default()).await {
+            match open.answer_of_queue(channel.queue_purge(queue.into(), QueuePurgeOptions::default())).await {
                 Ok(count) => {
                     let _ = channel.close(200, "".into()).await;
                     Ok(count.into())

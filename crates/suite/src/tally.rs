@@ -30,23 +30,27 @@ struct LeftOut {
 impl Tally {
     /// Adds what one test program printed.
     pub(crate) fn add_output(&mut self, program: &str, output: &str, succeeded: bool) {
-        let mut failed = Vec::new();
+        let (mut failed, mut long) = (Vec::new(), BTreeSet::new());
         for line in output.lines() {
             if let Some(counts) = line.strip_prefix("test result: ") {
                 self.passed += count(counts, "passed");
                 self.failed += count(counts, "failed");
             } else if let Some((name, end)) = line.strip_prefix("test ").and_then(|test| test.rsplit_once(" ... ")) {
+                long.remove(name);
                 if end == "FAILED" {
                     failed.push(name.to_owned());
                 } else if let Some(reason) = end.strip_prefix("ignored") {
                     let reason = reason.trim_start_matches(", ");
                     self.ignored.entry(reason.to_owned()).or_default().push(name.to_owned());
                 }
+            } else if let Some((name, _)) = line.strip_prefix("test ").and_then(|test| test.split_once(" has been running for over ")) {
+                long.insert(name);
             } else if line.starts_with("interop: ") {
                 self.said.push(line.to_owned());
             }
         }
         if !succeeded {
+            failed.extend(long.into_iter().map(|name| format!("{name} (it did not end)")));
             self.broken.push((program.to_owned(), failed));
         }
     }
@@ -136,13 +140,17 @@ mod tests {
         let mut tally = Tally::default();
         tally.add_output("core", OUTPUT, false);
         tally.add_output("run", "test x ... ok\ntest result: ok. 7 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out\n", true);
+        let long = "test a has been running for over 60 seconds\n";
         tally.add_output("killed", "running 1 test\n", false);
+        tally.add_output("hung", &format!("{long}test b has been running for over 60 seconds\ntest b ... ok\n"), false);
+        tally.add_output("slow", long, true);
         tally.add_left_out("brokers", &"1\tredis-server is missing\tredis::a\n1\tredis-server is missing\tredis::b\n".repeat(3));
         tally.add_left_out("interop", "12\tlong: LONGSHORE_INTEROP_LONG=1\t\n");
         let lines = tally.closing(Duration::from_millis(1500));
         let expected = [
             "FAILED core: two - should panic",
             "FAILED killed: it ended badly",
+            "FAILED hung: a (it did not end)",
             "interop: 5 passed in 1.00s",
             "ignored: 1: four",
             "ignored (measures): 1: three",

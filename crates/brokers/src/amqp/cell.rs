@@ -53,7 +53,7 @@ impl Seat {
     }
 
     pub(super) async fn channel(&self) -> Result<Channel, BrokerError> {
-        self.open.connection.create_channel().await.map_err(|error| self.away(&error))
+        self.open.channel().await.map_err(|error| self.away(&error))
     }
 
     /// Sends to queues of ours; what is sent is confirmed.
@@ -71,7 +71,8 @@ impl Seat {
                 Err(Undeclared::Away(why) | Undeclared::Later(why)) => return Err(transient(&self.open.place, &why)),
             }
             let channel = self.channel().await?;
-            match channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default()).await {
+            let asked = channel.basic_consume(queue.into(), "".into(), BasicConsumeOptions::default(), FieldTable::default());
+            match self.open.answer_of_queue(asked).await {
                 Ok(consumer) => return Ok((channel, consumer)),
                 Err(error) if is_not_found(&error) => self.declarer.forget(queue),
                 Err(error) if is_denied(&error) => return Err(refused(&self.open.place, &advised(&error, "read"))),
@@ -97,7 +98,7 @@ impl Seat {
 
     /// Waits until all is here that the server had sent on a channel by now.
     pub(super) async fn catch_up(&self, channel: &Channel) -> Result<(), BrokerError> {
-        channel.basic_qos(0, BasicQosOptions::default()).await.map_err(|error| self.away(&error))
+        self.open.answer(channel.basic_qos(0, BasicQosOptions::default())).await.map_err(|error| self.away(&error))
     }
 }
 

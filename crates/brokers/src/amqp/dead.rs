@@ -95,9 +95,9 @@ pub(super) fn arguments() -> FieldTable {
 pub(super) async fn count(open: &Open, queue: &str) -> Result<u64, BrokerError> {
     let mut sum = 0;
     for queue in queues_of(queue) {
-        let channel = open.connection.create_channel().await.map_err(|error| transient(&open.place, &words(&error)))?;
+        let channel = open.channel().await.map_err(|error| transient(&open.place, &words(&error)))?;
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-        match channel.queue_declare((*queue).into(), options, FieldTable::default()).await {
+        match open.answer_of_queue(channel.queue_declare((*queue).into(), options, FieldTable::default())).await {
             Ok(queue) => {
                 sum += u64::from(queue.message_count());
                 let _ = channel.close(200, "".into()).await;
@@ -126,7 +126,7 @@ pub(super) async fn list(link: &Link, queue: &str) -> Result<Vec<DeadLetter>, Br
 }
 
 async fn get(open: &Open, channel: &Channel, queue: &str) -> Result<Option<BasicGetMessage>, BrokerError> {
-    match channel.basic_get(queue.into(), BasicGetOptions::default()).await {
+    match open.answer_of_queue(channel.basic_get(queue.into(), BasicGetOptions::default())).await {
         Ok(message) => Ok(message),
         Err(error) if is_not_found(&error) => Ok(None),
         Err(error) => Err(transient(&open.place, &words(&error))),

@@ -119,12 +119,12 @@ impl Declarer {
         let mut found = Vec::new();
         for _ in 0..MOST_SURPRISES {
             let channel = channel(open).await?;
-            match channel.queue_declare((**queue).into(), asked.options, asked.arguments.clone()).await {
+            match open.answer_of_queue(channel.queue_declare((**queue).into(), asked.options, asked.arguments.clone())).await {
                 Ok(_) => {
                     if own::is_own(queue) {
                         // Nothing of Celery's.
                     } else if found.is_empty() {
-                        bind(&channel, queue).await;
+                        bind(open, &channel, queue).await;
                     } else {
                         let text =
                             format!("rabbitmq at {}: queue {queue} is there already with {}; taken as it is", open.place, found.join(", "));
@@ -186,14 +186,14 @@ fn text(text: &str) -> AMQPValue {
 }
 
 async fn channel(open: &Open) -> Result<Channel, Undeclared> {
-    open.connection.create_channel().await.map_err(|error| Undeclared::Away(words(&error)))
+    open.channel().await.map_err(|error| Undeclared::Away(words(&error)))
 }
 
 /// Looks whether a queue is there. Where it is not, it was not made for this reason.
 async fn look(open: &Open, queue: &Arc<str>, not_made: &str) -> Result<Giving, Undeclared> {
     let channel = channel(open).await?;
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    match channel.queue_declare((**queue).into(), options, FieldTable::default()).await {
+    match open.answer_of_queue(channel.queue_declare((**queue).into(), options, FieldTable::default())).await {
         Ok(_) => {
             let _ = channel.close(200, "".into()).await;
             Ok(Giving::Fixed)
@@ -223,10 +223,12 @@ fn is_down(text: &str) -> bool {
 
 /// Makes the exchange that Celery makes beside a queue, and binds it. Nothing of ours needs it:
 /// where we may not, or where it is of another type, it is left as it is.
-async fn bind(channel: &Channel, queue: &str) {
+async fn bind(open: &Open, channel: &Channel, queue: &str) {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    if channel.exchange_declare(queue.into(), ExchangeKind::Direct, options, FieldTable::default()).await.is_ok() {
-        let _ = channel.queue_bind(queue.into(), queue.into(), queue.into(), QueueBindOptions::default(), FieldTable::default()).await;
+    let made = channel.exchange_declare(queue.into(), ExchangeKind::Direct, options, FieldTable::default());
+    if open.answer_of_queue(made).await.is_ok() {
+        let bound = channel.queue_bind(queue.into(), queue.into(), queue.into(), QueueBindOptions::default(), FieldTable::default());
+        let _ = open.answer_of_queue(bound).await;
     }
 }
 

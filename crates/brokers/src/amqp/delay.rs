@@ -101,10 +101,10 @@ impl Delays {
             Some(Binding::Never) => return Ok(false),
             Some(Binding::Lost) | None => {}
         }
-        let channel = open.connection.create_channel().await?;
+        let channel = open.channel().await?;
         let (name, pattern) = ((**queue).into(), format!("#.{queue}").into());
-        let bound = channel.queue_bind(name, DELIVERY.into(), pattern, QueueBindOptions::default(), FieldTable::default()).await;
-        match bound {
+        let bound = channel.queue_bind(name, DELIVERY.into(), pattern, QueueBindOptions::default(), FieldTable::default());
+        match open.answer_of_queue(bound).await {
             Ok(()) => {
                 let _ = channel.close(200, "".into()).await;
                 locked(&self.queues).insert(queue.clone(), Binding::Bound);
@@ -167,29 +167,29 @@ impl Delays {
 
 /// Makes all levels, the last one first, so that what enters finds its way.
 async fn make(open: &Open) -> Result<(), lapin::Error> {
-    let mut channel = open.connection.create_channel().await?;
-    exchange(&channel, DELIVERY).await?;
+    let mut channel = open.channel().await?;
+    exchange(open, &channel, DELIVERY).await?;
     for number in 0..LEVELS {
         let name = level(number);
         let next = if number == 0 { DELIVERY.to_owned() } else { level(number - 1) };
-        exchange(&channel, &name).await?;
+        exchange(open, &channel, &name).await?;
         channel = queue(open, channel, &name, number, &next).await?;
         let bits = "*.".repeat(LEVELS - 1 - number);
         let waits = format!("{bits}1.#");
-        channel
-            .queue_bind(name.as_str().into(), name.as_str().into(), waits.into(), QueueBindOptions::default(), FieldTable::default())
-            .await?;
+        let bound =
+            channel.queue_bind(name.as_str().into(), name.as_str().into(), waits.into(), QueueBindOptions::default(), FieldTable::default());
+        open.answer_of_queue(bound).await?;
         let passes = format!("{bits}0.#");
         let options = ExchangeBindOptions::default();
-        channel.exchange_bind(next.into(), name.into(), passes.into(), options, FieldTable::default()).await?;
+        open.answer_of_queue(channel.exchange_bind(next.into(), name.into(), passes.into(), options, FieldTable::default())).await?;
     }
     let _ = channel.close(200, "".into()).await;
     Ok(())
 }
 
-async fn exchange(channel: &Channel, name: &str) -> Result<(), lapin::Error> {
+async fn exchange(open: &Open, channel: &Channel, name: &str) -> Result<(), lapin::Error> {
     let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
-    channel.exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default()).await
+    open.answer_of_queue(channel.exchange_declare(name.into(), ExchangeKind::Topic, options, FieldTable::default())).await
 }
 
 /// Makes the queue of a level as Celery does. One that is there and differs (classic, as some
@@ -203,12 +203,12 @@ async fn queue(open: &Open, channel: Channel, name: &str, number: usize, next: &
     arguments.insert("x-dead-letter-exchange".into(), text(next));
     arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    match channel.queue_declare(name.into(), options, arguments).await {
+    match open.answer_of_queue(channel.queue_declare(name.into(), options, arguments)).await {
         Ok(_) => Ok(channel),
         Err(error) if is_precondition(&error) => {
-            let channel = open.connection.create_channel().await?;
+            let channel = open.channel().await?;
             let options = QueueDeclareOptions { passive: true, ..options };
-            channel.queue_declare(name.into(), options, FieldTable::default()).await?;
+            open.answer_of_queue(channel.queue_declare(name.into(), options, FieldTable::default())).await?;
             Ok(channel)
         }
         Err(error) => Err(error),

@@ -302,9 +302,9 @@ impl Feed<'_> {
     }
 
     async fn begin(&self, window: u16, stopped: mpsc::UnboundedSender<Stopped>) -> Result<Serving, Lost> {
-        let channel = self.open.connection.create_channel().await.map_err(|error| Lost::Away(words(&error)))?;
+        let channel = self.open.channel().await.map_err(|error| Lost::Away(words(&error)))?;
         let asked = lease::clock();
-        channel.basic_qos(window, self.qos()).await.map_err(|error| Lost::Away(words(&error)))?;
+        self.open.answer(channel.basic_qos(window, self.qos())).await.map_err(|error| Lost::Away(words(&error)))?;
         self.shared.lease.renewed(asked, lease::clock());
         let session = self.shared.state().next_session();
         // Whoever drops the consumer drops its connection.
@@ -325,7 +325,7 @@ impl Feed<'_> {
     }
 
     async fn set_window(&self, serving: &mut Serving, window: u16) -> Result<(), Lost> {
-        serving.channel.basic_qos(window, self.qos()).await.map_err(|error| Lost::Away(words(&error)))?;
+        self.open.answer(serving.channel.basic_qos(window, self.qos())).await.map_err(|error| Lost::Away(words(&error)))?;
         serving.window = window;
         if let Some(session) = &mut self.shared.state().sessions[self.giving as usize] {
             session.window = window;
@@ -355,8 +355,8 @@ impl Feed<'_> {
         if is_to_wait(self.kept_out, queue) {
             return Ok(false);
         }
-        let channel = self.open.connection.create_channel().await.map_err(|error| Lost::Away(words(&error)))?;
-        let _ = channel.basic_qos(1, BasicQosOptions::default()).await;
+        let channel = self.open.channel().await.map_err(|error| Lost::Away(words(&error)))?;
+        let _ = self.open.answer(channel.basic_qos(1, BasicQosOptions::default())).await;
         let asked = self.ask(&channel, queue, "").await;
         if channel.status().connected() {
             let _ = timeout(LOOK, channel.close(200, "".into())).await;
@@ -413,8 +413,8 @@ impl Feed<'_> {
 
     async fn cancel(&self, serving: &mut Serving, queue: &Arc<str>) -> Result<(), Lost> {
         let Some(tag) = serving.consuming.remove(queue) else { return Ok(()) };
-        let canceled = serving.channel.basic_cancel(tag.as_str().into(), BasicCancelOptions::default()).await;
-        canceled.map_err(|error| Lost::Away(words(&error)))?;
+        let canceled = serving.channel.basic_cancel(tag.as_str().into(), BasicCancelOptions::default());
+        self.open.answer_of_queue(canceled).await.map_err(|error| Lost::Away(words(&error)))?;
         // Everything that it was sent came before that answer.
         serving.inbox.remove(&tag);
         Ok(())

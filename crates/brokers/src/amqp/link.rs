@@ -4,6 +4,7 @@
 
 use std::{
     io,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -27,12 +28,17 @@ use super::{
 };
 use crate::{
     error::BrokerError,
-    news::{Ability, Happened, Notice},
+    news::{Ability, Happened, News, Notice},
     tls,
 };
 
 /// Longest time that a server has to shake hands.
 const HANDSHAKE: Duration = Duration::from_secs(10);
+/// Time between two looks at what is not answered.
+const LOOK: Duration = Duration::from_millis(250);
+/// Patiences within which a server that lives answers what it is asked: it may be busy.
+const PATIENCES: u32 = 6;
+const UNANSWERED: &str = "it does not answer what it is asked";
 
 /// Patience of a caller with a server that is away.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -72,12 +78,62 @@ pub(super) struct Open {
     pub(super) place: String,
     /// `RabbitMQ 3.10.8`, as far as the server said.
     pub(super) version: String,
+    /// The server takes nothing from us for now.
+    blocked: Arc<AtomicBool>,
+    /// Longest time that it has for an answer.
+    most: Duration,
+    /// It lives, and does not answer: it is not used any more.
+    stuck: AtomicBool,
+    notice: Notice,
+}
+
+/// Waits for what a server has to say, so long at most; time in which it has said that it takes
+/// nothing does not count. `None`: it says nothing.
+pub(super) async fn within<T>(most: Duration, blocked: &AtomicBool, said: impl Future<Output = T>) -> Option<T> {
+    let mut said = pin!(said);
+    let mut silent = Duration::ZERO;
+    while silent < most {
+        match timeout(LOOK, said.as_mut()).await {
+            Ok(said) => return Some(said),
+            Err(_) if blocked.load(Ordering::Relaxed) => silent = Duration::ZERO,
+            Err(_) => silent += LOOK,
+        }
+    }
+    None
 }
 
 impl Open {
     /// Returns whether it can be used, as far as is known here.
     pub(super) fn is_up(&self) -> bool {
-        self.connection.status().connected()
+        self.connection.status().connected() && !self.stuck.load(Ordering::Acquire)
+    }
+
+    /// Waits for the answer to what any server answers. One that does not has lost it, whatever
+    /// else it does: the connection is given up, and the next one is another.
+    pub(super) async fn answer<T>(&self, asked: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
+        match within(self.most, &self.blocked, asked).await {
+            Some(answered) => answered,
+            None => {
+                let error = unanswered();
+                if !self.stuck.swap(true, Ordering::AcqRel) {
+                    self.direct.end(&error);
+                    let text = format!("rabbitmq at {}: {UNANSWERED}, for {:.0} s; another connection is made", self.place, self.most.as_secs_f64());
+                    (self.notice)(&News::remark(text));
+                }
+                Err(error)
+            }
+        }
+    }
+
+    /// Waits for the answer of a queue or an exchange. One that does not answer harms no other:
+    /// the connection is kept.
+    pub(super) async fn answer_of_queue<T>(&self, asked: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
+        within(self.most, &self.blocked, asked).await.unwrap_or_else(|| Err(unanswered()))
+    }
+
+    /// Makes a channel.
+    pub(super) async fn channel(&self) -> lapin::Result<Channel> {
+        self.answer(self.connection.create_channel()).await
     }
 
     /// Returns the largest frame that may be sent.
@@ -164,8 +220,13 @@ impl Link {
     }
 
     /// Returns whether the server has said that it takes nothing for now.
-    pub(super) fn is_blocked(&self) -> bool {
+    fn is_blocked(&self) -> bool {
         self.blocked.load(Ordering::Relaxed)
+    }
+
+    /// Waits for what a server has to say of what it was sent, as [`within`].
+    pub(super) async fn said<T>(&self, most: Duration, said: impl Future<Output = T>) -> Option<T> {
+        within(most, &self.blocked, said).await
     }
 
     /// Says why it is away, or takes nothing, if it does.
@@ -227,7 +288,7 @@ impl Link {
         let mut attempt = 0;
         loop {
             let open = self.open(wait).await?;
-            match open.connection.create_channel().await {
+            match open.channel().await {
                 Ok(channel) => return Ok((open, channel)),
                 // Too many channels, or the connection went just now.
                 Err(error) if wait == Wait::Patience && attempt >= 3 => return Err(transient(&open.place, &words(&error))),
@@ -244,7 +305,7 @@ impl Link {
     pub(super) async fn ping(&self) -> Result<(String, Duration), BrokerError> {
         let open = self.open(Wait::Patience).await?;
         let begun = Instant::now();
-        let channel = open.connection.create_channel().await.map_err(|error| transient(&open.place, &words(&error)))?;
+        let channel = open.channel().await.map_err(|error| transient(&open.place, &words(&error)))?;
         let took = begun.elapsed();
         let _ = channel.close(200, "".into()).await;
         Ok((open.version.to_lowercase(), took))
@@ -335,7 +396,16 @@ impl Link {
         })?;
         self.listen(&connection, direct.clone(), server.to_string());
         let version = locked(&version).clone();
-        Ok(Open { connection, direct, place: server.to_string(), version })
+        Ok(Open {
+            connection,
+            direct,
+            place: server.to_string(),
+            version,
+            blocked: self.blocked.clone(),
+            most: self.config.patience.saturating_mul(PATIENCES),
+            stuck: AtomicBool::new(false),
+            notice: self.notice.clone(),
+        })
     }
 
     /// Says why a server did not take us, which may have said something before.
@@ -382,6 +452,10 @@ impl Link {
             }
         });
     }
+}
+
+fn unanswered() -> lapin::Error {
+    io::Error::new(io::ErrorKind::TimedOut, UNANSWERED).into()
 }
 
 #[cfg(test)]

@@ -1,7 +1,6 @@
 //! Sending, with the server's confirmation of each message.
 
 use std::{
-    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -28,8 +27,8 @@ const LARGEST: usize = 128 << 20;
 /// Bytes of a body from which on a message goes alone.
 const LARGE: usize = 128 << 10;
 
-/// Time between two looks at what is not confirmed, and the time that is given for each message.
-const LOOK: Duration = Duration::from_millis(250);
+/// Time that a channel has to close, and the time that is given for each message.
+const CLOSE: Duration = Duration::from_millis(250);
 const MESSAGE: Duration = Duration::from_millis(2);
 /// Longest time without a word of the server's before something is sent once more that has to be.
 const SILENT: Duration = Duration::from_secs(30);
@@ -182,7 +181,10 @@ impl Publisher {
                         trouble = Some(why);
                         again.push(at);
                     }
-                    _ => again.push(at),
+                    _ => {
+                        trouble.get_or_insert_with(|| format!("it takes nothing of what is sent to {}", batch[at].key));
+                        again.push(at);
+                    }
                 }
             }
             let in_trouble = !again.is_empty();
@@ -229,17 +231,7 @@ impl Publisher {
     async fn confirmed<T>(&self, sends: impl Future<Output = T>, count: usize, wait: Wait) -> Option<T> {
         let patience = if wait == Wait::Patience { self.link.config().patience } else { SILENT };
         let most = patience + MESSAGE * u32::try_from(count).unwrap_or(u32::MAX);
-        let mut sends = pin!(sends);
-        let mut silent = Duration::ZERO;
-        while silent < most {
-            match timeout(LOOK, sends.as_mut()).await {
-                Ok(sent) => return Some(sent),
-                // It has said so, and is waited for.
-                Err(_) if self.link.is_blocked() => silent = Duration::ZERO,
-                Err(_) => silent += LOOK,
-            }
-        }
-        None
+        self.link.said(most, sends).await
     }
 
     /// Sends nothing more on a channel.
@@ -379,7 +371,7 @@ impl Publisher {
         let mut attempt = 0;
         loop {
             let (open, channel) = self.link.channel(wait).await?;
-            match channel.confirm_select(ConfirmSelectOptions::default()).await {
+            match open.answer(channel.confirm_select(ConfirmSelectOptions::default())).await {
                 Ok(()) => {
                     let direct = open.direct.publishes(channel.id(), open.frame_max());
                     return Ok(Outlet { direct, open, channel });
@@ -404,7 +396,7 @@ impl Publisher {
         let sent = self.confirmed(batch.sent(), 1, wait).await;
         let Outlet { direct, open, channel } = outlet;
         drop(direct);
-        let _ = timeout(LOOK, channel.close(200, "".into())).await;
+        let _ = timeout(CLOSE, channel.close(200, "".into())).await;
         sent.and_then(|mut sent| sent.pop()).ok_or_else(|| transient(&open.place, UNCONFIRMED))
     }
 }

@@ -43,7 +43,8 @@ impl Exchange {
     pub(super) async fn ensure(&self, link: &Link, wait: Wait) -> Result<(), BrokerError> {
         let (open, channel) = link.channel(wait).await?;
         let options = ExchangeDeclareOptions { durable: self.durable, ..ExchangeDeclareOptions::default() };
-        match channel.exchange_declare((*self.name).into(), self.kind.clone(), options, FieldTable::default()).await {
+        let made = channel.exchange_declare((*self.name).into(), self.kind.clone(), options, FieldTable::default());
+        match open.answer_of_queue(made).await {
             Ok(()) => {
                 let _ = channel.close(200, "".into()).await;
                 Ok(())
@@ -79,7 +80,7 @@ impl OwnQueue {
             exchange.ensure(link, wait).await?;
         }
         let (open, channel) = link.channel(wait).await?;
-        match self.begin(&channel).await {
+        match open.answer_of_queue(self.begin(&channel)).await {
             Ok(consumer) => Ok((channel, consumer)),
             Err(error) if consequence(&error) == Consequence::Connection => Err(transient(&open.place, &words(&error))),
             Err(error) => Err(refused(&open.place, &format!("queue {}: {}", self.name, advised(&error, "use")))),

@@ -6,6 +6,7 @@ mod refusals;
 mod scheduled;
 mod sent;
 mod silent;
+mod unanswered;
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -28,7 +28,7 @@ use crate::{
 /// Longest time that something takes that comes.
 const SOON: Duration = Duration::from_secs(40);
 
-type Said = Arc<Mutex<Vec<String>>>;
+pub(super) type Said = Arc<Mutex<Vec<String>>>;
 
 /// Makes a user with these permissions in a virtual host (to configure, write, read), and returns
 /// the URL with which it comes.
@@ -55,7 +55,7 @@ fn declare(url: &str, queue: &str, durable: bool, auto_delete: bool, arguments: 
     ));
 }
 
-fn connect(url: &str) -> (Connected, Said) {
+pub(super) fn connect(url: &str) -> (Connected, Said) {
     let said = Said::default();
     let heard = said.clone();
     let notice = move |news: &News| heard.lock().unwrap().push(news.to_string());
@@ -80,7 +80,7 @@ fn ack(claimed: &Claimed) -> Finish {
     Finish { receipt: claimed.receipt, publish: Vec::new(), results: Vec::new(), part: None, end: End::Ack }
 }
 
-async fn said(said: &Said, what: &[&str]) {
+pub(super) async fn said(said: &Said, what: &[&str]) {
     let has = || said.lock().unwrap().iter().any(|text| what.iter().all(|what| text.contains(what)));
     let end = std::time::Instant::now() + SOON;
     while !has() {
