@@ -46,6 +46,7 @@ mod owners;
 mod queues;
 mod results;
 mod runs;
+mod save;
 mod schedules;
 mod sends;
 mod shared;

@@ -225,6 +225,23 @@ impl OverviewReader {
         Self { spare: Some(spare), ..self }
     }
 
+    /// Looks at the queues alone, for whoever wants to see something before workers have replied:
+    /// nobody knows then what runs and who serves. `None`: the broker names no queue.
+    ///
+    /// # Errors
+    /// The broker cannot be reached, or refuses.
+    ///
+    /// # Cancel safety
+    /// Cancel safe: nothing is changed.
+    pub async fn look_at_queues(&self) -> Result<Option<Overview>, OpsError> {
+        let broker = self.client.broker();
+        let states = broker.queues(&[]).await?;
+        let mut queues: Vec<QueueInfo> = states.into_iter().map(|state| QueueInfo::of(state, Flow::default(), Duration::ZERO)).collect();
+        queues.sort_by(|a, b| a.name.cmp(&b.name));
+        let overview = Overview { broker: mask(broker.url()), queues, ..Overview::default() };
+        Ok(Some(overview).filter(|overview| !overview.queues.is_empty()))
+    }
+
     /// Looks at everything. The first look knows no traffic; another one waits until a second has
     /// passed since the one before.
     ///

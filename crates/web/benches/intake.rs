@@ -1,6 +1,6 @@
 //! The intake beside bare axum handlers that do one confirmed LPUSH, or (SQLite) one insert that is
 //! committed together with those that came meanwhile: `cargo bench -p longshore-web --bench intake
-//! [-- ROUNDS]`. Needs wrk and redis-server.
+//! [-- ROUNDS] [Redis|SQLite]`. Needs wrk and redis-server.
 //!
 //! One bare handler sends the body as it came, which no worker can run; the other reads it and
 //! writes a message of Celery's by `format!`, which is the same work without any check. All servers
@@ -35,6 +35,7 @@ use tokio::{
     sync::{mpsc, oneshot},
 };
 
+const STORES: [&str; 2] = ["Redis", "SQLite"];
 const SERVES: &str = "LONGSHORE_BENCH_INTAKE";
 const PATH: &str = "/api/v1/tasks/shop.price";
 const BODY: &str = r#"{"args":[1,"two"],"kwargs":{"three":3}}"#;
@@ -49,9 +50,10 @@ fn main() {
         return;
     }
     let rounds = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(3);
+    let only = std::env::args().find(|word| STORES.contains(&&**word));
     let redis = Redis::start(&[]).unwrap();
     println!("load of the machine before: {}", std::fs::read_to_string("/proc/loadavg").unwrap_or_default().trim());
-    for store in ["Redis", "SQLite"] {
+    for store in STORES.into_iter().filter(|store| only.as_deref().is_none_or(|only| only == *store)) {
         let directory = tempfile::tempdir().unwrap();
         let file = |round: usize, who: &str| format!("sqlite:{}/{who}{round}.db", directory.path().display());
         let broker = |round: usize, who: &str| if store == "Redis" { redis.url() } else { file(round, who) };

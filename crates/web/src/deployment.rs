@@ -97,8 +97,17 @@ impl Wanted {
 #[derive(Clone, Debug, Default)]
 struct Look {
     overview: Option<(Arc<Overview>, Instant)>,
+    /// Queues alone, at the very start: workers have not replied yet.
+    queues: Option<Arc<Overview>>,
     /// Reason that there is nothing newer.
     trouble: Option<(String, Instant)>,
+}
+
+/// Overview of a deployment.
+pub(crate) struct Glance {
+    pub(crate) overview: Arc<Overview>,
+    /// It is of the queues alone: workers have not replied yet.
+    pub(crate) begins: bool,
 }
 
 /// Sight of the shared limits.
@@ -178,19 +187,33 @@ impl Deployment {
     /// # Errors
     /// The broker cannot be reached, or refuses, and there is nothing new to be shown.
     pub(crate) async fn look(&self) -> Result<Arc<Overview>, WebError> {
+        Ok(self.seen(false).await?.overview)
+    }
+
+    /// Returns the same. At the very start, the queues alone: nobody waits for workers then.
+    ///
+    /// # Errors
+    /// As [`look`](Self::look).
+    pub(crate) async fn glance(&self) -> Result<Glance, WebError> {
+        self.seen(true).await
+    }
+
+    async fn seen(&self, queues_do: bool) -> Result<Glance, WebError> {
         let now = Instant::now();
         let times = self.wanted.set(|times| times.asked = now);
         let mut looked = self.looked.clone();
         let is_fresh = |at: Instant| at >= times.not_before && at + OLD > now;
         let fresh = |look: &Look| {
-            look.overview.as_ref().is_some_and(|(_, at)| is_fresh(*at)) || look.trouble.as_ref().is_some_and(|(_, at)| is_fresh(*at))
+            let begins = queues_do && look.queues.is_some();
+            begins || look.overview.as_ref().is_some_and(|(_, at)| is_fresh(*at)) || look.trouble.as_ref().is_some_and(|(_, at)| is_fresh(*at))
         };
         let unavailable = |why: String| Err(WebError::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(EVERY));
         match timeout(PATIENCE, looked.wait_for(fresh)).await {
-            Ok(Ok(look)) => match (&look.overview, &look.trouble) {
-                (_, Some((trouble, _))) => unavailable(trouble.clone()),
-                (Some((overview, _)), None) => Ok(overview.clone()),
-                (None, None) => unavailable("nothing is known yet".to_owned()),
+            Ok(Ok(look)) => match (&look.overview, &look.trouble, &look.queues) {
+                (_, Some((trouble, _)), _) => unavailable(trouble.clone()),
+                (Some((overview, _)), None, _) => Ok(Glance { overview: overview.clone(), begins: false }),
+                (None, None, Some(queues)) => Ok(Glance { overview: queues.clone(), begins: true }),
+                (None, None, None) => unavailable("nothing is known yet".to_owned()),
             },
             Ok(Err(_)) => unavailable("this server is stopping".to_owned()),
             Err(_) => unavailable(format!("the broker has not answered within {PATIENCE:?}")),
@@ -202,6 +225,9 @@ async fn read(mut reader: OverviewReader, tell: watch::Sender<Look>, wanted: Arc
     let mut renewed = wanted.times().not_before;
     let mut next = Instant::now();
     let mut remember_at = next;
+    if let Ok(Some(queues)) = reader.look_at_queues().await {
+        tell.send_replace(Look { queues: Some(Arc::new(queues)), ..Look::default() });
+    }
     loop {
         let times = wanted.times();
         // A history has to know how much waits, also of times at which nobody looked.
@@ -227,12 +253,12 @@ async fn read(mut reader: OverviewReader, tell: watch::Sender<Look>, wanted: Arc
                 if let Some(history) = &history {
                     history.note(Note::Waiting(overview.queues.iter().map(|queue| queue.waiting).sum()));
                 }
-                drop(tell.send_replace(Look { overview: Some((Arc::new(overview), at)), trouble: None }));
+                drop(tell.send_replace(Look { overview: Some((Arc::new(overview), at)), ..Look::default() }));
             }
             Err(error) => {
                 let overview = tell.borrow().overview.clone();
                 remember_at = Instant::now() + REMEMBER_EVERY;
-                tell.send_replace(Look { overview, trouble: Some((error.to_string(), Instant::now())) });
+                tell.send_replace(Look { overview, trouble: Some((error.to_string(), Instant::now())), queues: None });
                 // A broker that refuses at once is not asked without a pause.
                 tokio::time::sleep(EVERY).await;
             }

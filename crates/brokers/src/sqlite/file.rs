@@ -160,7 +160,6 @@ fn settle(conn: &Connection, place: &FilePlace) -> rusqlite::Result<()> {
     conn.set_prepared_statement_cache_capacity(64);
     conn.pragma_update(None, "synchronous", if place.full { "FULL" } else { "NORMAL" })?;
     conn.pragma_update(None, "cache_size", -16_384)?;
-    conn.pragma_update(None, "wal_autocheckpoint", 4_000)?;
     conn.pragma_update(None, "journal_size_limit", 64 << 20)?;
     if let Some(bytes) = place.max_size {
         let page: u32 = conn.pragma_query_value(None, "page_size", |row| row.get(0))?;

@@ -18,7 +18,7 @@ use super::{
     beside::Beside,
     bus::FileBus,
     file::{self, FilePlace},
-    owners,
+    owners, save,
     wake::{Bell, Listening},
     writer::{self, Along, Call, Op, Step},
 };
@@ -181,6 +181,8 @@ pub(crate) struct Store {
     writer: Mutex<Option<JoinHandle<()>>>,
     quick: Reader,
     slow: Reader,
+    /// Copies what the writer has committed.
+    saver: Arc<Reader>,
     /// Ends with the store.
     listening: Mutex<Option<Listening>>,
 }
@@ -198,12 +200,12 @@ impl Store {
     fn open_to_read(place: FilePlace, why: BrokerError, notice: Notice) -> Result<Arc<Self>, BrokerError> {
         let bell = Bell::mute().map_err(|_| why.clone())?;
         let shared = StoreShared::new(place, bell, None, Some(why), notice);
-        let (quick, slow) = (Reader::start(&shared), Reader::start(&shared));
-        Ok(Arc::new(Self { shared, writer: Mutex::default(), quick, slow, listening: Mutex::default() }))
+        let [quick, slow, saver] = [READS, READS, SAVES].map(|name| Reader::new(name, &shared));
+        Ok(Arc::new(Self { shared, writer: Mutex::default(), quick, slow, saver: Arc::new(saver), listening: Mutex::default() }))
     }
 
     /// Or says why not, and whether it might still be looked at.
-    fn open_to_write(place: &FilePlace, conn: Connection, notice: Notice) -> Result<Arc<Self>, (bool, BrokerError)> {
+    fn open_to_write(place: &FilePlace, mut conn: Connection, notice: Notice) -> Result<Arc<Self>, (bool, BrokerError)> {
         use std::io::ErrorKind::{PermissionDenied, ReadOnlyFilesystem, StorageFull};
         let broken = |error: std::io::Error| {
             let message = format!("{}: what wakes others cannot be set up beside it: {error}", place.path.display());
@@ -214,15 +216,17 @@ impl Store {
         let (sender, receiver) = std_mpsc::channel();
         let shared = StoreShared::new(place.clone(), bell, Some(sender), None, notice);
         shared.still_there(&conn).map_err(|error| (false, error))?;
+        let [quick, slow, saver] = [READS, READS, SAVES].map(|name| Reader::new(name, &shared));
+        let saver = Arc::new(saver);
+        save::beside_the_writer(&mut conn, saver.clone()).map_err(|error| (false, shared.fault(&error)))?;
         let listening = Listening::start(Arc::clone(&shared)).map_err(broken)?;
         let writer = std::thread::Builder::new().name("longshore-sqlite".to_owned()).spawn({
             let shared = Arc::clone(&shared);
             move || writer::run(&shared, conn, &receiver)
         });
         let writer = writer.map_err(broken)?;
-        let (quick, slow) = (Reader::start(&shared), Reader::start(&shared));
         let writer = Mutex::new(Some(writer));
-        Ok(Arc::new(Self { shared, writer, quick, slow, listening: Mutex::new(Some(listening)) }))
+        Ok(Arc::new(Self { shared, writer, quick, slow, saver, listening: Mutex::new(Some(listening)) }))
     }
 
     /// Does a step in a transaction with whatever else is waiting; returns when it is committed.
@@ -284,6 +288,7 @@ impl Store {
         self.listening.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.quick.end();
         self.slow.end();
+        self.saver.end();
         self.shared.bus.close();
         if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
             join(writer);
@@ -303,20 +308,25 @@ fn join(thread: JoinHandle<()>) {
     }
 }
 
+/// Names of threads.
+const READS: &str = "longshore-sqlite-read";
+const SAVES: &str = "longshore-sqlite-save";
+
 type QuickLook = Box<dyn FnOnce(Result<&Connection, BrokerError>) + Send>;
 
 /// A thread with a connection of its own, made when it is first needed.
-struct Reader {
+pub(crate) struct Reader {
+    name: &'static str,
     looks: Mutex<Option<std_mpsc::Sender<QuickLook>>>,
     start: Mutex<Option<(std_mpsc::Receiver<QuickLook>, Arc<StoreShared>)>>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Reader {
-    fn start(shared: &Arc<StoreShared>) -> Self {
+    fn new(name: &'static str, shared: &Arc<StoreShared>) -> Self {
         let (looks, receiver) = std_mpsc::channel();
         let (looks, start) = (Mutex::new(Some(looks)), Mutex::new(Some((receiver, Arc::clone(shared)))));
-        Self { looks, start, thread: Mutex::default() }
+        Self { name, looks, start, thread: Mutex::default() }
     }
 
     /// Ends its thread, after what it was asked before.
@@ -335,19 +345,23 @@ impl Reader {
         if let Err(error) = shared.poisoned() {
             return Some(Err(error));
         }
+        let (reply, answer) = oneshot::channel();
+        let shared = Arc::clone(shared);
+        self.ask(move |conn| {
+            let _ = reply.send(conn.and_then(|conn| look(conn).map_err(|error| shared.fault(&error))));
+        })?;
+        answer.await.ok()
+    }
+
+    /// Has its thread look, and does not wait. `None`: it has ended, or never began.
+    pub(crate) fn ask(&self, look: impl FnOnce(Result<&Connection, BrokerError>) + Send + 'static) -> Option<()> {
         let start = self.start.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some((receiver, shared)) = start {
-            let thread = std::thread::Builder::new().name("longshore-sqlite-read".to_owned());
+            let thread = std::thread::Builder::new().name(self.name.to_owned());
             let thread = thread.spawn(move || Self::run(&shared, &receiver)).ok()?;
             *self.thread.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread);
         }
-        let (reply, answer) = oneshot::channel();
-        let shared = Arc::clone(shared);
-        let look: QuickLook = Box::new(move |conn| {
-            let _ = reply.send(conn.and_then(|conn| look(conn).map_err(|error| shared.fault(&error))));
-        });
-        self.looks.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.send(look).ok()?;
-        answer.await.ok()
+        self.looks.lock().unwrap_or_else(PoisonError::into_inner).as_ref()?.send(Box::new(look)).ok()
     }
 
     fn run(shared: &Arc<StoreShared>, looks: &std_mpsc::Receiver<QuickLook>) {

@@ -8,7 +8,7 @@ use minijinja::{Value, context, value::Serde};
 use super::past;
 use crate::{
     api::{Operation, Routes},
-    deployment::Deployment,
+    deployment::{Deployment, Glance},
     error::WebError,
     frame::{Frame, Page, PageRequest, page},
     history::ChartSpan,
@@ -24,7 +24,7 @@ pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes
 }
 
 async fn show(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<Page, WebError> {
-    let overview = deployment.look().await?;
+    let Glance { overview, begins } = deployment.glance().await?;
     let sum = |of: &dyn Fn(&longshore_ops::queues::QueueInfo) -> u64| overview.queues.iter().map(of).sum::<u64>();
     // Of queues that only Celery's workers serve nobody knows it: the sum is a lower bound then.
     let rate = |of: &dyn Fn(&longshore_ops::queues::QueueInfo) -> Option<f64>| {
@@ -61,14 +61,14 @@ async fn show(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<
         incoming => rate(&|queue| queue.in_per_second),
         outgoing => rate(&|queue| queue.out_per_second),
         there => overview.workers.iter().filter(|worker| worker.silent.is_none()).count(),
-        attention => attention(&overview, &deployment.feed.notices()),
-        charts,
+        attention => attention(&overview, begins, &deployment.feed.notices()),
+        charts, begins,
     };
     Ok(Page::new("overview.html", "Overview", context))
 }
 
 /// Returns what somebody should look at, as sentences with the page to look at it.
-fn attention(overview: &Overview, notices: &[String]) -> Vec<(String, &'static str)> {
+fn attention(overview: &Overview, begins: bool, notices: &[String]) -> Vec<(String, &'static str)> {
     let mut found: Vec<(String, &str)> = notices.iter().map(|text| (text.clone(), "/events")).collect();
     for worker in overview.workers.iter().filter(|worker| worker.silent.is_some()) {
         let silent = worker.silent.unwrap_or_default();
@@ -87,7 +87,7 @@ fn attention(overview: &Overview, notices: &[String]) -> Vec<(String, &'static s
             found.push((format!("queue {} has {} dead {letters}", queue.name, queue.dead), "/dead"));
         }
     }
-    if overview.workers.is_empty() {
+    if overview.workers.is_empty() && !begins {
         found.push(("no worker is there".to_owned(), "/workers"));
     }
     found

@@ -11,7 +11,7 @@ use minijinja::{context, value::Serde};
 use crate::{
     api::{Field, Operation, Routes},
     audit::Action,
-    deployment::Deployment,
+    deployment::{Deployment, Glance},
     error::WebError,
     frame::{Frame, Page, PageRequest, asking_page, page},
     pages::{Asked, action, facts, orders},
@@ -54,13 +54,13 @@ async fn peeked(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Resul
 }
 
 async fn list_page(deployment: Arc<Deployment>, _request: Arc<PageRequest>) -> Result<Page, WebError> {
-    let overview = deployment.look().await?;
+    let overview = deployment.glance().await?.overview;
     Ok(Page::new("queues.html", "Queues", context! { queues => Serde(&overview.queues) }))
 }
 
 async fn queue_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<Page, WebError> {
     let name = request.param("queue");
-    let overview = deployment.look().await?;
+    let Glance { overview, begins } = deployment.glance().await?;
     let queue = match overview.queues.iter().find(|queue| queue.name == name) {
         Some(queue) => queue.clone(),
         // One that has come just now, or is named by nobody else.
@@ -83,7 +83,7 @@ async fn queue_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> R
         Ok(next) => (next, None),
         Err(error) => (Vec::new(), Some(error.message)),
     };
-    Ok(Page::new("queue.html", format!("Queue {name}"), context! { queue => Serde(queue), next => Serde(next), hidden, serves }))
+    Ok(Page::new("queue.html", format!("Queue {name}"), context! { queue => Serde(queue), next => Serde(next), hidden, serves, begins }))
 }
 
 /// Returns what a form asks for.
