@@ -164,7 +164,7 @@ impl Broker for Sqlite {
 
     fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
         let names = names.to_vec();
-        self.0.look_through(move |conn| list::states(conn, &names)).boxed()
+        self.0.count(move |conn| list::states(conn, &names)).boxed()
     }
 
     fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {

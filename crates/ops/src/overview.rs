@@ -58,6 +58,8 @@ const ASK_EACH: Duration = Duration::from_millis(500);
 /// the answer took.
 const NAMES_EVERY: Duration = Duration::from_secs(20);
 const NAMES_TIMES: u32 = 100;
+/// Time from one look at queues to the next, as so many times that which the answer took.
+const STATES_TIMES: u32 = 50;
 /// Time for which what a heartbeat said counts as now.
 const SAID_WITHIN: Duration = Duration::from_secs(6);
 /// Time over which traffic is measured where it is heard of every two seconds.
@@ -187,10 +189,12 @@ impl Heard {
 }
 
 impl Spare {
-    /// Notes the states of queues, and when it is time for the next look.
-    fn saw(&mut self, client: &Client, states: Vec<QueueState>, now: Instant) {
+    /// Notes the states of queues, which were asked for then, and when it is time for the next
+    /// look: a broker that counts for long is asked more seldom.
+    fn saw(&mut self, client: &Client, states: Vec<QueueState>, asked: Instant) {
         let cost = client.broker().look_cost(states.len()) as f64;
-        self.states_at = Some(now + Duration::from_secs_f64((cost / self.commands).clamp(0.0, 60.0)).max(EVERY));
+        let least = Duration::from_secs_f64((cost / self.commands).clamp(0.0, 60.0)).max(EVERY);
+        self.states_at = Some(asked + least.max(asked.elapsed() * STATES_TIMES));
         self.states = states;
     }
 }
@@ -367,12 +371,12 @@ impl OverviewReader {
         let seen: BTreeSet<&str> = spare.states.iter().map(|state| state.name.as_str()).collect();
         let is_new = served.iter().any(|name| !seen.contains(name.as_str()));
         if is_due(spare.states_at) || is_new {
-            let mut states = Vec::new();
+            let (mut states, asked) = (Vec::new(), Instant::now());
             if is_due(spare.names_at) {
                 spare.names_at = Some(now + NAMES_EVERY);
                 states = client.broker().queues(&[]).await?;
                 spare.names = states.iter().map(|state| state.name.clone()).collect();
-                spare.names_at = Some(now + NAMES_EVERY.max(now.elapsed() * NAMES_TIMES));
+                spare.names_at = Some(asked + NAMES_EVERY.max(asked.elapsed() * NAMES_TIMES));
             }
             // Those that it has just told of are not asked for again.
             let told: BTreeSet<&str> = states.iter().map(|state| state.name.as_str()).collect();
@@ -381,7 +385,7 @@ impl OverviewReader {
             if !names.is_empty() {
                 states.extend(client.broker().queues(&names).await?);
             }
-            spare.saw(&client, states, now);
+            spare.saw(&client, states, asked);
         }
         Ok(())
     }

@@ -181,6 +181,8 @@ pub(crate) struct Store {
     writer: Mutex<Option<JoinHandle<()>>>,
     quick: Reader,
     slow: Reader,
+    /// Counts, which takes the longer the more there is: nobody who looks waits for it.
+    counts: Reader,
     /// Copies what the writer has committed.
     saver: Arc<Reader>,
     /// Ends with the store.
@@ -200,8 +202,9 @@ impl Store {
     fn open_to_read(place: FilePlace, why: BrokerError, notice: Notice) -> Result<Arc<Self>, BrokerError> {
         let bell = Bell::mute().map_err(|_| why.clone())?;
         let shared = StoreShared::new(place, bell, None, Some(why), notice);
-        let [quick, slow, saver] = [READS, READS, SAVES].map(|name| Reader::new(name, &shared));
-        Ok(Arc::new(Self { shared, writer: Mutex::default(), quick, slow, saver: Arc::new(saver), listening: Mutex::default() }))
+        let [quick, slow, counts, saver] = [READS, READS, READS, SAVES].map(|name| Reader::new(name, &shared));
+        let (writer, listening) = Default::default();
+        Ok(Arc::new(Self { shared, writer, quick, slow, counts, saver: Arc::new(saver), listening }))
     }
 
     /// Or says why not, and whether it might still be looked at.
@@ -216,7 +219,7 @@ impl Store {
         let (sender, receiver) = std_mpsc::channel();
         let shared = StoreShared::new(place.clone(), bell, Some(sender), None, notice);
         shared.still_there(&conn).map_err(|error| (false, error))?;
-        let [quick, slow, saver] = [READS, READS, SAVES].map(|name| Reader::new(name, &shared));
+        let [quick, slow, counts, saver] = [READS, READS, READS, SAVES].map(|name| Reader::new(name, &shared));
         let saver = Arc::new(saver);
         save::beside_the_writer(&mut conn, saver.clone()).map_err(|error| (false, shared.fault(&error)))?;
         let listening = Listening::start(Arc::clone(&shared)).map_err(broken)?;
@@ -226,7 +229,7 @@ impl Store {
         });
         let writer = writer.map_err(broken)?;
         let writer = Mutex::new(Some(writer));
-        Ok(Arc::new(Self { shared, writer, quick, slow, saver, listening: Mutex::new(Some(listening)) }))
+        Ok(Arc::new(Self { shared, writer, quick, slow, counts, saver, listening: Mutex::new(Some(listening)) }))
     }
 
     /// Does a step in a transaction with whatever else is waiting; returns when it is committed.
@@ -274,6 +277,14 @@ impl Store {
         self.slow.read(&self.shared, look).await.unwrap_or_else(|| Err(self.gone()))
     }
 
+    /// Counts what the file has.
+    pub(crate) async fn count<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, BrokerError> {
+        self.counts.read(&self.shared, look).await.unwrap_or_else(|| Err(self.gone()))
+    }
+
     fn gone(&self) -> BrokerError {
         self.shared.poison(format!("{}: its thread ended", self.shared.place.path.display()))
     }
@@ -288,6 +299,7 @@ impl Store {
         self.listening.lock().unwrap_or_else(PoisonError::into_inner).take();
         self.quick.end();
         self.slow.end();
+        self.counts.end();
         self.saver.end();
         self.shared.bus.close();
         if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
