@@ -205,7 +205,9 @@ impl Deployment {
         let is_fresh = |at: Instant| at >= times.not_before && at + OLD > now;
         let fresh = |look: &Look| {
             let begins = queues_do && look.queues.is_some();
-            begins || look.overview.as_ref().is_some_and(|(_, at)| is_fresh(*at)) || look.trouble.as_ref().is_some_and(|(_, at)| is_fresh(*at))
+            begins
+                || look.overview.as_ref().is_some_and(|(_, at)| is_fresh(*at))
+                || look.trouble.as_ref().is_some_and(|(_, at)| is_fresh(*at))
         };
         let unavailable = |why: String| Err(WebError::new(StatusCode::SERVICE_UNAVAILABLE, why).retry_after(EVERY));
         match timeout(PATIENCE, looked.wait_for(fresh)).await {

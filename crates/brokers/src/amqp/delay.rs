@@ -176,8 +176,13 @@ async fn make(open: &Open) -> Result<(), lapin::Error> {
         channel = queue(open, channel, &name, number, &next).await?;
         let bits = "*.".repeat(LEVELS - 1 - number);
         let waits = format!("{bits}1.#");
-        let bound =
-            channel.queue_bind(name.as_str().into(), name.as_str().into(), waits.into(), QueueBindOptions::default(), FieldTable::default());
+        let bound = channel.queue_bind(
+            name.as_str().into(),
+            name.as_str().into(),
+            waits.into(),
+            QueueBindOptions::default(),
+            FieldTable::default(),
+        );
         open.answer_of_queue(bound).await?;
         let passes = format!("{bits}0.#");
         let options = ExchangeBindOptions::default();

@@ -117,7 +117,11 @@ impl Open {
                 let error = unanswered();
                 if !self.stuck.swap(true, Ordering::AcqRel) {
                     self.direct.end(&error);
-                    let text = format!("rabbitmq at {}: {UNANSWERED}, for {:.0} s; another connection is made", self.place, self.most.as_secs_f64());
+                    let text = format!(
+                        "rabbitmq at {}: {UNANSWERED}, for {:.0} s; another connection is made",
+                        self.place,
+                        self.most.as_secs_f64()
+                    );
                     (self.notice)(&News::remark(text));
                 }
                 Err(error)

@@ -80,6 +80,15 @@ pub(super) enum Sent {
     Away(lapin::Error),
 }
 
+/// Outcome of sending a message alone, where another with it had ended the channel.
+enum Alone {
+    Confirmed,
+    /// It can never be sent: the reason.
+    Never(String),
+    /// It was not sent: the reason.
+    Again(String),
+}
+
 /// A channel on which messages are confirmed.
 struct Outlet {
     // Given back before the channel ends.
@@ -168,21 +177,11 @@ impl Publisher {
             // Some message is to blame for the end of the channel. It shows which when each goes
             // alone.
             for at in alone {
-                match self.send_alone(&batch[at], wait).await {
-                    Ok(Sent::Confirmed) => some_sent = true,
-                    Err(error) if wait == Wait::Patience => return Err(error),
-                    Ok(Sent::Channel(error)) if is_precondition(&error) => refusals[at] = Some(self.learned(words(&error))),
-                    Ok(Sent::Channel(error)) if is_denied(&error) => {
-                        let why = advised(&error, "write to");
-                        if wait == Wait::Patience {
-                            return Err(refused(&outlet.open.place, &why));
-                        }
-                        // Somebody may let us; until then it is nobody's fault but the user's.
+                match self.send_alone(&batch[at], wait).await? {
+                    Alone::Confirmed => some_sent = true,
+                    Alone::Never(why) => refusals[at] = Some(why),
+                    Alone::Again(why) => {
                         trouble = Some(why);
-                        again.push(at);
-                    }
-                    _ => {
-                        trouble.get_or_insert_with(|| format!("it takes nothing of what is sent to {}", batch[at].key));
                         again.push(at);
                     }
                 }
@@ -389,8 +388,25 @@ impl Publisher {
         why
     }
 
-    /// Sends one message on a channel of its own.
-    async fn send_alone(&self, routed: &Routed, wait: Wait) -> Result<Sent, BrokerError> {
+    /// Sends one message on a channel of its own, which it may end.
+    ///
+    /// # Errors
+    /// With patience. Transient: unknown whether it was sent. Refused: we may not.
+    async fn send_alone(&self, routed: &Routed, wait: Wait) -> Result<Alone, BrokerError> {
+        match self.try_alone(routed, wait).await {
+            Ok(Sent::Confirmed) => Ok(Alone::Confirmed),
+            Err(error) if wait == Wait::Patience => Err(error),
+            Ok(Sent::Channel(error)) if is_precondition(&error) => Ok(Alone::Never(self.learned(words(&error)))),
+            Ok(Sent::Channel(error)) if is_denied(&error) => {
+                let why = advised(&error, "write to");
+                // Somebody may let us; until then it is nobody's fault but the user's.
+                if wait == Wait::Patience { Err(refused(&self.link.place(), &why)) } else { Ok(Alone::Again(why)) }
+            }
+            _ => Ok(Alone::Again(format!("it takes nothing of what is sent to {}", routed.key))),
+        }
+    }
+
+    async fn try_alone(&self, routed: &Routed, wait: Wait) -> Result<Sent, BrokerError> {
         let outlet = self.new_outlet(wait).await?;
         let batch = outlet.direct.publish(vec![routed.clone()]);
         let sent = self.confirmed(batch.sent(), 1, wait).await;
