@@ -14,6 +14,7 @@ import time
 
 from celery import Celery, chain, group
 from celery.app.task import Context
+from celery.contrib.abortable import AbortableTask
 from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.signals import worker_process_init
 from celery.worker.control import control_command
@@ -109,6 +110,16 @@ def register(app):
     @task("nothing")
     def nothing():
         return None
+
+    @task("abortable", bind=True, base=AbortableTask)
+    def abortable(self):
+        """Runs for a minute, unless somebody asks it to end."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            if self.is_aborted():
+                return "aborted"
+            time.sleep(0.05)
+        return "not aborted"
 
     @task("who", bind=True)
     def who(self, *_):

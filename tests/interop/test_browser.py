@@ -72,6 +72,18 @@ def test_a_failed_task_is_sent_again_and_the_worker_of_its_queue_runs_it(stage, 
     assert eventually(lambda: worker.text().count(f"[{result.id}] received") == 2, 10), worker.text()
 
 
+def test_a_task_of_pythons_that_runs_is_asked_to_end_and_one_that_waits_is_not(stage, page):
+    result = stage.abortable.apply_async(queue="celery")
+    page.open(f"/tasks/{result.id}").sees("started")
+    page.button("Abort")
+    page.said("1 asked to end")
+    assert result.get(timeout=20) == "aborted"
+    waits = stage.add.apply_async((1, 2), queue="nobodys")
+    for id, why in ((result.id, "has ended already"), (waits.id, "does not run yet")):
+        status, answer = stage.dashboard.ask(f"/api/v1/tasks/{id}/abort", {})
+        assert (status, why in json.dumps(answer)) == (422, True), answer
+
+
 def test_a_task_whose_arguments_nobody_kept_says_what_to_switch_on(stage, page):
     result = failed(stage, "plain")
     page.open(f"/tasks/{result.id}").button("Retry")

@@ -187,6 +187,13 @@ def test_all_queues_are_listed_where_the_management_plugin_is_named(managed, wor
     assert eventually(lambda: rows(f"{managed.http} list") == expected, 20, 0.2), rows(f"{managed.http} list")
     assert rows(f"http://127.0.0.1:{managed.http}/ list") == expected
     assert rows(f"{managed.http} show celery") == {"celery": expected["celery"]}
+
+    def idle():
+        done = command("--json", "queues", "show", "empty", broker=f"{url}?management={managed.http}")
+        return json.loads(done.stdout).get("idle_since")
+
+    # As RabbitMQ says it, once the process of the queue sleeps.
+    assert eventually(idle, 20, 0.2)
     # Without it they are those that workers serve, and it is said what to add.
     said = command("queues", broker=url)
     assert "celery" in said.stdout and "nobodys" not in said.stdout and "?management=15672" in said.stderr, said

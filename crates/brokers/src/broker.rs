@@ -280,4 +280,6 @@ pub struct QueueState {
     pub paused: Option<String>,
     /// Moment at which it was paused.
     pub paused_since: Option<SystemTime>,
+    /// Moment since which nothing has happened in it, where the broker says so.
+    pub idle_since: Option<SystemTime>,
 }

@@ -199,6 +199,14 @@ impl Spare {
     }
 }
 
+/// Waits for what a broker has to say; then it is away.
+async fn in_time<T>(url: &str, said: impl Future<Output = Result<T, OpsError>>) -> Result<T, OpsError> {
+    timeout(PATIENCE, said).await.unwrap_or_else(|_| {
+        let message = format!("{url}: no answer within {PATIENCE:?}");
+        Err(BrokerError { kind: ErrorKind::Transient, message }.into())
+    })
+}
+
 /// Returns the queues that a worker's account says it serves.
 fn serves(account: &Value) -> Option<Vec<String>> {
     let names = account.get("serves")?.as_list()?;
@@ -239,7 +247,7 @@ impl OverviewReader {
     /// Cancel safe: nothing is changed.
     pub async fn look_at_queues(&self) -> Result<Option<Overview>, OpsError> {
         let broker = self.client.broker();
-        let states = broker.queues(&[]).await?;
+        let states = in_time(&mask(broker.url()), async { Ok(broker.queues(&[]).await?) }).await?;
         let mut queues: Vec<QueueInfo> = states.into_iter().map(|state| QueueInfo::of(state, Flow::default(), Duration::ZERO)).collect();
         queues.sort_by(|a, b| a.name.cmp(&b.name));
         let overview = Overview { broker: mask(broker.url()), queues, ..Overview::default() };
@@ -259,13 +267,8 @@ impl OverviewReader {
             sleep_until(next).await;
         }
         self.next = Some(Instant::now() + EVERY);
-        match timeout(PATIENCE, self.round()).await {
-            Ok(looked) => looked,
-            Err(_) => {
-                let message = format!("{}: no answer within {PATIENCE:?}", mask(self.client.broker().url()));
-                Err(BrokerError { kind: ErrorKind::Transient, message }.into())
-            }
-        }
+        let url = mask(self.client.broker().url());
+        in_time(&url, self.round()).await
     }
 
     /// Lets the next look ask anew, at once: something was changed since the last one.

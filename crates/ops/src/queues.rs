@@ -87,6 +87,10 @@ pub struct QueueInfo {
     /// Moment at which it was paused.
     #[serde(serialize_with = "wire::some_moment")]
     pub paused_since: Option<SystemTime>,
+    /// Moment since which nothing has happened in it, where the broker says so (RabbitMQ's
+    /// management plugin).
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "wire::some_moment")]
+    pub idle_since: Option<SystemTime>,
 }
 
 impl QueueInfo {
@@ -102,6 +106,7 @@ impl QueueInfo {
             dead_dropped: state.dead_dropped,
             oldest: state.oldest,
             oldest_at_least: state.oldest_at_least,
+            idle_since: state.idle_since,
             in_per_second: flow.incoming,
             out_per_second: flow.outgoing,
             // Also those that do not answer.

@@ -17,7 +17,7 @@ use longshore_worker::Client;
 use serde::Serialize;
 
 pub use self::{
-    act::{CancelRefusal, CancelRequest, Cancelled, RefusedTask, RetryDone, RetryRefusal, cancel, retry},
+    act::{Aborted, CancelRefusal, CancelRequest, Cancelled, RefusedTask, RetryDone, RetryRefusal, abort, cancel, retry},
     find::{LOOKED_AT, TaskInfo, TaskList, TasksRequest, each, list},
     standing::TaskStanding,
 };

@@ -98,7 +98,7 @@ impl Wanted {
 struct Look {
     overview: Option<(Arc<Overview>, Instant)>,
     /// Queues alone, at the very start: workers have not replied yet.
-    queues: Option<Arc<Overview>>,
+    queues: Option<(Arc<Overview>, Instant)>,
     /// Reason that there is nothing newer.
     trouble: Option<(String, Instant)>,
 }
@@ -204,7 +204,7 @@ impl Deployment {
         let mut looked = self.looked.clone();
         let is_fresh = |at: Instant| at >= times.not_before && at + OLD > now;
         let fresh = |look: &Look| {
-            let begins = queues_do && look.queues.is_some();
+            let begins = queues_do && look.queues.as_ref().is_some_and(|(_, at)| is_fresh(*at));
             begins
                 || look.overview.as_ref().is_some_and(|(_, at)| is_fresh(*at))
                 || look.trouble.as_ref().is_some_and(|(_, at)| is_fresh(*at))
@@ -214,7 +214,7 @@ impl Deployment {
             Ok(Ok(look)) => match (&look.overview, &look.trouble, &look.queues) {
                 (_, Some((trouble, _)), _) => unavailable(trouble.clone()),
                 (Some((overview, _)), None, _) => Ok(Glance { overview: overview.clone(), begins: false }),
-                (None, None, Some(queues)) => Ok(Glance { overview: queues.clone(), begins: true }),
+                (None, None, Some((queues, _))) => Ok(Glance { overview: queues.clone(), begins: true }),
                 (None, None, None) => unavailable("nothing is known yet".to_owned()),
             },
             Ok(Err(_)) => unavailable("this server is stopping".to_owned()),
@@ -227,9 +227,12 @@ async fn read(mut reader: OverviewReader, tell: watch::Sender<Look>, wanted: Arc
     let mut renewed = wanted.times().not_before;
     let mut next = Instant::now();
     let mut remember_at = next;
-    if let Ok(Some(queues)) = reader.look_at_queues().await {
-        tell.send_replace(Look { queues: Some(Arc::new(queues)), ..Look::default() });
-    }
+    let begun = Instant::now();
+    let (queues, trouble) = match reader.look_at_queues().await {
+        Ok(queues) => (queues.map(|queues| (Arc::new(queues), begun)), None),
+        Err(error) => (None, Some((error.to_string(), Instant::now()))),
+    };
+    tell.send_replace(Look { queues, trouble, ..Look::default() });
     loop {
         let times = wanted.times();
         // A history has to know how much waits, also of times at which nobody looked.

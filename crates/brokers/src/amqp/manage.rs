@@ -1,7 +1,7 @@
 //! Queues as the management plugin tells of them, where a URL names it: all of a virtual host, with
 //! what is lent and who consumes. Its numbers are up to five seconds old.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use base64::Engine as _;
 use http_body_util::{BodyExt as _, Empty, Limited};
@@ -45,6 +45,7 @@ struct Numbers {
     ready: u64,
     unacked: u64,
     consumers: u64,
+    idle_since: Option<SystemTime>,
 }
 
 /// Queues of a virtual host.
@@ -66,8 +67,12 @@ impl Told {
                 continue;
             }
             let number = |what: &str| row.get(what).and_then(Value::as_i64).and_then(|number| u64::try_from(number).ok()).unwrap_or(0);
-            let numbers =
-                Numbers { ready: number("messages_ready"), unacked: number("messages_unacknowledged"), consumers: number("consumers") };
+            let numbers = Numbers {
+                ready: number("messages_ready"),
+                unacked: number("messages_unacknowledged"),
+                consumers: number("consumers"),
+                idle_since: row.get("idle_since").and_then(Value::as_str).and_then(moment),
+            };
             self.queues.insert(name.to_owned(), numbers);
         }
         page.get("page_count")?.as_i64()
@@ -92,6 +97,7 @@ impl Told {
         if let Some(numbers) = self.queues.get(&state.name) {
             state.held = numbers.unacked;
             state.consumers = Some(numbers.consumers);
+            state.idle_since = numbers.idle_since;
         }
     }
 }
@@ -153,7 +159,7 @@ impl<'a> Place<'a> {
         let mut told = Told::default();
         for page in 1..=PAGES {
             let path = format!(
-                "{}/api/queues/{}?columns=name,messages_ready,messages_unacknowledged,consumers,exclusive,auto_delete,arguments\
+                "{}/api/queues/{}?columns=name,messages_ready,messages_unacknowledged,consumers,idle_since,exclusive,auto_delete,arguments\
                  &page={page}&page_size={PAGE}",
                 self.prefix,
                 encoded(&self.server.vhost)
@@ -212,6 +218,17 @@ impl<'a> Place<'a> {
     }
 }
 
+/// Reads a moment in UTC: `2026-11-24 8:05:09`, as RabbitMQ writes it up to 3.11, or ISO 8601.
+fn moment(text: &str) -> Option<SystemTime> {
+    if text.contains('T') {
+        return longshore_celery::parse_iso(text);
+    }
+    let (date, time) = text.split_once(' ')?;
+    let [year, month, day]: [&str; 3] = date.split('-').collect::<Vec<_>>().try_into().ok()?;
+    let [hour, minute, second]: [&str; 3] = time.split(':').collect::<Vec<_>>().try_into().ok()?;
+    longshore_celery::parse_iso(&format!("{year}-{month:0>2}-{day:0>2}T{hour:0>2}:{minute:0>2}:{second:0>2}Z"))
+}
+
 /// Returns whether a name is an id, with dashes or without, as those of queues for results are.
 fn is_id(name: &str) -> bool {
     matches!(name.len(), 32 | 36) && name.bytes().all(|byte| byte.is_ascii_hexdigit() || byte == b'-')
@@ -255,6 +272,17 @@ mod tests {
         told.complete(&mut exact);
         assert_eq!((exact.waiting, exact.held), (7, 2), "what was counted just now stays");
         assert_eq!(told.add(&Value::parse(b"[]", 9).unwrap()), None);
+    }
+
+    #[test]
+    fn the_moment_since_which_nothing_happens_is_read_as_each_version_writes_it() {
+        let seconds = |text: &str| moment(text).map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs());
+        for text in ["2026-11-24 8:05:09", "2026-11-24 08:05:09", "2026-11-24T08:05:09.000+00:00"] {
+            assert_eq!(seconds(text), Some(1_795_507_509), "{text}");
+        }
+        for text in ["", "now", "2026-11-24", "2026-11-24 8:05"] {
+            assert_eq!(moment(text), None, "{text}");
+        }
     }
 
     #[test]

@@ -208,6 +208,7 @@ impl MemoryState {
             dead_dropped: 0,
             oldest: self.waiting(name).map(|message| message.at.elapsed()).max(),
             oldest_at_least: false,
+            idle_since: None,
             paused: self.paused.get(name).map(|(by, _)| by.clone()),
             paused_since: self.paused.get(name).map(|(_, since)| *since),
         }

@@ -176,6 +176,7 @@ impl Admin<'_> {
             later: 0,
             oldest,
             oldest_at_least,
+            idle_since: None,
             name,
         };
         Ok(names.into_iter().zip(lengths.chunks(each)).zip(oldest).map(state).collect())

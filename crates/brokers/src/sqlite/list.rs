@@ -110,6 +110,7 @@ fn state(conn: &Connection, name: &str) -> rusqlite::Result<QueueState> {
         dead_dropped: 0,
         oldest: oldest.filter(|sent| *sent < i64::MAX).map(|sent| Duration::from_millis(now.saturating_sub(sent).try_into().unwrap_or(0))),
         oldest_at_least: false,
+        idle_since: None,
         paused_since: paused.as_ref().map(|(_, since)| time(*since)),
         paused: paused.map(|(by, _)| by),
     })

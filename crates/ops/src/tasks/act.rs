@@ -206,6 +206,8 @@ pub enum CancelRefusal {
     Failure,
     /// It was called off before.
     Revoked,
+    /// It does not run yet: it cannot be asked to end, only be called off.
+    Waits,
 }
 
 /// Returns why a task that stands so is not called off; `None` where it is. Pure.
@@ -253,6 +255,59 @@ pub async fn cancel(client: &Client, request: &CancelRequest) -> Result<Cancelle
     Ok(done)
 }
 
+/// Report of what came of asking tasks to end.
+#[derive(Clone, Debug, Default, Serialize)]
+#[non_exhaustive]
+pub struct Aborted {
+    /// Tasks that were asked. One that does not look goes on, and its result says how it ended.
+    pub asked: Vec<TaskInfo>,
+    /// Tasks that were not asked, and why.
+    pub refused: Vec<RefusedTask>,
+}
+
+/// Returns why a task that stands so is not asked to end; `None` where it is. Pure.
+fn unasked(standing: TaskStanding) -> Option<CancelRefusal> {
+    match standing {
+        TaskStanding::Waiting | TaskStanding::Retry | TaskStanding::Later => Some(CancelRefusal::Waits),
+        standing => refusal(standing),
+    }
+}
+
+/// Asks tasks that run to end by themselves, as Celery's `AbortableAsyncResult` does: their result
+/// says `ABORTED`, and a task made of `AbortableTask` looks at that. Any other task goes on.
+///
+/// # Errors
+/// Invalid: results are sent to whoever asks (`rpc://`), where no task can look. The result backend
+/// cannot be reached, or refuses; of a transient error it is unknown who was asked, and doing it
+/// again does no harm.
+///
+/// # Cancel safety
+/// What is cancelled may have been done.
+pub async fn abort(client: &Client, tasks: &[TaskInfo]) -> Result<Aborted, OpsError> {
+    if client.connected().results.reply_queue().is_some() {
+        let why = "results are sent to whoever asks for them (rpc://): a task that is to look whether it was aborted needs a result backend \
+                   that keeps them (SQLite, Redis); cancel and end it instead";
+        return Err(OpsError::Invalid(why.to_owned()));
+    }
+    let (mut done, mut documents) = (Aborted::default(), Vec::new());
+    for task in tasks {
+        match unasked(task.standing) {
+            Some(why) => done.refused.push(RefusedTask { id: task.id.clone(), why }),
+            None => {
+                documents.push(document(task.id.clone(), aborted(task).encode()));
+                done.asked.push(task.clone());
+            }
+        }
+    }
+    client.results().store(&documents).await?;
+    Ok(done)
+}
+
+/// Returns the result of a task that is asked to end.
+fn aborted(task: &TaskInfo) -> TaskResult {
+    TaskResult { state: State::Other("ABORTED".to_owned()), result: Value::Null, date_done: None, ..revoked(task) }
+}
+
 /// Returns the result of a task that nobody will run.
 fn revoked(task: &TaskInfo) -> TaskResult {
     let known = task.stored.clone().unwrap_or_else(|| TaskResult { task_id: task.id.clone(), ..TaskResult::default() });
@@ -277,6 +332,8 @@ mod tests {
         for standing in TaskStanding::ALL {
             let ended = standing.has_ended() || standing == TaskStanding::Dead;
             assert_eq!(refusal(standing).is_some(), ended, "{standing:?}");
+            let runs = matches!(standing, TaskStanding::Started | TaskStanding::Held | TaskStanding::Other);
+            assert_eq!(unasked(standing).is_none(), runs, "{standing:?}");
         }
     }
 

@@ -1,16 +1,17 @@
 //! Tasks: find them, one with all that is known of it, send again, call off.
 
+mod act;
+
 use std::{sync::Arc, time::Duration};
 
 use axum::http::StatusCode;
 use longshore_celery::Value;
 use longshore_ops::{
     WaitReason,
-    tasks::{self, CancelRequest, RetryDone, RetryRefusal, TaskInfo, TaskList, TaskStanding, TasksRequest},
+    tasks::{self, TaskInfo, TaskList, TaskStanding, TasksRequest},
     time_text,
     why::{self, WhyAnswer, WhyRequest},
 };
-use longshore_worker::Signature;
 use minijinja::{context, value::Serde};
 
 use crate::{
@@ -36,8 +37,6 @@ const MOST_PAST: usize = 100;
 const MOST_ACTED: usize = 10_000;
 /// Longest message or result of which a page shows all, in bytes.
 const SHOWN: usize = 64 << 10;
-/// Deepest nesting of arguments that somebody has edited.
-const DEEPEST: usize = 128;
 
 /// Returns the pages, their action, and the facts as JSON.
 pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes {
@@ -59,6 +58,7 @@ pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes
         Operation::act("/api/v1/tasks/{task}/retry", "Sends a task again that has ended, by its stored message or its arguments"),
         Operation::act("/api/v1/tasks/{task}/cancel", "Calls a task off: nobody starts it any more"),
         Operation::act("/api/v1/tasks/{task}/terminate", "Calls a task off, and ends it where it runs"),
+        Operation::act("/api/v1/tasks/{task}/abort", "Asks a task that runs to end by itself (Celery's AbortableTask)"),
     ];
     let acts = acts.map(|operation| operation.refuses(&[404]));
     let many = [
@@ -383,106 +383,6 @@ fn with_gone(said: String, gone: usize) -> String {
     if gone == 0 { said } else { format!("{said}; {gone} are known to the history alone") }
 }
 
-fn why_not(refusal: &RetryRefusal) -> &'static str {
-    match refusal {
-        RetryRefusal::InBroker(_) => "is in the broker already",
-        RetryRefusal::NoEnd => "has not ended: it may still run",
-        RetryRefusal::Succeeded => "has succeeded",
-        RetryRefusal::NoArguments => {
-            "cannot be sent again: neither its message nor its arguments are kept. Celery keeps arguments with `result_extended = True`, \
-             longshore's workers with --result-extended"
-        }
-        RetryRefusal::TooLate => "was put back by somebody else",
-        _ => "was not sent",
-    }
-}
-
-/// Number of tasks to which an action was done, also where it ended early; and what is said of it.
-type Came = (Option<u64>, Result<String, WebError>);
-
-/// Tasks that were sent again, and why others were not.
-#[derive(Default)]
-struct Retried {
-    sent: u64,
-    refused: Vec<String>,
-}
-
-impl Retried {
-    /// Says what came of it, with `left` tasks that were not tried after an error.
-    fn came(mut self, error: Option<WebError>, left: usize) -> Came {
-        let sent = self.sent;
-        if let Some(mut error) = error {
-            if sent == 0 {
-                return (None, Err(error));
-            }
-            // What was done is done: who is told of the error alone does it twice.
-            error.message = format!("{sent} were sent again, then one failed, and {left} were not tried: {}", error.message);
-            return (Some(sent), Err(error));
-        }
-        let Some(first) = self.refused.first() else { return (Some(sent), Ok(format!("{sent} sent again"))) };
-        if sent == 0 {
-            return (None, Err(WebError::unprocessable(self.refused.swap_remove(0))));
-        }
-        (Some(sent), Ok(format!("{sent} sent again; {} were not: the first {first}", self.refused.len())))
-    }
-}
-
-async fn retry(deployment: &Deployment, found: &[TaskInfo]) -> Came {
-    let mut retried = Retried::default();
-    for (place, task) in found.iter().enumerate() {
-        match tasks::retry(&deployment.client, task).await {
-            Ok(RetryDone::Sent { .. }) => retried.sent += 1,
-            Ok(RetryDone::Refused(why)) => retried.refused.push(format!("{} {}", task.id, why_not(&why))),
-            Ok(_) => {}
-            Err(error) => return retried.came(Some(error.into()), found.len() - place - 1),
-        }
-    }
-    retried.came(None, 0)
-}
-
-async fn cancel(deployment: &Deployment, found: Vec<TaskInfo>, signal: Option<&str>) -> Result<(u64, String), WebError> {
-    let many = found.len();
-    let mut request = CancelRequest::of(found, &[]);
-    if let Some(signal) = signal {
-        request = request.terminate(signal);
-    }
-    let done = tasks::cancel(&deployment.client, &request).await.map_err(|error| {
-        let mut error = WebError::from(error);
-        if many > 1 {
-            error.message = format!("some of {many} may be called off, and doing it again does no harm: {}", error.message);
-        }
-        error
-    })?;
-    let count = done.called_off.len() as u64;
-    if count == 0 && !done.refused.is_empty() {
-        return Err(WebError::unprocessable("nothing was called off: what was named has ended already"));
-    }
-    let rest = if done.refused.is_empty() { String::new() } else { format!("; {} had ended already", done.refused.len()) };
-    Ok((count, format!("{count} called off{rest}")))
-}
-
-/// Sends a task with arguments that somebody has edited. Returns its new id.
-async fn send_edited(deployment: &Deployment, asked: &Asked) -> Result<String, WebError> {
-    // Celery's numbers have no end: read as anything else, long ones would be others.
-    let json = |name: &str| -> Result<Value, WebError> {
-        Value::parse(asked.text(name)?.as_bytes(), DEEPEST).map_err(|error| WebError::unprocessable(format!("{name} is no JSON: {error}")))
-    };
-    let mut signature: Signature = Signature::named(&asked.text("task")?);
-    let args = json("args")?;
-    for arg in args.as_list().ok_or_else(|| WebError::unprocessable("args is a JSON list: [1, 2]"))? {
-        signature = signature.arg(arg);
-    }
-    let kwargs = json("kwargs")?;
-    for (name, value) in kwargs.as_map().ok_or_else(|| WebError::unprocessable("kwargs is a JSON object: {\"size\": 3}"))?.iter() {
-        signature = signature.kwarg(name, value);
-    }
-    if let Ok(queue) = asked.text("queue") {
-        signature = signature.queue(&queue);
-    }
-    let answer = deployment.client.send(signature).await.map_err(longshore_ops::OpsError::from)?;
-    Ok(answer.id().to_owned())
-}
-
 /// Does it to the task that the path names.
 async fn one_of_many(deployment: Arc<Deployment>, asked: Asked, noted: Action) -> (Action, Result<String, WebError>) {
     let id = asked.form.get("task").unwrap_or_default().to_owned();
@@ -514,19 +414,25 @@ async fn act(deployment: &Deployment, asked: &Asked, noted: &mut Action) -> Resu
     match asked.what() {
         "retry" => {
             let Meant { tasks, gone } = meant(deployment, asked).await?;
-            let (count, said) = retry(deployment, &tasks).await;
+            let (count, said) = act::retry(deployment, &tasks).await;
             noted.count = count;
             Ok(with_gone(said?, gone))
         }
         what @ ("cancel" | "terminate") => {
             let Meant { tasks, gone } = meant(deployment, asked).await?;
-            let (count, said) = cancel(deployment, tasks, (what == "terminate").then_some("SIGTERM")).await?;
+            let (count, said) = act::cancel(deployment, tasks, (what == "terminate").then_some("SIGTERM")).await?;
+            noted.count = Some(count);
+            Ok(with_gone(said, gone))
+        }
+        "abort" => {
+            let Meant { tasks, gone } = meant(deployment, asked).await?;
+            let (count, said) = act::abort(deployment, &tasks).await?;
             noted.count = Some(count);
             Ok(with_gone(said, gone))
         }
         "send" => {
             noted.to = asked.form.get("task").unwrap_or_default().to_owned();
-            let id = send_edited(deployment, asked).await?;
+            let id = act::send_edited(deployment, asked).await?;
             (noted.count, noted.to) = (Some(1), id);
             Ok(format!("sent as {}", noted.to))
         }
@@ -552,24 +458,6 @@ mod tests {
         for (name, value) in [("state", "broken"), ("since", "2"), ("since", "h"), ("since", "2é"), ("since", "99999999999999999999d")] {
             assert!(of(&[(name, value)]).unwrap_err().message.contains(value), "{name}={value}");
         }
-    }
-
-    #[test]
-    fn what_was_sent_again_before_an_error_is_said_and_counted() {
-        let away = || Some(WebError::new(StatusCode::SERVICE_UNAVAILABLE, "the broker is away"));
-        let (count, said) = Retried { sent: 4_000, refused: Vec::new() }.came(away(), 999);
-        let said = said.unwrap_err();
-        assert_eq!((count, said.status), (Some(4_000), StatusCode::SERVICE_UNAVAILABLE));
-        assert_eq!(said.message, "4000 were sent again, then one failed, and 999 were not tried: the broker is away");
-        let (count, said) = Retried::default().came(away(), 4_999);
-        assert_eq!((count, said.unwrap_err().message.as_str()), (None, "the broker is away"));
-        let refused = || vec!["a has succeeded".to_owned(), "b has succeeded".to_owned()];
-        assert_eq!(
-            Retried { sent: 1, refused: refused() }.came(None, 0),
-            (Some(1), Ok("1 sent again; 2 were not: the first a has succeeded".to_owned()))
-        );
-        assert_eq!(Retried { sent: 0, refused: refused() }.came(None, 0), (None, Err(WebError::unprocessable("a has succeeded"))));
-        assert_eq!(Retried::default().came(None, 0), (Some(0), Ok("0 sent again".to_owned())));
     }
 
     #[test]
