@@ -91,7 +91,8 @@ use crate::{
 /// several, separated by `;`, of which the first that answers is taken. No virtual host, and `//`
 /// or `/%2F`, are the one that is named `/`. Options:
 /// - `heartbeat`: seconds of silence after which one side takes the other for dead; 20
-/// - `patience`: seconds that a call waits for a server that is away; 5. One that is there has six times as long for each answer
+/// - `patience`: seconds that a call waits for a server that is away; 5. One that is there has six
+///   times as long for each answer
 /// - `queue_type`: `classic` or `quorum`, for the queues that are declared here
 /// - `max_priority`: of the queues that are declared here (`task_queue_max_priority`)
 /// - `declare`: `passive` looks for queues and makes none

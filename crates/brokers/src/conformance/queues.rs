@@ -340,7 +340,12 @@ pub async fn purge_throws_away_what_waits(subject: Arc<Subject>) {
     publish(&*broker, "other", &["kept"]).await;
     let consumer = subject.consumer(&["q"]).await;
     let held = claim(&*consumer, 1).await;
-    assert_eq!(broker.purge("q").await.expect("it purges"), 2);
+    // One may be on its way to the consumer, ahead of a claim, and comes back.
+    let (mut purged, begun) = (0, Instant::now());
+    while purged < 2 && begun.elapsed() < SOON {
+        purged += broker.purge("q").await.expect("it purges");
+    }
+    assert_eq!(purged, 2);
     assert_eq!(broker.purge("q").await.expect("it purges"), 0);
     let states = broker.queues(&["q".into(), "other".into()]).await.expect("it answers");
     assert_eq!((states[0].waiting, states[0].held, states[1].waiting), (0, subject.held(1), 1));
