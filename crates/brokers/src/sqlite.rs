@@ -27,8 +27,8 @@
 //! - `sqlite/file.rs`: URL, tables, opening, what errors mean
 //! - `sqlite/beside.rs`: whether it and what SQLite keeps beside it are still those that are open
 //! - `sqlite/store.rs`: an open file; `sqlite/writer.rs`: the thread that commits in groups;
-//!   `sqlite/save.rs`: the one that copies what is committed into the file; `sqlite/wake.rs`: waking
-//!   across processes
+//!   `sqlite/save.rs`: the one that copies what is committed into the file;
+//!   `sqlite/wake.rs`: waking across processes
 //! - `sqlite/queues.rs`: messages, in SQL; `sqlite/consumer.rs`: claiming and waiting
 //! - `sqlite/list.rs`: what lies there, for people
 //! - `sqlite/shared.rs`: rates and revoked ids; `sqlite/runs.rs`: who runs what;

@@ -108,8 +108,8 @@ static SCALE: AtomicU64 = AtomicU64::new(0);
 /// Measures how long something takes, at less than half of what two readings of a clock cost. For
 /// judging what is slow: where the machine was suspended meanwhile it is wrong.
 pub(crate) enum Lap {
-    /// The count as it began, and how long a tick lasted then: what others find meanwhile is not its
-    /// concern.
+    /// The count as it began, and how long a tick lasted then: what others find meanwhile is not
+    /// its concern.
     Ticks(Ticks, u64, u64),
     Clock(Clock, Instant),
 }

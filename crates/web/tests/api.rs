@@ -18,7 +18,8 @@ use std::{
 use described::{Asked, Described, refuse_each};
 use futures_util::future::join_all;
 use http::ask;
-use longshore_brokers::{Consumer, End, Finish, OpenOptions};
+use longshore_brokers::{Consumer, End, Finish, Key, OpenOptions, Stored};
+use longshore_celery::{State, TaskResult};
 use longshore_core::Rate;
 use longshore_ops::schedules::{self, ScheduleAction};
 use longshore_web::{Access, Auditor, HistoryOptions, Intake, IntakeOptions, Readiness, Secret, Serving, Site, WebOptions, WebServer};
@@ -81,6 +82,10 @@ async fn fill(client: &Client, broker: &str) -> Worker {
     for id in ["w1", "w2", "w3", "w4", "w5"] {
         send(client, "shop.add", id, "cold").await;
     }
+    // As if a worker had said that it runs.
+    let runs = TaskResult { task_id: "runs".to_owned(), state: State::Started, ..TaskResult::default() };
+    let stored = Stored { key: Key::Task("runs".to_owned()), doc: runs.encode(), expires: None, keep_success: true, reply_to: None };
+    client.results().store(&[stored]).await.unwrap();
     bury(client, &["d1", "d2", "d3"]).await;
     let schedule = Schedule::new("hourly", Signature::named("shop.add").queue("cold"), Timing::every(Duration::from_secs(3600)).unwrap());
     schedules::act(client, &ScheduleAction::Put(Box::new(schedule.unwrap()))).await.unwrap();
@@ -133,6 +138,7 @@ fn all() -> Vec<Asked> {
         post("tasks/{task}/retry", "tasks/bad/retry", ""),
         post("tasks/{task}/cancel", "tasks/w1/cancel", ""),
         post("tasks/{task}/terminate", "tasks/w2/terminate", ""),
+        post("tasks/{task}/abort", "tasks/runs/abort", ""),
         post("bulk/retry", "bulk/retry", r#"{"all":true,"state":"failure","task":"shop.*"}"#),
         post("bulk/cancel", "bulk/cancel", r#"{"ids":["w3"]}"#),
         post("bulk/terminate", "bulk/terminate", r#"{"ids":["w4"]}"#),
@@ -193,6 +199,9 @@ fn refused() -> Vec<(Asked, u16)> {
         (post("tasks/{task}/retry", "tasks/none/retry", ""), 404),
         (post("tasks/{task}/cancel", "tasks/none/cancel", ""), 404),
         (post("tasks/{task}/terminate", "tasks/none/terminate", ""), 404),
+        (post("tasks/{task}/abort", "tasks/none/abort", ""), 404),
+        (post("tasks/{task}/abort", "tasks/w5/abort", ""), 422),
+        (post("tasks/{task}/abort", "tasks/good/abort", ""), 422),
         (post("dead/retry", "dead/retry", r#"{"ids":["none"]}"#), 404),
         (post("dead/purge", "dead/purge", r#"{"task":"none","error":"none"}"#), 404),
         (post("schedules/{name}/pause", "schedules/none/pause", ""), 404),

@@ -392,8 +392,8 @@ impl Feed<'_> {
         };
         serving.consuming.insert(queue.clone(), tag.clone());
         if self.shared.publisher.is_to_bind(queue, self.shared.takes_delayed && self.giving == Giving::Fixed) {
-            let (publisher, open, queue) = (self.shared.publisher.clone(), self.open.clone(), queue.clone());
-            tokio::spawn(async move { publisher.take_delayed(&open, &queue).await });
+            let (publisher, queue) = (self.shared.publisher.clone(), queue.clone());
+            tokio::spawn(async move { publisher.take_delayed(&queue).await });
         }
         // What it is sent goes past lapin; its end does not.
         let (queue, stopped) = (queue.clone(), serving.stopped.clone());

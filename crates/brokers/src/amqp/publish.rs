@@ -265,10 +265,13 @@ impl Publisher {
         self.delays.is_to_bind(queue, for_others)
     }
 
-    /// Binds a queue to where the server holds messages back. Makes what it takes.
-    pub(super) async fn take_delayed(&self, open: &Open, queue: &Arc<str>) {
-        // A connection that goes away just now is missed by whoever serves the queue.
-        let _ = self.delays.reach(open, queue).await;
+    /// Binds a queue to where the server holds messages back. Makes what it takes, over the
+    /// connection that sends: that of a consumer would live on for as long as this takes, with all
+    /// that it was lent.
+    pub(super) async fn take_delayed(&self, queue: &Arc<str>) {
+        if let Ok(open) = self.link.open(Wait::Forever).await {
+            let _ = self.delays.reach(&open, queue).await;
+        }
     }
 
     /// Sends messages that are not due yet to where the server holds them back. Returns for each
