@@ -199,7 +199,7 @@ impl Spare {
     }
 }
 
-/// Waits for what a broker has to say; then it is away.
+/// Waits for what a broker has to say; one that says nothing in time is away.
 async fn in_time<T>(url: &str, said: impl Future<Output = Result<T, OpsError>>) -> Result<T, OpsError> {
     timeout(PATIENCE, said).await.unwrap_or_else(|_| {
         let message = format!("{url}: no answer within {PATIENCE:?}");

@@ -89,7 +89,7 @@ pub(super) struct Open {
 
 /// Waits for what a server has to say, so long at most; time in which it has said that it takes
 /// nothing does not count. `None`: it says nothing.
-pub(super) async fn within<T>(most: Duration, blocked: &AtomicBool, said: impl Future<Output = T>) -> Option<T> {
+async fn within<T>(most: Duration, blocked: &AtomicBool, said: impl Future<Output = T>) -> Option<T> {
     let mut said = pin!(said);
     let mut silent = Duration::ZERO;
     while silent < most {
@@ -228,7 +228,7 @@ impl Link {
         self.blocked.load(Ordering::Relaxed)
     }
 
-    /// Waits for what a server has to say of what it was sent, as [`within`].
+    /// Waits for what a server has to say of what it was sent, so long at most. `None`: nothing.
     pub(super) async fn said<T>(&self, most: Duration, said: impl Future<Output = T>) -> Option<T> {
         within(most, &self.blocked, said).await
     }

@@ -218,7 +218,7 @@ impl<'a> Place<'a> {
     }
 }
 
-/// Reads a moment in UTC: `2026-11-24 8:05:09`, as RabbitMQ writes it up to 3.11, or ISO 8601.
+/// Reads a moment in UTC: `2026-11-24 8:05:09`, as RabbitMQ 3.10 writes it, or ISO 8601.
 fn moment(text: &str) -> Option<SystemTime> {
     if text.contains('T') {
         return longshore_celery::parse_iso(text);
@@ -275,7 +275,7 @@ mod tests {
     }
 
     #[test]
-    fn the_moment_since_which_nothing_happens_is_read_as_each_version_writes_it() {
+    fn the_moment_since_which_nothing_happens_is_read_in_either_form() {
         let seconds = |text: &str| moment(text).map(|at| at.duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs());
         for text in ["2026-11-24 8:05:09", "2026-11-24 08:05:09", "2026-11-24T08:05:09.000+00:00"] {
             assert_eq!(seconds(text), Some(1_795_507_509), "{text}");

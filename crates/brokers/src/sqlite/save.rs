@@ -51,13 +51,13 @@ pub(crate) fn beside_the_writer(conn: &mut Connection, reader: Arc<Reader>) -> r
 #[cfg(test)]
 mod tests {
     use std::{
-        path::Path,
+        path::{Path, PathBuf},
         sync::Arc,
         time::{Duration, Instant},
     };
 
     use super::MOST;
-    use crate::sqlite::{file, store::Store};
+    use crate::sqlite::{file, store::Store, writer::Step};
 
     fn size(path: &Path, end: &str) -> u64 {
         std::fs::metadata(format!("{}{end}", path.display())).map_or(0, |meta| meta.len())
@@ -67,7 +67,7 @@ mod tests {
         let raw = vec![b'x'; 1 << 10];
         for _ in 0..kibibytes / 100 {
             let raw = raw.clone();
-            let step = move |step: &mut super::super::writer::Step<'_>| {
+            let step = move |step: &mut Step<'_>| {
                 for _ in 0..100 {
                     step.conn.prepare_cached("INSERT INTO bus(at, exchange, routing_key, raw) VALUES (0, '', '', ?1)")?.execute([&raw])?;
                 }
@@ -77,16 +77,17 @@ mod tests {
         }
     }
 
-    fn open(path: &Path) -> Arc<Store> {
+    /// Opens a new file in a folder that goes with the test.
+    fn open() -> (tempfile::TempDir, PathBuf, Arc<Store>) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("tasks.db");
         let place = file::place(&format!("sqlite:{}?sync=normal", path.display())).unwrap();
-        Store::open(place, Arc::new(|_| {})).unwrap()
+        (directory, path, Store::open(place, Arc::new(|_| {})).unwrap())
     }
 
     #[tokio::test]
     async fn what_is_committed_comes_into_the_file_long_before_a_writer_has_to_copy_it() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("tasks.db");
-        let store = open(&path);
+        let (_directory, path, store) = open();
         // Some 1,600 pages of 4,000.
         write(&store, 6_000).await;
         let end = Instant::now() + Duration::from_secs(20);
@@ -98,13 +99,10 @@ mod tests {
 
     #[tokio::test]
     async fn a_log_that_is_written_without_a_pause_stays_short() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("tasks.db");
-        let store = open(&path);
+        let (_directory, path, store) = open();
         write(&store, 60_000).await;
         let most = 2 * MOST as u64 * 4_096;
         assert!(size(&path, "-wal") < most, "{} bytes are in the log", size(&path, "-wal"));
-        let path = path.clone();
         drop(store);
         assert_eq!((size(&path, "-wal"), size(&path, "") > 60 << 20), (0, true), "it is tidied up");
     }

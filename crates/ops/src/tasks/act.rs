@@ -183,7 +183,7 @@ pub struct Cancelled {
     pub refused: Vec<RefusedTask>,
 }
 
-/// A task that was not called off.
+/// A task that was not called off, or not asked to end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct RefusedTask {
@@ -193,7 +193,7 @@ pub struct RefusedTask {
     pub why: CancelRefusal,
 }
 
-/// Reason that a task was not called off.
+/// Reason that a task was not called off, or not asked to end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]

@@ -23,8 +23,8 @@ use super::{
 const CHANNEL_OPEN: [u8; 4] = [0, 20, 0, 10];
 const QUEUE_DECLARE: [u8; 4] = [0, 50, 0, 10];
 
-/// As much of a server as shakes hands and says that it lives. It answers all but what begins so,
-/// of the first connections.
+/// Shakes hands as a server does, and answers whoever sends all but one method, of the first
+/// connections.
 struct Forgetful {
     port: u16,
     connections: Arc<AtomicU32>,
