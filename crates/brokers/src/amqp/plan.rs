@@ -11,6 +11,8 @@ pub(super) enum Plan {
     Keep(Vec<Routed>),
     /// These are sent, and it is acknowledged.
     Ack(Vec<Routed>),
+    /// The same beside the others, when it can be sent.
+    Aside,
     /// It goes back to its place.
     Back,
 }
@@ -31,7 +33,7 @@ impl Plan {
         }
         match &finish.end {
             End::Keep => return Self::Keep(sends),
-            End::Back { front: true } if sends.is_empty() => return Self::Back,
+            End::Back { front: true } if sends.is_empty() && !lent.parcel.is_worn() => return Self::Back,
             End::Back { .. } => sends.push(Routed::to(&lent.queue, copy(&lent.parcel))),
             End::Dead { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, false, room)),
             End::Junk { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, true, room)),
@@ -42,7 +44,7 @@ impl Plan {
 
     pub(super) fn sends(&self) -> &[Routed] {
         match self {
-            Self::Over(_) | Self::Back => &[],
+            Self::Over(_) | Self::Aside | Self::Back => &[],
             Self::Keep(sends) | Self::Ack(sends) => sends,
         }
     }
