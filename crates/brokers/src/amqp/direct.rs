@@ -352,10 +352,11 @@ impl DirectChannel {
         self.confirms.unsaid(batch)
     }
 
-    /// Returns how many bytes the connection has taken so far.
-    pub(super) fn written(&self) -> u64 {
+    /// Returns how many bytes a slow connection has taken so far; `None`: it has taken all. What
+    /// lapin writes by itself, heartbeats, is no progress.
+    pub(super) fn taken(&self) -> Option<u64> {
         let out = locked(&self.direct.out);
-        out.forgotten + out.at as u64
+        (out.at < out.bytes.len()).then(|| out.forgotten + out.at as u64)
     }
 
     /// Acknowledges tags, of which each may mean all before it, too; and gives others back.

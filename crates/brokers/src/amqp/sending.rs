@@ -232,7 +232,7 @@ impl Publisher {
     /// and from the last byte that it took.
     async fn landing(&self, flight: &Flight, wait: Wait, until: Option<Instant>) -> Landing {
         let most = self.link.silence(wait) + MESSAGE * u32::try_from(flight.places.len()).unwrap_or(u32::MAX);
-        let progress = || (flight.batch.left(), flight.outlet.direct.written());
+        let progress = || (flight.batch.left(), flight.outlet.direct.taken());
         let said = self.link.said(most, progress, flight.batch.sent());
         let said = match until {
             None => said.await,
@@ -331,7 +331,7 @@ impl Publisher {
     /// Waits until the server has said something of messages that went alone. `None`: it says
     /// nothing for too long.
     pub(super) async fn confirmed(&self, outlet: &Outlet, batch: &Batch, wait: Wait) -> Option<Vec<Sent>> {
-        self.link.said(self.link.silence(wait) + MESSAGE, || outlet.direct.written(), batch.sent()).await
+        self.link.said(self.link.silence(wait) + MESSAGE, || outlet.direct.taken(), batch.sent()).await
     }
 }
 
