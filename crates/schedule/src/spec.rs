@@ -75,6 +75,9 @@ pub struct NextDue {
     pub at: SystemTime,
     /// True where due times before it are left out.
     pub skips: bool,
+    /// Time until which this is the answer, while nothing is run: then another due time passes, or
+    /// this one is too late. `None`: it stays so.
+    pub until: Option<SystemTime>,
 }
 
 impl Timing {
@@ -244,7 +247,10 @@ impl ScheduleSpec {
             Some(due) => *due,
             None => self.timing.after(since, base)?,
         };
-        Some(NextDue { due, at: due + self.put_off(since, due, seed), skips })
+        let at = due + self.put_off(since, due, seed);
+        let late = (self.missed == MissedPolicy::Skip).then(|| at + LATE);
+        let following = self.timing.after(since, passed.last().map_or(due, |last| due.max(*last)));
+        Some(NextDue { due, at, skips, until: late.into_iter().chain(following).min() })
     }
 
     /// Returns the jitter of this due time.
@@ -370,6 +376,13 @@ mod tests {
                 prop_assert_eq!(spec.next(since, Some(last), now, 42).unwrap(), next);
                 prop_assert!(next.due > last && next.at >= next.due && next.at <= next.due + spec.jitter);
                 prop_assert!(next.at <= spec.timing.after(since, next.due).unwrap());
+                // Whoever asks before `until` gets the same answer.
+                let until = next.until.unwrap();
+                prop_assert!(until > now || (missed == MissedPolicy::Skip && until == next.at + LATE));
+                for part in [0.0, 0.5, 0.999] {
+                    let then = now + until.duration_since(now).unwrap_or_default().mul_f64(part);
+                    prop_assert_eq!(spec.next(since, Some(last), then, 42).unwrap(), next, "at {} of its time", part);
+                }
                 if next.due > now {
                     // Nothing but what was skipped lies before it.
                     prop_assert!(next.skips || spec.timing.after(since, last).unwrap() == next.due);

@@ -1,6 +1,6 @@
 //! The schedules that are run, and which is due next. Pure.
 
-use std::time::SystemTime;
+use std::{collections::BTreeSet, time::SystemTime};
 
 use longshore_brokers::ScheduleRow;
 use longshore_schedule::NextDue;
@@ -21,23 +21,28 @@ pub(super) struct Entry {
 #[derive(Debug, Default)]
 pub(super) struct Table {
     entries: Vec<Entry>,
+    /// When each is to be sent, and its place.
+    order: BTreeSet<(SystemTime, usize)>,
+    /// How often a due time was computed.
+    #[cfg(test)]
+    computed: usize,
 }
 
 impl Table {
     /// Reads what the store keeps. Returns, beside the table, those that cannot be read, and why.
     pub(super) fn read(rows: Vec<ScheduleRow>, now: SystemTime) -> (Self, Vec<(String, String)>) {
-        let (mut entries, mut unread) = (Vec::new(), Vec::new());
+        let (mut table, mut unread) = (Self::default(), Vec::new());
         for row in rows.into_iter().filter(|row| row.paused.is_none()) {
             match Schedule::decode(&row.name, &row.spec) {
                 Ok(schedule) => {
                     let seed = schedule.seed();
-                    let next = schedule.spec.next(row.since, row.last, now, seed);
-                    entries.push(Entry { schedule, since: row.since, last: row.last, seed, next });
+                    table.entries.push(Entry { schedule, since: row.since, last: row.last, seed, next: None });
+                    table.compute(table.entries.len() - 1, now);
                 }
                 Err(why) => unread.push((row.name, why)),
             }
         }
-        (Self { entries }, unread)
+        (table, unread)
     }
 
     pub(super) fn len(&self) -> usize {
@@ -46,17 +51,23 @@ impl Table {
 
     /// Returns when something is to be sent next.
     pub(super) fn next_at(&self) -> Option<SystemTime> {
-        self.entries.iter().filter_map(|entry| entry.next).map(|next| next.at).min()
+        self.order.first().map(|(at, _)| *at)
     }
 
     /// Returns what is to be sent now, the longest due first: its place and its due time.
     pub(super) fn due(&mut self, now: SystemTime) -> Option<(usize, NextDue)> {
-        // What has become due may have been missed by now: the schedule says what of it is sent.
-        for entry in self.entries.iter_mut().filter(|entry| entry.next.is_some_and(|next| next.due <= now)) {
-            entry.next = entry.schedule.spec.next(entry.since, entry.last, now, entry.seed);
+        loop {
+            let (_, place) = *self.order.first().filter(|(at, _)| *at <= now)?;
+            let next = self.entries[place].next?;
+            if next.until.is_none_or(|until| now < until) {
+                return Some((place, next));
+            }
+            // It may have been missed by now: the schedule says what of it is sent.
+            self.compute(place, now);
+            if let Some(next) = self.entries[place].next.filter(|next| next.at <= now) {
+                return Some((place, next));
+            }
         }
-        let due = self.entries.iter().enumerate().filter_map(|(place, entry)| Some((place, entry.next.filter(|next| next.at <= now)?)));
-        due.min_by_key(|(_, next)| next.at)
     }
 
     pub(super) fn entry(&self, place: usize) -> &Entry {
@@ -65,9 +76,22 @@ impl Table {
 
     /// Notes that a due time is over.
     pub(super) fn done(&mut self, place: usize, due: SystemTime, now: SystemTime) {
+        self.entries[place].last = Some(due);
+        self.compute(place, now);
+    }
+
+    /// Finds what is due next of one schedule.
+    fn compute(&mut self, place: usize, now: SystemTime) {
         let entry = &mut self.entries[place];
-        entry.last = Some(due);
+        if let Some(was) = entry.next {
+            self.order.remove(&(was.at, place));
+        }
         entry.next = entry.schedule.spec.next(entry.since, entry.last, now, entry.seed);
+        self.order.extend(entry.next.map(|next| (next.at, place)));
+        #[cfg(test)]
+        {
+            self.computed += 1;
+        }
     }
 }
 
@@ -104,5 +128,29 @@ mod tests {
         }
         assert_eq!(sent, [("a".to_owned(), at(20), true), ("b".to_owned(), at(21), true)]);
         assert_eq!(table.next_at(), Some(at(28)));
+    }
+
+    /// However many are due at once: the clock goes on while they are sent.
+    #[test]
+    fn a_due_time_is_computed_once_when_it_is_sent_and_not_for_each_that_is_sent_before() {
+        let rows = (0..1000).map(|number| row(&format!("s{number}"), 60, None)).collect();
+        let (mut table, _) = Table::read(rows, at(0));
+        table.computed = 0;
+        for turn in 1..=1000 {
+            let now = at(60) + Duration::from_millis(turn);
+            let (place, next) = table.due(now).unwrap();
+            assert_eq!(next.due, at(60));
+            table.done(place, next.due, now);
+        }
+        assert_eq!((table.due(at(119)), table.next_at(), table.computed), (None, Some(at(120)), 1000));
+        // Nobody was there for ten minutes: the latest is sent of each, which is found once.
+        table.computed = 0;
+        for turn in 1..=1000 {
+            let now = at(725) + Duration::from_millis(turn);
+            let (place, next) = table.due(now).unwrap();
+            assert_eq!((next.due, next.skips), (at(720), true));
+            table.done(place, next.due, now);
+        }
+        assert_eq!((table.due(at(730)), table.computed), (None, 2000));
     }
 }
