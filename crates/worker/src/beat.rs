@@ -4,9 +4,11 @@
 //! that leads renews its lead, reads the schedules again when they have changed, and sleeps until
 //! the next due time.
 //!
-//! Layout: `beat/event.rs`: what is told; `beat/table.rs`: what is due next
+//! Layout: `beat/event.rs`: what is told; `beat/table.rs`: what is due next; `beat/held.rs`: queues
+//! that take nothing for now
 
 mod event;
+mod held;
 mod table;
 
 use std::{
@@ -19,7 +21,7 @@ use longshore_core::{CancelToken, ErrorKind};
 use longshore_schedule::NextDue;
 
 pub use self::event::{SchedulerEvent, SchedulerNotice};
-use self::table::Table;
+use self::{held::HeldQueues, table::Table};
 use crate::{
     app::App,
     client::Client,
@@ -80,6 +82,7 @@ struct LeadState {
     /// Version of the schedules that the table has.
     version: Option<u64>,
     table: Table,
+    held: HeldQueues,
     /// Both clocks at the last look.
     clocks: Option<(SystemTime, u64)>,
     /// Time that it waits for a store that is away.
@@ -88,6 +91,16 @@ struct LeadState {
     answered: bool,
     /// True once the store keeps the schedules of this program.
     kept: bool,
+}
+
+/// Outcome of sending what is due.
+enum Attempt {
+    /// The store's answer, and the queue that has taken a message.
+    Fired(Fired, Option<Arc<str>>),
+    /// Its queue takes nothing for now: why.
+    Refused(Arc<str>, BrokerError),
+    /// Nothing is sent to its queue until then.
+    Held(SystemTime),
 }
 
 impl Scheduler {
@@ -170,17 +183,38 @@ impl Scheduler {
                 return Ok(Duration::ZERO);
             }
             match self.fire(place, next).await? {
-                Fired::Done | Fired::Already => self.state.table.done(place, next.due, environment.wall()),
-                Fired::Changed | Fired::NotLeading => {
-                    // Whatever has changed is read again.
-                    (self.state.confirmed, self.state.renew) = (None, 0);
+                Attempt::Fired(Fired::Done | Fired::Already, queue) => {
+                    self.state.table.done(place, next.due, environment.wall());
+                    if let Some(queue) = queue.filter(|queue| self.state.held.free(queue)) {
+                        self.tell(&SchedulerEvent::QueueBack { queue: queue.to_string() });
+                    }
+                }
+                Attempt::Fired(Fired::Changed | Fired::NotLeading, _) => {
+                    self.read_again();
                     return Ok(Duration::ZERO);
                 }
+                Attempt::Held(until) => self.state.table.put_off(place, until),
+                Attempt::Refused(queue, error) => self.hold(place, &queue, error.message),
             }
         }
         let renew = Duration::from_nanos(self.state.renew.saturating_sub(environment.lease()));
         let due = self.state.table.next_at().filter(|_| self.state.leads);
         Ok(due.map_or(renew, |at| at.duration_since(environment.wall()).unwrap_or_default().min(renew)))
+    }
+
+    /// Has the lead asked for and the schedules read again.
+    fn read_again(&mut self) {
+        (self.state.confirmed, self.state.renew) = (None, 0);
+    }
+
+    /// Puts off what is due for a queue that takes nothing for now. The others go on.
+    fn hold(&mut self, place: usize, queue: &Arc<str>, reason: String) {
+        let (until, is_news) = self.state.held.hold(queue, &reason, self.client.environment().wall());
+        self.state.table.put_off(place, until);
+        if is_news {
+            let name = self.state.table.entry(place).schedule.name.clone();
+            self.tell(&SchedulerEvent::QueueHeld { name, queue: queue.to_string(), reason });
+        }
     }
 
     /// Tells of a clock that was set. The table has due times behind what was sent, wherever the
@@ -199,6 +233,10 @@ impl Scheduler {
             if moved.0 > MOVED {
                 let seconds = moved.1 * i64::try_from(moved.0.as_secs()).unwrap_or(i64::MAX);
                 self.tell(&SchedulerEvent::ClockMoved { seconds });
+                // Queues are tried again by the clock that was set.
+                if self.state.held.clear() {
+                    self.read_again();
+                }
             }
         }
     }
@@ -257,6 +295,7 @@ impl Scheduler {
                     self.tell(&SchedulerEvent::Waits { leader: node.clone() });
                 }
                 (self.state.leads, self.state.leader, self.state.confirmed) = (false, Some(node), None);
+                self.state.held.clear();
             }
         }
         self.state.renew = asked + term_nanos / 3;
@@ -264,7 +303,7 @@ impl Scheduler {
     }
 
     /// Sends the task of a due time, and notes it.
-    async fn fire(&self, place: usize, next: NextDue) -> Result<Fired, BrokerError> {
+    async fn fire(&self, place: usize, next: NextDue) -> Result<Attempt, BrokerError> {
         let entry = self.state.table.entry(place);
         let (schedule, name) = (&entry.schedule, entry.schedule.name.clone());
         let id = schedule.task_id(entry.since, next.due);
@@ -277,55 +316,92 @@ impl Scheduler {
             at: self.client.environment().wall(),
             message: None,
         };
-        let (mut sent, mut spans) = (true, SendSpans::default());
+        let (mut taken_by, mut spans) = (None, SendSpans::default());
         match self.client.message_of(&schedule.call_of(id.clone())) {
-            Ok((message, its)) => (firing.message, spans) = (Some(message), its),
-            Err(error) => (sent, _) = (false, not_sent(error.to_string())),
+            Ok((message, its)) => {
+                if let Some(until) = self.state.held.until(&message.queue, firing.at) {
+                    return Ok(Attempt::Held(until));
+                }
+                taken_by = Some(message.queue.clone());
+                (firing.message, spans) = (Some(message), its);
+            }
+            Err(error) => not_sent(error.to_string()),
         }
+        // Where the store is another one the message goes first.
         if !self.one_store
             && let Some(message) = firing.message.take()
         {
-            match self.publish(&id, message).await {
-                Ok(true) => {}
-                Ok(false) => return Ok(Fired::NotLeading),
-                Err(error) if error.kind == ErrorKind::Refused => (sent, _) = (false, not_sent(error.message)),
-                Err(error) => return Err(error),
+            match self.publish(&id, message).await? {
+                Published::Done => {}
+                Published::NotLeading => return Ok(Attempt::Fired(Fired::NotLeading, None)),
+                Published::Refused(error) => (taken_by, _) = (None, not_sent(error.message)),
+                Published::Held(queue, error) => return Ok(Attempt::Refused(queue, error)),
             }
         }
-        let fired = match self.store.fire(&firing).await {
+        let fired = match (self.store.fire(&firing).await, firing.message.take()) {
+            (Ok(fired), _) => fired,
             // The message is refused, or all is: then so is this.
-            Err(error) if error.kind == ErrorKind::Refused && firing.message.take().is_some() => {
+            (Err(error), Some(_)) if error.kind == ErrorKind::Refused => {
                 let fired = self.store.fire(&firing).await?;
-                (sent, _) = (false, not_sent(error.message));
+                (taken_by, _) = (None, not_sent(error.message));
                 fired
             }
-            fired => fired?,
+            (Err(error), Some(message)) if error.kind == ErrorKind::Transient && self.answers().await => {
+                return Ok(Attempt::Refused(message.queue, error));
+            }
+            (Err(error), _) => return Err(error),
         };
         if fired == Fired::Done && next.skips {
             self.tell(&SchedulerEvent::Skipped { name: name.clone(), due: next.due });
         }
-        if fired == Fired::Done && sent {
+        if fired == Fired::Done && taken_by.is_some() {
             spans.end(self.client.maker(), Ok(()));
             self.tell(&SchedulerEvent::Sent { name, task: schedule.call.task.clone(), id, due: next.due });
         }
-        Ok(fired)
+        Ok(Attempt::Fired(fired, taken_by.filter(|_| fired == Fired::Done)))
+    }
+
+    /// Returns whether the broker answers, and the store takes what is said of the lead: then what
+    /// was not taken is the trouble of one queue.
+    async fn answers(&self) -> bool {
+        self.client.broker().ping().await.is_ok() && self.store.lead(&self.name, self.options.term).await.is_ok()
     }
 
     /// Publishes to a broker that is not the store of the schedules, unless its result is known.
-    /// Returns whether this scheduler leads: it asks as late as it can, since the broker does not.
-    async fn publish(&self, id: &str, message: longshore_brokers::Outgoing) -> Result<bool, BrokerError> {
-        let known = self.client.results().get(&[Key::Task(id.to_owned())]).await?;
+    /// Asks for the lead as late as it can, since the broker does not.
+    async fn publish(&self, id: &str, message: longshore_brokers::Outgoing) -> Result<Published, BrokerError> {
+        let known = match self.client.results().get(&[Key::Task(id.to_owned())]).await {
+            Err(error) if error.kind == ErrorKind::Refused => return Ok(Published::Refused(error)),
+            known => known?,
+        };
         match self.store.lead(&self.name, self.options.term).await? {
             Leading::Ours { version } if Some(version) == self.state.version => {}
-            _ => return Ok(false),
+            _ => return Ok(Published::NotLeading),
         }
         if known.first().is_none_or(Option::is_none) {
             let (at, batch) = (self.client.environment().wall(), [message]);
-            self.client.broker().publish_once(id, &batch).await?;
-            self.client.tell_sent(at, &batch).await;
+            match self.client.broker().publish_once(id, &batch).await {
+                Ok(()) => self.client.tell_sent(at, &batch).await,
+                Err(error) if error.kind == ErrorKind::Refused => return Ok(Published::Refused(error)),
+                Err(error) if error.kind == ErrorKind::Transient && self.answers().await => {
+                    let [message] = batch;
+                    return Ok(Published::Held(message.queue, error));
+                }
+                Err(error) => return Err(error),
+            }
         }
-        Ok(true)
+        Ok(Published::Done)
     }
+}
+
+/// Outcome of publishing the task of a due time.
+enum Published {
+    Done,
+    NotLeading,
+    /// It can never be sent.
+    Refused(BrokerError),
+    /// This queue takes nothing for now.
+    Held(Arc<str>, BrokerError),
 }
 
 impl Client {

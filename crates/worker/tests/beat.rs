@@ -12,7 +12,8 @@ use std::{
 
 use futures_util::future::BoxFuture;
 use longshore_brokers::{
-    Broker, BrokerError, Connected, Fired, Firing, Inspect, Leading, ScheduleBook, SchedulerName, Schedules, connect, rehearsal::Rehearsal,
+    Broker, BrokerError, Connected, Consumer, Fired, Firing, Inspect, Leading, OpenOptions, Outgoing, QueueState, ScheduleBook,
+    SchedulerName, Schedules, connect, rehearsal::Rehearsal,
 };
 use longshore_celery::{Limits, Message, Value};
 use longshore_core::{CancelToken, ErrorKind};
@@ -349,6 +350,126 @@ async fn where_broker_and_store_are_two_a_due_time_is_sent_at_least_once_and_onc
             }
         }
     }
+}
+
+/// A broker of which some queues take nothing, or that is away as a whole.
+struct Choosy {
+    broker: Arc<dyn Broker>,
+    full: Mutex<HashSet<String>>,
+    away: AtomicBool,
+    asked: AtomicU64,
+}
+
+impl Choosy {
+    /// Takes it in place of the broker of these connections.
+    fn before(connected: &mut Connected, full: &[&str]) -> Arc<Self> {
+        let full = Mutex::new(full.iter().map(|queue| (*queue).to_owned()).collect());
+        let broker = connected.broker.clone();
+        let choosy = Arc::new(Self { broker, full, away: AtomicBool::new(false), asked: AtomicU64::new(0) });
+        connected.broker = choosy.clone();
+        choosy
+    }
+
+    fn trouble<T>(&self, what: &str) -> Result<T, BrokerError> {
+        Err(BrokerError { kind: ErrorKind::Transient, message: what.to_owned() })
+    }
+}
+
+impl Broker for Choosy {
+    fn url(&self) -> &str {
+        self.broker.url()
+    }
+
+    fn ping(&self) -> BoxFuture<'_, Result<(String, Duration), BrokerError>> {
+        match self.away.load(Ordering::SeqCst) {
+            true => Box::pin(async { self.trouble("it is away") }),
+            false => self.broker.ping(),
+        }
+    }
+
+    fn open(&self, options: OpenOptions) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
+        self.broker.open(options)
+    }
+
+    fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.asked.fetch_add(1, Ordering::SeqCst);
+        if self.away.load(Ordering::SeqCst) {
+            return Box::pin(async { self.trouble("it is away") });
+        }
+        if batch.iter().any(|message| self.full.lock().unwrap().contains(&*message.queue)) {
+            return Box::pin(async { self.trouble("it does not take what is sent to full") });
+        }
+        self.broker.publish(batch)
+    }
+
+    fn queues<'a>(&'a self, names: &'a [Arc<str>]) -> BoxFuture<'a, Result<Vec<QueueState>, BrokerError>> {
+        self.broker.queues(names)
+    }
+
+    fn purge<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<u64, BrokerError>> {
+        self.broker.purge(queue)
+    }
+}
+
+fn to_queue(name: &str, queue: &str, millis: u64) -> Schedule {
+    let timing = Timing::every(Duration::from_millis(millis)).unwrap();
+    Schedule::new(name, Signature::named("tasks.tick").queue(queue), timing).unwrap().missed(MissedPolicy::All(10_000))
+}
+
+/// As a queue of RabbitMQ with `overflow=reject-publish`, or one whose node is down.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_queue_that_takes_nothing_holds_up_its_own_schedules_alone_and_no_due_time_is_lost() {
+    let name = fresh("beat-full");
+    let mut connected = Rehearsal::open(&name).beside(connect(&format!("memory://{name}"), None).unwrap());
+    let choosy = Choosy::before(&mut connected, &["full"]);
+    let period = Duration::from_millis(100);
+    let app = App::new().schedule(to_queue("a", "full", 100)).schedule(to_queue("b", "full", 100)).schedule(to_queue("c", "ticks", 100));
+    let mut scheduler = Running::start("s@here", &app, connected.clone());
+    let held = scheduler.hears("it is held", |event| !matches!(event, SchedulerEvent::Kept { .. } | SchedulerEvent::Leads { .. })).await;
+    let reason = "it does not take what is sent to full".to_owned();
+    assert_eq!(held, SchedulerEvent::QueueHeld { name: "a".to_owned(), queue: "full".to_owned(), reason });
+    // Each goes at its times, though the first of all is never sent.
+    for _ in 0..10 {
+        let event = scheduler.hears("c is sent", |_| true).await;
+        assert!(matches!(&event, SchedulerEvent::Sent { name, .. } if name == "c"), "{event:?}");
+    }
+    choosy.full.lock().unwrap().clear();
+    let back = scheduler.hears("it is back", |event| !matches!(event, SchedulerEvent::Sent { .. })).await;
+    assert_eq!(back, SchedulerEvent::QueueBack { queue: "full".to_owned() });
+    scheduler.sent(30).await;
+    scheduler.stop().await;
+    let rows = connected.schedules().unwrap().schedules().await.unwrap().rows;
+    let mut fired = rows.iter().map(|row| {
+        let span = row.last.unwrap().duration_since(row.since).unwrap();
+        assert_eq!(span.as_millis() / period.as_millis(), u128::from(row.fired), "each due time of {}", row.name);
+        row.fired
+    });
+    let (a, b, c) = (fired.next().unwrap(), fired.next().unwrap(), fired.next().unwrap());
+    for (queue, sent) in [("full", a + b), ("ticks", c)] {
+        let waiting: u64 = connected.broker.queues(&[queue.into()]).await.unwrap().iter().map(|state| state.waiting).sum();
+        assert_eq!(waiting, sent, "each once: {queue}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_broker_that_is_away_is_told_once_however_many_schedules_are_due() {
+    let name = fresh("beat-away");
+    let mut connected = Rehearsal::open(&name).beside(connect(&format!("memory://{name}"), None).unwrap());
+    let choosy = Choosy::before(&mut connected, &[]);
+    choosy.away.store(true, Ordering::SeqCst);
+    let schedules = (0..300).map(|number| to_queue(&format!("s{number}"), &format!("q{number}"), 100).missed(MissedPolicy::Once));
+    let app = schedules.fold(App::new(), App::schedule);
+    let mut scheduler = Running::start("s@here", &app, connected.clone());
+    let is_away = |event: &SchedulerEvent| matches!(event, SchedulerEvent::Away { reason } if reason == "it is away");
+    scheduler.hears("it is away", is_away).await;
+    while choosy.asked.load(Ordering::SeqCst) < 3 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    choosy.away.store(false, Ordering::SeqCst);
+    let next = scheduler.hears("it goes on", |event| !matches!(event, SchedulerEvent::Sent { .. })).await;
+    assert!(matches!(next, SchedulerEvent::Back | SchedulerEvent::Skipped { .. }), "nothing was told between: {next:?}");
+    scheduler.sent(300).await;
+    scheduler.stop().await;
 }
 
 /// Whose result is known does not run again, where the broker cannot know it.

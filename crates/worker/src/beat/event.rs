@@ -41,6 +41,21 @@ pub enum SchedulerEvent {
         /// Why.
         reason: String,
     },
+    /// A queue takes nothing for now, while the broker answers: what is due there is tried again.
+    /// Told once of a queue, and once of all that give the same reason.
+    QueueHeld {
+        /// The schedule whose task was to be sent.
+        name: String,
+        /// The queue.
+        queue: String,
+        /// Why.
+        reason: String,
+    },
+    /// A queue that was told to take nothing takes tasks again.
+    QueueBack {
+        /// The queue.
+        queue: String,
+    },
     /// A schedule cannot be read, and is not run.
     Unreadable {
         /// The schedule.
@@ -94,6 +109,10 @@ impl fmt::Display for SchedulerEvent {
                 write!(f, "schedule {name}: due times were missed; those that it does not make up for are left out")
             }
             Self::NotSent { name, reason } => write!(f, "schedule {name}: its task was not sent: {reason}"),
+            Self::QueueHeld { name, queue, reason } => {
+                write!(f, "schedule {name}: its task waits: {reason}; what is due for the queue {queue} is tried again, the rest goes on")
+            }
+            Self::QueueBack { queue } => write!(f, "the queue {queue} takes scheduled tasks again"),
             Self::Unreadable { name, reason } => write!(f, "schedule {name} is not run: it cannot be read: {reason}"),
             Self::Kept { name } => write!(f, "schedule {name}: new, or changed"),
             Self::Left { name } => write!(

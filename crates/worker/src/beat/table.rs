@@ -15,13 +15,15 @@ pub(super) struct Entry {
     last: Option<SystemTime>,
     seed: u64,
     next: Option<NextDue>,
+    /// When that is tried: its time, or later where its queue takes nothing for now.
+    tried: SystemTime,
 }
 
 /// All schedules that are run.
 #[derive(Debug, Default)]
 pub(super) struct Table {
     entries: Vec<Entry>,
-    /// When each is to be sent, and its place.
+    /// When each is tried, and its place.
     order: BTreeSet<(SystemTime, usize)>,
     /// How often a due time was computed.
     #[cfg(test)]
@@ -36,7 +38,7 @@ impl Table {
             match Schedule::decode(&row.name, &row.spec) {
                 Ok(schedule) => {
                     let seed = schedule.seed();
-                    table.entries.push(Entry { schedule, since: row.since, last: row.last, seed, next: None });
+                    table.entries.push(Entry { schedule, since: row.since, last: row.last, seed, next: None, tried: now });
                     table.compute(table.entries.len() - 1, now);
                 }
                 Err(why) => unread.push((row.name, why)),
@@ -80,14 +82,23 @@ impl Table {
         self.compute(place, now);
     }
 
+    /// Puts off what is due of a schedule, whose queue takes nothing for now.
+    pub(super) fn put_off(&mut self, place: usize, until: SystemTime) {
+        let entry = &mut self.entries[place];
+        self.order.remove(&(entry.tried, place));
+        entry.tried = until;
+        self.order.insert((until, place));
+    }
+
     /// Finds what is due next of one schedule.
     fn compute(&mut self, place: usize, now: SystemTime) {
         let entry = &mut self.entries[place];
-        if let Some(was) = entry.next {
-            self.order.remove(&(was.at, place));
-        }
+        self.order.remove(&(entry.tried, place));
         entry.next = entry.schedule.spec.next(entry.since, entry.last, now, entry.seed);
-        self.order.extend(entry.next.map(|next| (next.at, place)));
+        if let Some(next) = entry.next {
+            entry.tried = next.at;
+            self.order.insert((next.at, place));
+        }
         #[cfg(test)]
         {
             self.computed += 1;
@@ -128,6 +139,22 @@ mod tests {
         }
         assert_eq!(sent, [("a".to_owned(), at(20), true), ("b".to_owned(), at(21), true)]);
         assert_eq!(table.next_at(), Some(at(28)));
+    }
+
+    #[test]
+    fn one_that_is_put_off_lets_the_others_pass_and_what_was_missed_by_then_is_left_out() {
+        let (mut table, _) = Table::read(vec![row("a", 10, None), row("b", 10, None)], at(0));
+        let (place, _) = table.due(at(10)).unwrap();
+        assert_eq!(table.entry(place).schedule.name, "a");
+        table.put_off(place, at(31));
+        let (other, next) = table.due(at(10)).unwrap();
+        assert_eq!(table.entry(other).schedule.name, "b");
+        table.done(other, next.due, at(10));
+        assert_eq!((table.due(at(19)), table.next_at()), (None, Some(at(20))));
+        table.done(other, at(40), at(19));
+        assert_eq!((table.due(at(30)), table.next_at()), (None, Some(at(31))));
+        let (_, next) = table.due(at(31)).unwrap();
+        assert_eq!((next.due, next.skips), (at(30), true));
     }
 
     /// However many are due at once: the clock goes on while they are sent.

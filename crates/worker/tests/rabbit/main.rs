@@ -10,5 +10,6 @@ mod hostile;
 mod kills;
 mod permissions;
 mod runs;
+mod schedules;
 mod shares;
 mod strangers;
