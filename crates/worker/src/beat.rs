@@ -34,6 +34,8 @@ use crate::{
 const MOVED: Duration = Duration::from_secs(2);
 /// Longest wait before a store that is away is asked again.
 const LONGEST: Duration = Duration::from_secs(5);
+/// Wait before a scheduler of a worker is tried again that was refused: a permission may come.
+const REFUSED: Duration = Duration::from_secs(30);
 /// Time that giving the lead back may take.
 const LAST: Duration = Duration::from_secs(2);
 
@@ -151,6 +153,24 @@ impl Scheduler {
             let _ = tokio::time::timeout(LAST, self.store.resign(&self.name)).await;
         }
         ended
+    }
+
+    /// Runs one that a worker has: what ends it is told, once for each reason, and it is tried again
+    /// until it is told to stop.
+    pub(crate) async fn keep_running(app: App, client: Client, options: SchedulerOptions, stop: CancelToken) {
+        let mut reason = None;
+        while !stop.is_cancelled() {
+            let ended = match Self::over(&app, client.clone(), options.clone()) {
+                Ok(scheduler) => scheduler.run(stop.clone()).await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = ended else { return };
+            if reason.as_ref() != Some(&error.message) {
+                (options.told)(&SchedulerEvent::Refused { reason: error.message.clone() });
+                reason = Some(error.message);
+            }
+            let _ = tokio::time::timeout(REFUSED, stop.cancelled()).await;
+        }
     }
 
     fn tell(&self, event: &SchedulerEvent) {

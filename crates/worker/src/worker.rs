@@ -226,7 +226,11 @@ impl Worker {
         let consumer = connected.broker.open(open).await?;
         let node: Arc<str> = Arc::from(options.node.as_str());
         let client = Client::over(&app, connected.clone()).of_node(&node);
-        let scheduler = options.beat.then(|| scheduler(&app, client.clone(), &options)).transpose()?;
+        if options.beat {
+            // That nobody keeps schedules shows at once.
+            connected.schedules()?;
+        }
+        let scheduler = options.beat.then(|| scheduler(&app, client.clone(), &options));
         let told = app.told.clone();
         let shared = Arc::new(Shared::new(Arc::new(app), node, client, connected, consumer, links));
         // Before the first claim: what was called off while nobody listened must not start.
@@ -291,13 +295,9 @@ impl Worker {
             let _ = tokio::time::timeout(LISTENS, listening).await;
             beat = Some(sender);
         }
-        let scheduler = scheduler.map(|scheduler| {
-            let ended = scheduler.run(shared.stopping.clone());
-            runtime.spawn(async move {
-                if let (Err(error), Some(told)) = (ended.await, told) {
-                    told(&News::remark(format!("the scheduler has ended: {}", error.message)));
-                }
-            })
+        let scheduler = scheduler.map(|(app, client, own)| {
+            let stop = shared.stopping.clone();
+            runtime.spawn(Scheduler::keep_running(app, client, own, stop))
         });
         Ok(Self { shared, intake, face, engine, running, grace: options.grace, over, beat, control, scaling, noting, scheduler })
     }
@@ -411,8 +411,8 @@ impl Worker {
     }
 }
 
-/// Returns the scheduler of a worker, whose events are those of the worker.
-fn scheduler(app: &App, client: Client, options: &WorkerOptions) -> Result<Scheduler, BrokerError> {
+/// Returns what the scheduler of a worker needs, whose events are those of the worker.
+fn scheduler(app: &App, client: Client, options: &WorkerOptions) -> (App, Client, SchedulerOptions) {
     let (hub, told) = (options.hub.clone(), app.told.clone());
     let mut own = SchedulerOptions::new(options.node.as_str());
     own.told = Arc::new(move |event| {
@@ -421,7 +421,7 @@ fn scheduler(app: &App, client: Client, options: &WorkerOptions) -> Result<Sched
         }
         hub.post([WorkerEvent::Schedule(event.clone())]);
     });
-    Scheduler::over(app, client, own)
+    (app.clone(), client, own)
 }
 
 /// Returns the slots that each lane begins with, and the most children that there may ever be: how

@@ -16,11 +16,14 @@ use longshore_brokers::{
     SchedulerName, Schedules, connect, rehearsal::Rehearsal,
 };
 use longshore_celery::{Limits, Message, Value};
-use longshore_core::{CancelToken, ErrorKind};
+use longshore_core::{
+    CancelToken, ErrorKind,
+    watch::{Detail, Heard},
+};
 use longshore_testkit::servers::Redis;
 use longshore_worker::{
     App, Client, Environment, MissedPolicy, Schedule, Scheduler, SchedulerEvent, SchedulerOptions, Signature, Task, Timing, Worker,
-    WorkerOptions,
+    WorkerEvent, WorkerOptions,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -261,6 +264,8 @@ struct Forgetful {
     store: Arc<dyn Schedules>,
     /// The next due time is not noted, and that is not known.
     loses: AtomicBool,
+    /// Nobody may lead.
+    refuses: AtomicBool,
     /// Ids of tasks whose due times were noted.
     noted: Mutex<Vec<SystemTime>>,
 }
@@ -287,7 +292,10 @@ impl Schedules for Forgetful {
     }
 
     fn lead<'a>(&'a self, scheduler: &'a SchedulerName, term: Duration) -> BoxFuture<'a, Result<Leading, BrokerError>> {
-        self.store.lead(scheduler, term)
+        match self.refuses.load(Ordering::SeqCst) {
+            true => Box::pin(async { Err(BrokerError { kind: ErrorKind::Refused, message: "no permission to lead".to_owned() }) }),
+            false => self.store.lead(scheduler, term),
+        }
     }
 
     fn resign<'a>(&'a self, scheduler: &'a SchedulerName) -> BoxFuture<'a, Result<(), BrokerError>> {
@@ -314,7 +322,8 @@ async fn where_broker_and_store_are_two_a_due_time_is_sent_at_least_once_and_onc
         let rehearsal = Rehearsal::open(&name);
         let mut connected = rehearsal.beside(connect(&format!("memory://{name}"), None).unwrap());
         let store = connected.schedules().unwrap().clone();
-        let forgetful = Arc::new(Forgetful { store, loses: AtomicBool::new(false), noted: Mutex::default() });
+        let forgetful =
+            Arc::new(Forgetful { store, loses: AtomicBool::new(false), refuses: AtomicBool::new(false), noted: Mutex::default() });
         connected.schedules = Some(forgetful.clone());
         let tick = Task::plain("tasks.tick", |_, _| Ok(Value::Null));
         let app = App::new().task(tick).told(None);
@@ -350,6 +359,35 @@ async fn where_broker_and_store_are_two_a_due_time_is_sent_at_least_once_and_onc
             }
         }
     }
+}
+
+/// A permission may come later.
+#[tokio::test(start_paused = true)]
+async fn a_scheduler_of_a_worker_that_is_refused_is_told_once_and_tried_again() {
+    let mut connected = connect(&format!("memory://{}", fresh("beat-refused")), None).unwrap();
+    let store = connected.schedules().unwrap().clone();
+    let (loses, refuses) = (AtomicBool::new(false), AtomicBool::new(true));
+    let forgetful = Arc::new(Forgetful { store, loses, refuses, noted: Mutex::default() });
+    connected.schedules = Some(forgetful.clone());
+    let mut environment = Environment::default();
+    environment.threads = false;
+    let app = App::new().environment(environment).told(None).task(Task::plain("t", |_, _| Ok(Value::Null)));
+    let mut options = WorkerOptions::new("w@here");
+    options.beat = true;
+    let mut events = options.hub.listen_to(Detail::Changes, 100, |event| matches!(event, WorkerEvent::Schedule(_)));
+    let worker = Worker::over(app, options, connected).await.unwrap();
+    let refused = events.next().await;
+    assert!(
+        matches!(&refused, Some(Heard::Event(WorkerEvent::Schedule(SchedulerEvent::Refused { reason }))) if reason == "no permission to lead"),
+        "{refused:?}"
+    );
+    tokio::time::sleep(Duration::from_secs(95)).await;
+    assert!(events.try_next().is_none(), "it is told once");
+    forgetful.refuses.store(false, Ordering::SeqCst);
+    let leads = events.next().await;
+    assert!(matches!(leads, Some(Heard::Event(WorkerEvent::Schedule(SchedulerEvent::Leads { .. })))), "{leads:?}");
+    worker.stopper().warm();
+    assert_eq!(worker.join().await.error, None);
 }
 
 /// A broker of which some queues take nothing, or that is away as a whole.

@@ -85,6 +85,12 @@ pub enum SchedulerEvent {
     },
     /// It answers again.
     Back,
+    /// The store refuses the scheduler of a worker, or is gone: nothing is sent. It is tried again
+    /// every thirty seconds.
+    Refused {
+        /// Why.
+        reason: String,
+    },
 }
 
 /// Is told what happens to a scheduler. Must not block.
@@ -127,6 +133,9 @@ impl fmt::Display for SchedulerEvent {
             }
             Self::Away { reason } => write!(f, "the scheduler waits: {reason}"),
             Self::Back => f.write_str("the scheduler goes on"),
+            Self::Refused { reason } => {
+                write!(f, "the scheduler of this worker sends nothing, and is tried again every 30 s: {reason}")
+            }
         }
     }
 }
