@@ -94,6 +94,7 @@ pub fn configured(config: &Config) -> Result<Vec<Schedule>, ConfigErrors> {
 /// # Errors
 /// Every mistake; one of the program has the same name.
 pub(crate) fn with_configured(app: App, config: &Config) -> Result<App, Fault> {
+    let app = if config.files.is_empty() { app } else { app.configured() };
     configured(config)?.into_iter().try_fold(app, |app, schedule| {
         if app.schedules().iter().any(|other| other.name == schedule.name) {
             let message =

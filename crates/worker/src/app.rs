@@ -67,6 +67,7 @@ impl App {
             settings: Settings::default(),
             environment: Environment::SYSTEM,
             schedules: Vec::new(),
+            is_configured: false,
         };
         let app = Self { registry: Arc::new(registry), told: Some(told), spans: None, client: Arc::default() };
         built_in::tasks().into_iter().fold(app, Self::task)
@@ -232,6 +233,15 @@ impl App {
         let schedules = &mut self.registry_mut().schedules;
         assert!(schedules.iter().all(|other| other.name != schedule.name), "two schedules are named {}", schedule.name);
         schedules.push(schedule);
+        self
+    }
+
+    /// Says that a configuration was read, and its schedules, if it has any, are among those of this
+    /// app: a scheduler then [tells](crate::SchedulerEvent::Left) which of a configuration the store
+    /// has beside them.
+    #[must_use]
+    pub fn configured(mut self) -> Self {
+        self.registry_mut().is_configured = true;
         self
     }
 

@@ -68,6 +68,8 @@ pub struct Scheduler {
     options: SchedulerOptions,
     /// Schedules of this program that the store is to keep.
     own: Vec<Schedule>,
+    /// True where a configuration was read, which may have none.
+    is_configured: bool,
     state: LeadState,
 }
 
@@ -115,7 +117,9 @@ impl Scheduler {
         let store = Arc::clone(client.connected().schedules()?);
         let one_store = client.broker().is_store_of(store.store());
         let name = SchedulerName { token: (client.environment().id)(), node: options.node.clone() };
-        Ok(Self { own: app.registry().schedules.clone(), client, store, one_store, name, options, state: LeadState::default() })
+        let own = app.registry().schedules.clone();
+        let is_configured = app.registry().is_configured || own.iter().any(|own| own.origin == ScheduleOrigin::Configuration);
+        Ok(Self { client, store, one_store, name, options, own, is_configured, state: LeadState::default() })
     }
 
     /// Sends what is due until it is told to stop; then gives the lead back. A store that is away
@@ -271,7 +275,7 @@ impl Scheduler {
                 self.tell(&SchedulerEvent::Kept { name: schedule.name.clone() });
             }
         }
-        if self.own.iter().any(|own| own.origin == ScheduleOrigin::Configuration) {
+        if self.is_configured {
             for row in self.store.schedules().await?.rows {
                 let is_known = self.own.iter().any(|own| own.name == row.name);
                 let was = Schedule::decode(&row.name, &row.spec).is_ok_and(|kept| kept.origin == ScheduleOrigin::Configuration);

@@ -158,6 +158,7 @@ mod tests {
             settings: Settings::default(),
             environment: Environment::SYSTEM,
             schedules: Vec::new(),
+            is_configured: false,
         };
         TaskContext::new(ContextParts {
             message: Arc::new(Message::default()),

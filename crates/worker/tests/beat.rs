@@ -22,8 +22,8 @@ use longshore_core::{
 };
 use longshore_testkit::servers::Redis;
 use longshore_worker::{
-    App, Client, Environment, MissedPolicy, Schedule, Scheduler, SchedulerEvent, SchedulerOptions, Signature, Task, Timing, Worker,
-    WorkerEvent, WorkerOptions,
+    App, Client, Environment, MissedPolicy, Schedule, ScheduleOrigin, Scheduler, SchedulerEvent, SchedulerOptions, Signature, Task, Timing,
+    Worker, WorkerEvent, WorkerOptions,
 };
 use tokio::{sync::mpsc, task::JoinHandle};
 
@@ -198,6 +198,33 @@ async fn a_schedule_that_is_paused_changed_or_removed_is_so_at_once_for_whoever_
     scheduler.hears("bad is not sent", |event| matches!(event, SchedulerEvent::NotSent { name, .. } if name == "bad")).await;
     scheduler.hears("a is sent", |event| matches!(event, SchedulerEvent::Sent { name, .. } if name == "a")).await;
     scheduler.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_configuration_names_no_more_is_told_also_when_it_names_none() {
+    let connected = connect(&format!("memory://{}", fresh("beat-left")), None).unwrap();
+    let store = connected.schedules().unwrap().clone();
+    for (name, origin) in [("gone", ScheduleOrigin::Configuration), ("added", ScheduleOrigin::Command)] {
+        store.put(name, &every(name, 100_000).origin(origin).encode(), SystemTime::now()).await.unwrap();
+    }
+    for (app, told) in [
+        (App::new(), &[][..]),
+        (App::new().schedule(every("own", 100_000)), &[]),
+        (App::new().configured(), &["gone"]),
+        (App::new().configured().schedule(every("gone", 100_000).origin(ScheduleOrigin::Configuration)), &[]),
+    ] {
+        let mut scheduler = Running::start("s@here", &app, connected.clone());
+        let mut left = Vec::new();
+        loop {
+            match scheduler.hears("it leads", |_| true).await {
+                SchedulerEvent::Leads { .. } => break,
+                SchedulerEvent::Left { name } => left.push(name),
+                _ => {}
+            }
+        }
+        assert_eq!(left, told);
+        scheduler.stop().await;
+    }
 }
 
 /// As a Redis that keeps nothing on disk is when it was started again.

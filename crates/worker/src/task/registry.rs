@@ -20,6 +20,8 @@ pub struct TaskRegistry {
     pub(crate) environment: Environment,
     /// Tasks that are sent at their times.
     pub(crate) schedules: Vec<Schedule>,
+    /// True where those of a configuration that was read are among them.
+    pub(crate) is_configured: bool,
 }
 
 impl TaskRegistry {
