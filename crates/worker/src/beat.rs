@@ -12,6 +12,7 @@ mod held;
 mod table;
 
 use std::{
+    collections::HashSet,
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -271,9 +272,7 @@ impl Scheduler {
             return Ok(());
         }
         for schedule in &self.own {
-            if self.store.put(&schedule.name, &schedule.encode(), self.client.environment().wall()).await? {
-                self.tell(&SchedulerEvent::Kept { name: schedule.name.clone() });
-            }
+            self.keep(schedule).await?;
         }
         if self.is_configured {
             for row in self.store.schedules().await?.rows {
@@ -288,6 +287,27 @@ impl Scheduler {
         Ok(())
     }
 
+    async fn keep(&self, schedule: &Schedule) -> Result<(), BrokerError> {
+        if self.store.put(&schedule.name, &schedule.encode(), self.client.environment().wall()).await? {
+            self.tell(&SchedulerEvent::Kept { name: schedule.name.clone() });
+        }
+        Ok(())
+    }
+
+    /// Puts the schedules of this program back that are not in the store. One that says something
+    /// else there stays: another program has changed it.
+    async fn restore_own(&self) -> Result<(), BrokerError> {
+        if self.own.is_empty() {
+            return Ok(());
+        }
+        let rows = self.store.schedules().await?.rows;
+        let names: HashSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
+        for schedule in self.own.iter().filter(|own| !names.contains(own.name.as_str())) {
+            self.keep(schedule).await?;
+        }
+        Ok(())
+    }
+
     /// Takes the lead or keeps it, and reads the schedules if they have changed.
     async fn renew(&mut self) -> Result<(), BrokerError> {
         let (asked, term) = (self.client.environment().lease(), self.options.term);
@@ -295,10 +315,10 @@ impl Scheduler {
         match self.store.lead(&self.name, term).await? {
             Leading::Ours { version } => {
                 // A store that was emptied counts anew; what this program says is put into it
-                // again.
-                if version < self.state.version.unwrap_or(0).max(u64::from(!self.own.is_empty())) {
-                    self.state.kept = false;
-                    self.keep_own().await?;
+                // again. While another one led it may have been.
+                let is_emptied = version < self.state.version.unwrap_or(0).max(u64::from(!self.own.is_empty()));
+                if is_emptied || !self.state.leads {
+                    self.restore_own().await?;
                 }
                 // Somebody else may have led since: then its due times are to be read.
                 let kept = self.state.leads && self.state.confirmed.is_some_and(|before| asked.saturating_sub(before) < term_nanos);

@@ -242,6 +242,27 @@ async fn a_store_that_was_emptied_keeps_the_schedules_of_the_program_again() {
     scheduler.stop().await;
 }
 
+/// The store was emptied while another one led, which put back its own.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_gains_the_lead_puts_back_what_is_missing_of_its_own_and_changes_nothing_else() {
+    let connected = connect(&format!("memory://{}", fresh("beat-restored")), None).unwrap();
+    let store = connected.schedules().unwrap().clone();
+    let mut leader = Running::start("leader@here", &App::new().schedule(every("a", 100)), connected.clone());
+    leader.sent(1).await;
+    let app = App::new().schedule(every("b", 100)).schedule(every("c", 100));
+    let mut follower = Running::start("follower@here", &app, connected.clone());
+    follower.hears("it waits", |event| matches!(event, SchedulerEvent::Waits { .. })).await;
+    assert!(store.remove("b").await.unwrap());
+    let changed = every("c", 100_000).encode();
+    assert!(store.put("c", &changed, SystemTime::now()).await.unwrap());
+    leader.stop().await;
+    follower.hears("b is kept", |event| matches!(event, SchedulerEvent::Kept { name } if name == "b")).await;
+    follower.hears("b is sent", |event| matches!(event, SchedulerEvent::Sent { name, .. } if name == "b")).await;
+    follower.stop().await;
+    let rows = store.schedules().await.unwrap().rows;
+    assert!(rows.iter().any(|row| row.name == "c" && row.spec == changed), "another program has changed it");
+}
+
 /// Seconds by which the wall clock of this test is wrong.
 static WRONG: AtomicI64 = AtomicI64::new(0);
 
