@@ -118,7 +118,16 @@ def test_beat_sends_what_is_due_and_the_worker_runs_it(own_lab):
 BEATAPP = """
 import datetime
 from celery import Celery
-from celery.schedules import crontab
+from celery.schedules import crontab, schedule
+
+
+def tokyo():
+    return datetime.datetime.now(datetime.timezone(datetime.timedelta(hours=9)))
+
+
+class Holidays(crontab):
+    pass
+
 
 app = Celery("beatapp", broker="memory://")
 app.conf.timezone = "Europe/Berlin"
@@ -126,6 +135,10 @@ app.conf.beat_schedule = {
     "often": {"task": "lab.marked", "schedule": 0.3, "args": [%r, "beat"], "options": {"expires": 10, "priority": 3}},
     "nights": {"task": "lab.add", "schedule": crontab(minute="*/15", hour="22-2", day_of_week="mon-fri"), "args": (1, 2)},
     "thirteenth": {"task": "lab.add", "schedule": crontab(minute=0, hour=9, day_of_month=13, day_of_week=5)},
+    "hourly": {"task": "lab.add", "schedule": crontab(minute="*/60"), "args": (1, 2)},
+    "tokyo": {"task": "lab.add", "schedule": crontab(hour=9, minute=0, nowfun=tokyo)},
+    "beats": {"task": "lab.add", "schedule": schedule(60, nowfun=tokyo)},
+    "holidays": {"task": "lab.add", "schedule": Holidays(hour=9, minute=0)},
     "odd": {"task": "lab.add", "schedule": 60, "kwargs": {"x": object()}},
 }
 
@@ -151,9 +164,12 @@ def test_our_scheduler_takes_over_a_beat_schedule_and_either_worker_runs_it(own_
         "often: kept (every 0.3s; lab.marked)",
         "nights: kept (*/15 0,1,2,22,23 * * 1,2,3,4,5 Europe/Berlin; lab.add)",
         "thirteenth: kept (0 9 13 * 5 Europe/Berlin, both days; lab.add)",
+        "hourly: kept (0 * * * * Europe/Berlin; lab.add)",
         "added: kept (every 1h; lab.add)",
     ], imported.stderr
     assert imported.returncode == 1 and "odd: not taken over: its arguments or options cannot be sent as JSON" in imported.stderr
+    for name, words in [("tokyo", "nowfun: tokyo"), ("beats", "nowfun: tokyo"), ("holidays", "a class of its own")]:
+        assert any(f"{name}: not taken over" in line and words in line for line in imported.stderr.splitlines()), imported.stderr
     lab.worker()
     beats = [Process([LABAPP, "beat", "--broker", lab.broker_url, "-n", name], lab.folder / f"{name}.log", cwd=HERE, name=name) for name in ("one", "other")]
     try:

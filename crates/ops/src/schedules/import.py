@@ -19,11 +19,16 @@ def timing(schedule):
         return {"every": schedule.total_seconds()}
     if isinstance(schedule, schedules.solar):
         return {"solar": f"{schedule.event} at {schedule.lat}, {schedule.lon}"}
-    if isinstance(schedule, schedules.crontab):
+    kind = type(schedule)
+    # That of django-celery-beat has its zone, and a clock that shows it.
+    is_aware = f"{kind.__module__}.{kind.__name__}" == "django_celery_beat.tzcrontab.TzAwareCrontab"
+    if kind in (schedules.crontab, schedules.schedule) and schedule.nowfun is not None:
+        return {"clock": getattr(schedule.nowfun, "__qualname__", repr(schedule.nowfun))}
+    if kind is schedules.crontab or is_aware:
         names = ("minute", "hour", "day_of_month", "month_of_year", "day_of_week")
         zone = getattr(schedule, "tz", None)
         return {"crontab": {name: field(schedule, name) for name in names}, "zone": str(zone) if zone else None}
-    if type(schedule) is schedules.schedule:
+    if kind is schedules.schedule:
         return {"every": schedule.run_every.total_seconds(), "relative": bool(schedule.relative)}
     return {"other": repr(schedule)}
 

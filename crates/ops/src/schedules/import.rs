@@ -29,6 +29,10 @@ pub struct RefusedSchedule {
 /// [`import`] reads it.
 pub const SCRIPT: &str = include_str!("import.py");
 
+/// Refusal of a crontab that is read by the clock of whichever machine beat runs on.
+const LOCAL: &str = "the application has enable_utc=False and names no timezone, so Celery reads its crontabs by the clock of the machine; \
+                     give it one, such as timezone = \"Europe/Berlin\", and import it again";
+
 /// Reads what [`SCRIPT`] prints. A crontab keeps Celery's meaning: where it names a day of the
 /// month and a day of the week, both must match.
 ///
@@ -62,15 +66,28 @@ fn one(name: &str, entry: &Value, zone: Option<&str>) -> Result<Schedule, String
     if let Some(other) = text(said, "other") {
         return Err(format!("{other} is a class of its own; leave it to celery beat, or write it as cron or an interval"));
     }
+    if let Some(clock) = text(said, "clock") {
+        return Err(format!(
+            "it is read by a clock of its own (nowfun: {clock}), in whose zone only Celery knows; leave it to celery beat, or write it without nowfun, with its zone"
+        ));
+    }
     let timing = match (said.as_f64().or_else(|| said.get("every").and_then(Value::as_f64)), said.get("crontab")) {
         (Some(seconds), _) => Timing::every(Duration::try_from_secs_f64(seconds).map_err(|_| format!("{seconds} s is no interval"))?)?,
         (None, Some(crontab)) => {
             let names = ["minute", "hour", "day_of_month", "month_of_year", "day_of_week"];
-            let fields: Vec<String> =
-                names.iter().map(|name| field(crontab.get(name).unwrap_or(&Value::Null))).collect::<Result<_, _>>()?;
+            let fields: Vec<String> = names
+                .iter()
+                .enumerate()
+                .map(|(place, name)| field(place, crontab.get(name).unwrap_or(&Value::Null)))
+                .collect::<Result<_, _>>()?;
             // Celery asks for both days. Where one is any day, that is no difference.
             let both_days = fields[2] != "*" && fields[4] != "*";
-            Timing::cron(&fields.join(" "), text(said, "zone").as_deref().or(zone), both_days)?
+            let own_zone = text(said, "zone");
+            let zone = own_zone.as_deref().or(zone);
+            if zone.is_some_and(|zone| zone.starts_with("<LocalTimezone")) {
+                return Err(LOCAL.to_owned());
+            }
+            Timing::cron(&fields.join(" "), zone, both_days)?
         }
         (None, None) => return Err("its schedule is neither a crontab nor an interval".to_owned()),
     };
@@ -95,9 +112,9 @@ fn one(name: &str, entry: &Value, zone: Option<&str>) -> Result<Schedule, String
     Ok(schedule.origin(ScheduleOrigin::Command))
 }
 
-/// Returns a field of a crontab as cron writes it: as it was said, where that means the same to
-/// cron, else its values.
-fn field(field: &Value) -> Result<String, String> {
+/// Returns a field of a crontab, in its place, as cron writes it: as it was said, where that means
+/// the same to cron, else its values.
+fn field(place: usize, field: &Value) -> Result<String, String> {
     // `{"minute": "*/5"}` is read, too.
     let said = field.as_str().or_else(|| field.get("said").and_then(Value::as_str));
     let digits = |text: &str| !text.is_empty() && text.len() <= 2 && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -111,8 +128,15 @@ fn field(field: &Value) -> Result<String, String> {
         let is_range = range == "*" || rises || (digits(range) && step.is_none());
         is_range && step.is_none_or(|step| number(step).is_some_and(|step| step > 0))
     };
-    if let Some(said) = said.map(|said| said.replace(' ', "")).filter(|said| said.split(',').all(is_plain)) {
-        return Ok(said);
+    // Celery takes steps that are longer than their field: `*/60` of minutes.
+    let is_read = |said: &str| {
+        let mut fields = ["*"; 5];
+        fields[place] = said;
+        Timing::cron(&fields.join(" "), None, false).is_ok()
+    };
+    let plain = said.map(|said| said.replace(' ', "")).filter(|said| said.split(',').all(is_plain));
+    if let Some(plain) = plain.as_ref().filter(|plain| is_read(plain)) {
+        return Ok(plain.clone());
     }
     let values = field.get("values").and_then(Value::as_list).unwrap_or_default();
     let values: Vec<String> = values.iter().filter_map(Value::as_i64).map(|value| value.to_string()).collect();
@@ -148,6 +172,9 @@ mod tests {
             (crontab("\"0\"", "\"9\"", "\"13\"", "\"5\""), "0 9 13 * 5 Europe/Berlin, both days"),
             (crontab("{\"said\": null, \"values\": [5, 6]}", any, any, any), "5,6 * * * * Europe/Berlin"),
             (crontab("{\"said\": \"5/2\", \"values\": [5]}", any, any, any), "5 * * * * Europe/Berlin"),
+            (crontab("{\"said\": \"*/60\", \"values\": [0]}", any, any, any), "0 * * * * Europe/Berlin"),
+            (crontab("\"0\"", "{\"said\": \"*/24\", \"values\": [0]}", any, any), "0 0 * * * Europe/Berlin"),
+            (crontab("\"*/59\"", "\"1-3/2\"", any, any), "*/59 1-3/2 * * * Europe/Berlin"),
             ("\"x\": {\"task\": \"t\", \"schedule\": 30, \"args\": [1]}".to_owned(), "every 30s"),
             ("\"x\": {\"task\": \"t\", \"schedule\": {\"every\": 0.5}, \"args\": [1]}".to_owned(), "every 0.5s"),
         ] {
@@ -163,6 +190,8 @@ mod tests {
         for (entry, words) in [
             ("\"task\": \"t\", \"schedule\": {\"solar\": \"sunset at 52.5, 13.4\"}", "follows the sun (sunset at 52.5"),
             ("\"task\": \"t\", \"schedule\": {\"other\": \"<Moon>\"}", "<Moon> is a class of its own"),
+            ("\"task\": \"t\", \"schedule\": {\"clock\": \"tokyo_now\"}", "a clock of its own (nowfun: tokyo_now)"),
+            ("\"task\": \"t\", \"schedule\": {\"crontab\": {\"minute\": \"*/60\"}}", "without its values"),
             ("\"task\": \"t\", \"schedule\": {\"every\": 0.01}", "the shortest is 100 ms"),
             ("\"task\": \"t\", \"schedule\": 1, \"wrong\": \"<Queue> cannot\"", "<Queue> cannot"),
             ("\"task\": \"t\", \"schedule\": {\"crontab\": {\"minute\": \"*\"}}", "missing"),
@@ -176,5 +205,18 @@ mod tests {
             assert!(imported.refused[0].reason.contains(words), "{}", imported.refused[0].reason);
         }
         assert!(import(b"[]").unwrap_err().contains("beat_schedule"));
+    }
+
+    #[test]
+    fn an_application_that_goes_by_the_clock_of_its_machine_is_told_to_name_its_zone_and_its_intervals_are_read() {
+        let fields = ["minute", "hour", "day_of_month", "month_of_year", "day_of_week"].map(|name| format!("\"{name}\": \"*\"")).join(", ");
+        let entries = format!(
+            "\"a\": {{\"task\": \"t\", \"schedule\": 30}}, \"b\": {{\"task\": \"t\", \"schedule\": {{\"crontab\": {{{fields}}}, \
+             \"zone\": \"<LocalTimezone: UTC+01>\"}}}}"
+        );
+        let imported =
+            import(format!("{{\"timezone\": \"<LocalTimezone: UTC+01>\", \"beat_schedule\": {{{entries}}}}}").as_bytes()).unwrap();
+        assert_eq!((imported.schedules.len(), imported.refused.len()), (1, 1));
+        assert!(imported.refused[0].reason.contains("enable_utc=False and names no timezone"), "{}", imported.refused[0].reason);
     }
 }
