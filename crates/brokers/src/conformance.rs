@@ -173,6 +173,7 @@ macro_rules! conformance {
     (@ schedules, $subject:expr) => {
         $crate::conformance! { = $subject,
             schedules_are_kept_listed_paused_and_forgotten
+            what_a_schedule_says_changes_and_its_times_go_on
             one_of_two_schedulers_leads_until_it_leaves_or_its_term_is_over
             a_change_of_the_schedules_is_seen_by_who_leads
             a_due_time_is_noted_once_and_by_who_leads

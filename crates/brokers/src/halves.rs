@@ -350,6 +350,14 @@ pub trait Schedules: Send + Sync {
     /// It cannot be reached, or it refuses us. Calling again does no harm.
     fn put<'a>(&'a self, name: &'a str, spec: &'a [u8], at: SystemTime) -> BoxFuture<'a, Result<bool, BrokerError>>;
 
+    /// Changes what a schedule says, where it still says `before`: it goes on as it was begun. A
+    /// due time that is being fired meanwhile may be sent as it was said before. Returns whether it
+    /// was changed.
+    ///
+    /// # Errors
+    /// As [`put`](Self::put). Calling again does no harm.
+    fn amend<'a>(&'a self, name: &'a str, before: &'a [u8], spec: &'a [u8]) -> BoxFuture<'a, Result<bool, BrokerError>>;
+
     /// Forgets a schedule. Returns whether there was one.
     ///
     /// # Errors

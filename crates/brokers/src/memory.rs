@@ -365,6 +365,10 @@ impl Schedules for MemoryHandle {
         ready(self.0.lock().schedules.put(name, spec, at))
     }
 
+    fn amend<'a>(&'a self, name: &'a str, before: &'a [u8], spec: &'a [u8]) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        ready(self.0.lock().schedules.amend(name, before, spec))
+    }
+
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>> {
         ready(self.0.lock().schedules.remove(name))
     }

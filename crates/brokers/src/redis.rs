@@ -387,6 +387,10 @@ impl Schedules for RedisBroker {
         Box::pin(async move { Ok(schedules::put(&self.link, &self.layout, name, spec, at).await?) })
     }
 
+    fn amend<'a>(&'a self, name: &'a str, before: &'a [u8], spec: &'a [u8]) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        Box::pin(async move { Ok(schedules::amend(&self.link, &self.layout, name, before, spec).await?) })
+    }
+
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>> {
         Box::pin(async move { Ok(schedules::remove(&self.link, &self.layout, name).await?) })
     }

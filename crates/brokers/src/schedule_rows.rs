@@ -36,6 +36,14 @@ impl ScheduleRows {
         true
     }
 
+    /// Changes what a schedule says, where it says `before`. Returns whether it did.
+    pub(crate) fn amend(&mut self, name: &str, before: &[u8], spec: &[u8]) -> bool {
+        let Some(row) = self.rows.get_mut(name).filter(|row| row.spec == before) else { return false };
+        row.spec = spec.to_owned();
+        self.version += 1;
+        true
+    }
+
     /// Forgets a schedule. Returns whether there was one.
     pub(crate) fn remove(&mut self, name: &str) -> bool {
         let was = self.rows.remove(name).is_some();

@@ -337,6 +337,11 @@ impl Schedules for Sqlite {
         self.0.write(move |step| schedules::put(step, &name, &spec, at)).boxed()
     }
 
+    fn amend<'a>(&'a self, name: &'a str, before: &'a [u8], spec: &'a [u8]) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        let (name, before, spec) = (name.to_owned(), before.to_owned(), spec.to_owned());
+        self.0.write(move |step| schedules::amend(step, &name, &before, &spec)).boxed()
+    }
+
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>> {
         let name = name.to_owned();
         self.0.write(move |step| schedules::remove(step, &name)).boxed()

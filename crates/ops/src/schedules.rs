@@ -187,7 +187,9 @@ pub async fn act(client: &Client, action: &ScheduleAction) -> Result<ScheduleDon
     let known = |name: &str, is, done| if is { Ok(report(name, done, None)) } else { Err(unknown(name)) };
     match action {
         ScheduleAction::Put(schedule) => {
-            let is_new = store.put(&schedule.name, &schedule.encode(), now).await?;
+            let rows = store.schedules().await?.rows;
+            let kept = rows.iter().find(|row| row.name == schedule.name);
+            let is_new = schedule.keep_in(&**store, kept, now).await?;
             Ok(report(&schedule.name, if is_new { "put" } else { "unchanged" }, None))
         }
         ScheduleAction::Pause { name, by } => known(name, store.pause_schedule(name, Some(by), now).await?, "paused"),

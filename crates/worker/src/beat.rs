@@ -12,12 +12,12 @@ mod held;
 mod table;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use longshore_brokers::{BrokerError, Fired, Firing, Key, Leading, SchedulerName, Schedules};
+use longshore_brokers::{BrokerError, Fired, Firing, Key, Leading, ScheduleRow, SchedulerName, Schedules};
 use longshore_core::{CancelToken, ErrorKind};
 use longshore_schedule::NextDue;
 
@@ -271,11 +271,17 @@ impl Scheduler {
         if self.state.kept {
             return Ok(());
         }
+        if self.own.is_empty() && !self.is_configured {
+            self.state.kept = true;
+            return Ok(());
+        }
+        let rows = self.store.schedules().await?.rows;
+        let kept: HashMap<&str, &ScheduleRow> = rows.iter().map(|row| (row.name.as_str(), row)).collect();
         for schedule in &self.own {
-            self.keep(schedule).await?;
+            self.keep(schedule, kept.get(schedule.name.as_str()).copied()).await?;
         }
         if self.is_configured {
-            for row in self.store.schedules().await?.rows {
+            for row in rows {
                 let is_known = self.own.iter().any(|own| own.name == row.name);
                 let was = Schedule::decode(&row.name, &row.spec).is_ok_and(|kept| kept.origin == ScheduleOrigin::Configuration);
                 if was && !is_known {
@@ -287,8 +293,8 @@ impl Scheduler {
         Ok(())
     }
 
-    async fn keep(&self, schedule: &Schedule) -> Result<(), BrokerError> {
-        if self.store.put(&schedule.name, &schedule.encode(), self.client.environment().wall()).await? {
+    async fn keep(&self, schedule: &Schedule, kept: Option<&ScheduleRow>) -> Result<(), BrokerError> {
+        if schedule.keep_in(&*self.store, kept, self.client.environment().wall()).await? {
             self.tell(&SchedulerEvent::Kept { name: schedule.name.clone() });
         }
         Ok(())
@@ -303,7 +309,7 @@ impl Scheduler {
         let rows = self.store.schedules().await?.rows;
         let names: HashSet<&str> = rows.iter().map(|row| row.name.as_str()).collect();
         for schedule in self.own.iter().filter(|own| !names.contains(own.name.as_str())) {
-            self.keep(schedule).await?;
+            self.keep(schedule, None).await?;
         }
         Ok(())
     }

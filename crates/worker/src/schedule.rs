@@ -5,6 +5,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use longshore_brokers::{BrokerError, ScheduleRow, Schedules};
 use longshore_celery::{Map, Value, WireSignature};
 use longshore_schedule::{MissedPolicy, ScheduleSpec, Timing};
 use uuid::Uuid;
@@ -141,6 +142,26 @@ impl Schedule {
         map.set("options", Value::Map(self.call.options.clone()));
         map.set("from", self.origin.as_str());
         Value::Map(map).to_json()
+    }
+
+    /// Has a store keep it, which has this of it by now. One whose times are the same goes on with
+    /// them, whatever else it says now; another one begins anew. Returns whether anything has
+    /// changed.
+    ///
+    /// # Errors
+    /// As [`Schedules::put`].
+    pub async fn keep_in(&self, store: &dyn Schedules, kept: Option<&ScheduleRow>, now: SystemTime) -> Result<bool, BrokerError> {
+        let spec = self.encode();
+        if let Some(row) = kept {
+            if row.spec == spec {
+                return Ok(false);
+            }
+            let is_alike = Self::decode(&row.name, &row.spec).is_ok_and(|kept| kept.spec.timing == self.spec.timing);
+            if is_alike && store.amend(&self.name, &row.spec, &spec).await? {
+                return Ok(true);
+            }
+        }
+        store.put(&self.name, &spec, now).await
     }
 
     /// Reads what a store keeps under this name.

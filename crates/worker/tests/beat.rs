@@ -200,6 +200,32 @@ async fn a_schedule_that_is_paused_changed_or_removed_is_so_at_once_for_whoever_
     scheduler.stop().await;
 }
 
+/// Only other times begin anew: a run that was missed is made up for, and an interval goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_schedule_that_sends_something_else_goes_on_at_its_times() {
+    let connected = connect(&format!("memory://{}", fresh("beat-goes-on")), None).unwrap();
+    let store = connected.schedules().unwrap().clone();
+    let begun = SystemTime::now() - Duration::from_secs(150);
+    store.put("a", &every("a", 100_000).missed(MissedPolicy::Once).encode(), begun).await.unwrap();
+    let since = store.schedules().await.unwrap().rows[0].since;
+    for queue in ["others", "more"] {
+        let mut scheduler = Running::start("s@here", &App::new().schedule(to_queue("a", queue, 100_000)), connected.clone());
+        scheduler.hears("it is kept", |event| matches!(event, SchedulerEvent::Kept { .. })).await;
+        scheduler.hears("it leads", |event| matches!(event, SchedulerEvent::Leads { .. })).await;
+        if queue == "others" {
+            scheduler.sent(1).await;
+        }
+        scheduler.stop().await;
+        let row = store.schedules().await.unwrap().rows.remove(0);
+        assert_eq!((row.since, row.last), (since, Some(since + Duration::from_secs(100))), "what was missed is sent, and once");
+    }
+    assert_eq!(connected.broker.queues(&["others".into()]).await.unwrap()[0].waiting, 1, "as it says now");
+    let mut other = Running::start("s@here", &App::new().schedule(to_queue("a", "more", 200_000)), connected.clone());
+    other.hears("it leads", |event| matches!(event, SchedulerEvent::Leads { .. })).await;
+    other.stop().await;
+    assert!(store.schedules().await.unwrap().rows[0].since > since, "other times begin anew");
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_configuration_names_no_more_is_told_also_when_it_names_none() {
     let connected = connect(&format!("memory://{}", fresh("beat-left")), None).unwrap();
@@ -325,6 +351,10 @@ impl Schedules for Forgetful {
 
     fn put<'a>(&'a self, name: &'a str, spec: &'a [u8], at: SystemTime) -> BoxFuture<'a, Result<bool, BrokerError>> {
         self.store.put(name, spec, at)
+    }
+
+    fn amend<'a>(&'a self, name: &'a str, before: &'a [u8], spec: &'a [u8]) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        self.store.amend(name, before, spec)
     }
 
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>> {

@@ -239,6 +239,11 @@ impl Schedules for AmqpSchedules {
         self.change(true, move |all| all.put(&name, &spec, at))
     }
 
+    fn amend<'a>(&'a self, name: &'a str, before: &'a [u8], spec: &'a [u8]) -> BoxFuture<'a, Result<bool, BrokerError>> {
+        let (name, before, spec) = (name.to_owned(), before.to_owned(), spec.to_owned());
+        self.change(false, move |all| all.amend(&name, &before, &spec))
+    }
+
     fn remove<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Result<bool, BrokerError>> {
         let name = name.to_owned();
         self.change(false, move |all| all.remove(&name))

@@ -69,6 +69,28 @@ pub async fn schedules_are_kept_listed_paused_and_forgotten(subject: Arc<Subject
     assert_eq!(rows(one).await, [row("b", b"{\"x\": \"\xc3\xa4 |\"}", at(8))], "one that is resumed begins anew");
 }
 
+/// Where it still says what was read of it: then it is due as if it had said so from the first.
+pub async fn what_a_schedule_says_changes_and_its_times_go_on(subject: Arc<Subject>) {
+    let (one, other) = (subject.broker(), subject.broker());
+    let (one, other) = (one.schedules(), other.schedules());
+    assert!(!one.amend("a", b"1", b"2").await.expect("it answers"), "there is none");
+    one.put("a", b"1", at(0)).await.expect("it is kept");
+    let lead = async || match one.lead(&named("one"), LONG).await.expect("it answers") {
+        Leading::Ours { version } => version,
+        Leading::Theirs { node } => panic!("{node} leads"),
+    };
+    lead().await;
+    assert_eq!(one.fire(&firing("one", "a", 10, None)).await.expect("it answers"), Fired::Done);
+    other.pause_schedule("a", Some("me"), at(11)).await.expect("it answers");
+    let (before, version) = (rows(one).await.remove(0), lead().await);
+    assert!(other.amend("a", b"1", b"\xc3\xa4").await.expect("it answers"));
+    assert_eq!(rows(one).await, [ScheduleRow { spec: b"\xc3\xa4".to_vec(), ..before.clone() }]);
+    let amended = lead().await;
+    assert_ne!(amended, version, "who leads reads it");
+    assert!(!other.amend("a", b"1", b"3").await.expect("it answers"), "somebody else has changed it");
+    assert_eq!((rows(one).await.remove(0).spec, lead().await), (b"\xc3\xa4".to_vec(), amended));
+}
+
 /// The one that leads goes on leading; the other takes over when it has left or its term is over.
 pub async fn one_of_two_schedulers_leads_until_it_leaves_or_its_term_is_over(subject: Arc<Subject>) {
     let (one, other) = (subject.broker(), subject.broker());

@@ -19,6 +19,10 @@ impl MemorySchedules {
         self.all.put(name, spec, at)
     }
 
+    pub(crate) fn amend(&mut self, name: &str, before: &[u8], spec: &[u8]) -> bool {
+        self.all.amend(name, before, spec)
+    }
+
     pub(crate) fn remove(&mut self, name: &str) -> bool {
         self.all.remove(name)
     }

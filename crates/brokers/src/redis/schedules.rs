@@ -55,6 +55,13 @@ pub(super) async fn put(link: &Link, layout: &Layout, name: &str, spec: &[u8], a
     is_done(link, call).await
 }
 
+pub(super) async fn amend(link: &Link, layout: &Layout, name: &str, before: &[u8], spec: &[u8]) -> Result<bool, Fail> {
+    let mut call = call(layout, None, "amend", name);
+    call.arg(before);
+    call.arg(spec);
+    is_done(link, call).await
+}
+
 pub(super) async fn remove(link: &Link, layout: &Layout, name: &str) -> Result<bool, Fail> {
     is_done(link, call(layout, None, "remove", name)).await
 }

@@ -48,6 +48,15 @@ pub(crate) fn put(step: &mut Step<'_>, name: &str, spec: &[u8], at: i64) -> rusq
     Ok(is_new)
 }
 
+pub(crate) fn amend(step: &mut Step<'_>, name: &str, before: &[u8], spec: &[u8]) -> rusqlite::Result<bool> {
+    let amend = "UPDATE schedules SET spec = ?3 WHERE name = ?1 AND spec = ?2";
+    let is_changed = has_tables(step.conn)? && step.conn.execute(amend, params![name, before, spec])? > 0;
+    if is_changed {
+        changed(step.conn)?;
+    }
+    Ok(is_changed)
+}
+
 pub(crate) fn remove(step: &mut Step<'_>, name: &str) -> rusqlite::Result<bool> {
     let was = has_tables(step.conn)? && step.conn.execute("DELETE FROM schedules WHERE name = ?1", [name])? > 0;
     if was {

@@ -29,6 +29,11 @@ if act == 'put' then -- name, what it says, now
   note(name, mark)
   redis.call('INCR', changes)
   return 1
+elseif act == 'amend' then -- name, what it says by now, what it is to say
+  if not mark_of(name) or redis.call('HGET', specs, name) ~= ARGV[3] then return 0 end
+  redis.call('HSET', specs, name, ARGV[4])
+  redis.call('INCR', changes)
+  return 1
 elseif act == 'remove' then -- name
   local was = redis.call('HDEL', marks, name)
   redis.call('HDEL', specs, name)
