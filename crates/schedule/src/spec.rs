@@ -35,8 +35,8 @@ const SHORTEST: Duration = Duration::from_millis(100);
 pub struct ScheduleSpec {
     /// The times themselves.
     pub timing: Timing,
-    /// Longest time by which a run is put off, by chance, so that not all begin at once; never
-    /// beyond the next due time.
+    /// Longest time by which a run is put off, by chance, so that not all begin at once; never more
+    /// than half of the time until the next one, which would be sent in its place.
     pub jitter: Duration,
     /// What becomes of due times that have passed.
     pub missed: MissedPolicy,
@@ -259,7 +259,7 @@ impl ScheduleSpec {
             return Duration::ZERO;
         }
         let gap = self.timing.after(since, due).and_then(|next| next.duration_since(due).ok());
-        let most = gap.map_or(self.jitter, |gap| gap.min(self.jitter));
+        let most = gap.map_or(self.jitter, |gap| self.jitter.min(gap / 2));
         let millis = due.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
         // A step of SplitMix64: near due times are far apart.
         let mut mixed = seed ^ (millis as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -307,6 +307,24 @@ mod tests {
         ] {
             let next = every(1000).missed(missed).next(at(0), None, at(now), 7).unwrap();
             assert_eq!((next.due, next.skips), (at(due), skips), "{missed:?} {now}");
+        }
+    }
+
+    /// Asked every 10 ms, as by a scheduler that is never late.
+    #[test]
+    fn jitter_of_a_period_and_more_loses_no_run() {
+        for jitter in [1, 3600] {
+            let spec = every(1).jitter(Duration::from_secs(jitter));
+            let (mut last, mut runs) = (None, 0);
+            for tick in 0..=100_000_u64 {
+                let now = at(0) + Duration::from_millis(10 * tick);
+                let next = spec.next(at(0), last, now, 7).unwrap();
+                if next.at <= now {
+                    assert!(!next.skips, "{jitter}: {tick}");
+                    (last, runs) = (Some(next.due), runs + 1);
+                }
+            }
+            assert!((999..=1000).contains(&runs), "{jitter}: {runs} of 1000");
         }
     }
 
@@ -375,7 +393,8 @@ mod tests {
                 let next = spec.next(since, Some(last), now, 42).unwrap();
                 prop_assert_eq!(spec.next(since, Some(last), now, 42).unwrap(), next);
                 prop_assert!(next.due > last && next.at >= next.due && next.at <= next.due + spec.jitter);
-                prop_assert!(next.at <= spec.timing.after(since, next.due).unwrap());
+                let following = spec.timing.after(since, next.due).unwrap();
+                prop_assert!(next.at <= next.due + following.duration_since(next.due).unwrap() / 2);
                 // Whoever asks before `until` gets the same answer.
                 let until = next.until.unwrap();
                 prop_assert!(until > now || (missed == MissedPolicy::Skip && until == next.at + LATE));
