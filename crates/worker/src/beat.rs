@@ -46,13 +46,18 @@ const LAST: Duration = Duration::from_secs(2);
 pub struct SchedulerOptions {
     /// Its name, for people; `name@host`.
     pub node: String,
-    /// Time for which it keeps the lead without a sign of life: another one takes over after it.
+    /// Time for which it keeps the lead without a sign of life: another one takes over after it. No
+    /// longer than the [longest](Self::LONGEST_TERM).
     pub term: Duration,
     /// Listener that is told what happens.
     pub told: SchedulerNotice,
 }
 
 impl SchedulerOptions {
+    /// Longest term: the others ask every third of it, and have taken over before what was due is
+    /// [late](longshore_schedule::LATE) for schedules that skip what was missed.
+    pub const LONGEST_TERM: Duration = Duration::from_secs(40);
+
     /// The defaults of a scheduler with this name: a term of 6 s, and nobody is told.
     pub fn new(node: impl Into<String>) -> Self {
         Self { node: node.into(), term: Duration::from_secs(6), told: Arc::new(|_| {}) }
@@ -114,7 +119,8 @@ impl Scheduler {
     ///
     /// # Errors
     /// Refused: neither the broker nor the result backend keeps schedules.
-    pub fn over(app: &App, client: Client, options: SchedulerOptions) -> Result<Self, BrokerError> {
+    pub fn over(app: &App, client: Client, mut options: SchedulerOptions) -> Result<Self, BrokerError> {
+        options.term = options.term.min(SchedulerOptions::LONGEST_TERM);
         let store = Arc::clone(client.connected().schedules()?);
         let one_store = client.broker().is_store_of(store.store());
         let name = SchedulerName { token: (client.environment().id)(), node: options.node.clone() };
@@ -467,6 +473,28 @@ impl Client {
                 Ok((self.outgoing(send, &mut spans), spans))
             }
             _ => Err(ClientError::Signature(format!("{}: it is not one task", call.task))),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_brokers::connect;
+    use longshore_schedule::LATE;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn of_the_longest_term_another_scheduler_takes_over_before_a_run_is_late() {
+        let app = App::new();
+        for (asked, term) in [(Duration::from_secs(6), Duration::from_secs(6)), (LATE, SchedulerOptions::LONGEST_TERM)] {
+            let client = Client::over(&app, connect("memory://beat-term", None).unwrap());
+            let mut options = SchedulerOptions::new("s@here");
+            options.term = asked;
+            let held = Scheduler::over(&app, client, options).unwrap().options.term;
+            assert_eq!(held, term);
+            // The others ask every third of their term.
+            assert!(held + held / 3 + LAST < LATE);
         }
     }
 }

@@ -40,8 +40,8 @@ pub struct BeatArgs {
     /// Its name: %h is this machine, %n the name, %% a percent sign
     #[arg(short = 'n', long, value_name = "NAME@HOST", default_value = "beat@%h")]
     pub hostname: String,
-    /// How long it keeps the lead without a sign of life: when it dies, another scheduler takes
-    /// over after that
+    /// How long it keeps the lead without a sign of life, at most 40s: when it dies, another
+    /// scheduler takes over after that
     #[arg(long, value_name = "DUR", default_value = "6s", value_parser = units::duration)]
     pub term: Duration,
     /// What is said, in Celery's lines: debug, info, warning, error
@@ -53,17 +53,17 @@ pub struct BeatArgs {
     pub pidfile: Option<PathBuf>,
 }
 
-/// Longest term: a scheduler that hangs is noticed within a minute.
-const LONGEST: Duration = Duration::from_secs(60);
-
 /// Sends what is due.
 ///
 /// # Errors
 /// Usage and configuration (2); the broker cannot be reached or keeps no schedules (6); a pidfile
 /// that cannot be written (74), or of somebody who lives (75).
 pub fn run(args: &BeatArgs, app: &App, config: &Config, global: &Global) -> Result<Exit, Fault> {
-    if args.term < Duration::from_millis(500) || args.term > LONGEST {
-        return Err(Fault::usage(format!("--term {}: from 500ms to 60s", show_duration(args.term))));
+    if args.term < Duration::from_millis(500) || args.term > SchedulerOptions::LONGEST_TERM {
+        let (term, most) = (show_duration(args.term), show_duration(SchedulerOptions::LONGEST_TERM));
+        let message =
+            format!("--term {term}: from 500ms to {most}, so that another scheduler has taken over before a run is a minute late");
+        return Err(Fault::usage(message));
     }
     let _pidfile = args.pidfile.as_deref().map(Pidfile::take).transpose()?;
     block_on(serve(args, app, config, global))
