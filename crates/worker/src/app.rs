@@ -236,9 +236,9 @@ impl App {
         self
     }
 
-    /// Says that a configuration was read, and its schedules, if it has any, are among those of this
-    /// app: a scheduler then [tells](crate::SchedulerEvent::Left) which of a configuration the store
-    /// has beside them.
+    /// Says that a configuration was read, whose schedules, if it has any, are among those of this
+    /// app. A scheduler then [tells](crate::SchedulerEvent::Left) of those that the store has from
+    /// a configuration beside them.
     #[must_use]
     pub fn configured(mut self) -> Self {
         self.registry_mut().is_configured = true;

@@ -166,8 +166,8 @@ impl Scheduler {
         ended
     }
 
-    /// Runs one that a worker has: what ends it is told, once for each reason, and it is tried again
-    /// until it is told to stop.
+    /// Runs the scheduler of a worker. What ends it is told, once for each reason, and it is tried
+    /// again until it is told to stop.
     pub(crate) async fn keep_running(app: App, client: Client, options: SchedulerOptions, stop: CancelToken) {
         let mut reason = None;
         while !stop.is_cancelled() {
