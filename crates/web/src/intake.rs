@@ -27,17 +27,15 @@ use std::{
 };
 
 use axum::{
-    Json,
     body::{Body, Bytes},
     extract::{Path, Request, State},
     http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header},
-    response::{IntoResponse, Response},
+    response::Response,
     routing::{get, post},
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use longshore_core::{ErrorKind, Rate};
 use longshore_worker::{Client, ClientError, PreparedTask};
-use serde::Serialize;
 use tokio::time::{Instant, timeout};
 
 use self::{
@@ -260,27 +258,33 @@ async fn send(State(intake): State<Intake>, Path(task): Path<String>, request: R
 
 fn accepted(id: &str) -> Response {
     // Ids are mostly as plain as they are here.
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
     let mut place = String::with_capacity(TASKS.len() + 1 + id.len());
     place.push_str(TASKS);
     place.push('/');
-    for byte in id.bytes() {
-        if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            place.push(char::from(byte));
-        } else {
-            let _ = write!(place, "%{byte:02X}");
+    let body = if id.bytes().all(is_plain) {
+        place.push_str(id);
+        ["{\"id\":\"", id, "\"}"].concat()
+    } else {
+        for byte in id.bytes() {
+            if is_plain(byte) {
+                place.push(char::from(byte));
+            } else {
+                let _ = write!(place, "%{byte:02X}");
+            }
         }
-    }
-    let mut response = (StatusCode::ACCEPTED, Json(Accepted { id })).into_response();
+        serde_json::json!({ "id": id }).to_string()
+    };
+    let mut response = Response::new(Body::from(body));
+    *response.status_mut() = StatusCode::ACCEPTED;
+    // With those that each answer has (`guard.rs`).
+    let headers = response.headers_mut();
+    headers.reserve(8);
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
     if let Ok(place) = HeaderValue::try_from(place) {
-        response.headers_mut().insert(header::LOCATION, place);
+        headers.insert(header::LOCATION, place);
     }
     response
-}
-
-/// Answer that a task was sent.
-#[derive(Serialize)]
-struct Accepted<'a> {
-    id: &'a str,
 }
 
 /// Refuses a body that says it is something else than one JSON text.

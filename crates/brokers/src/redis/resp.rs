@@ -251,7 +251,9 @@ impl Script {
 impl Pack {
     /// Makes a pack of one command.
     pub(super) fn of(args: &[&[u8]]) -> Self {
-        let mut pack = Self::default();
+        // With the lengths, which take 25 bytes at most.
+        let size = args.iter().map(|arg| arg.len() + 25).sum::<usize>() + 25;
+        let mut pack = Self { body: Vec::with_capacity(size), ..Self::default() };
         pack.add(args);
         pack
     }
