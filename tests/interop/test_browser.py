@@ -163,6 +163,28 @@ def test_all_that_a_search_found_are_sent_again(stage, page):
     assert eventually(lambda: all(stage.app.AsyncResult(id).date_done not in (None, before) for id, before in ended.items()), 20, 0.1)
 
 
+def test_a_search_line_finds_and_all_that_it_found_are_sent_again(stage, page):
+    """The same line stands for the list and for what is done to all of it; a wrong one is answered in words."""
+    mark = "line <i>search</i>"
+    results = [failed(stage, "ours", mark) for _ in range(3)]
+    for result in results:
+        stage.dashboard.stands(result.id, "failure")
+    page.open("/tasks").type("q", "colour:red")
+    page.button("Find")
+    page.sees("colour: is no field of a task", "runtime:>2s since:1h")
+    page.type("q", f'"{mark}" state:failed task:lab.*')
+    page.button("Find")
+    page.sees("3 remembered", mark)
+    # Suggestions are for the last term.
+    page.type("q", "error:x sta")
+    assert page.script("return document.querySelector('#known option').value") == "error:x state:waiting"
+    ended = {result.id: stage.app.AsyncResult(result.id).date_done for result in results}
+    page.press("//summary[contains(., 'All 3 that match')]")
+    page.button("Retry all 3")
+    page.said("3 sent again")
+    assert eventually(lambda: all(stage.app.AsyncResult(id).date_done not in (None, before) for id, before in ended.items()), 20, 0.1)
+
+
 def test_all_that_wait_and_match_are_called_off(stage, page):
     waits = [stage.add.apply_async((n, n), queue="idle") for n in range(4)] + [stage.mul.apply_async((1, 1), queue="idle")]
     page.open("/tasks?state=waiting&from=broker&queue=idle&task=lab.add").sees("4 match")

@@ -83,6 +83,17 @@
     for (const box of document.getElementsByName(event.target.dataset.all)) box.checked = event.target.checked;
   });
 
+  // Suggestions are for the last term of a search line: the terms before it stay.
+  const known = document.getElementById("known");
+  if (known) {
+    const terms = [...known.options].map((option) => option.value);
+    document.querySelector("[list=known]").addEventListener("input", (event) => {
+      const before = event.target.value.slice(0, event.target.value.lastIndexOf(" ") + 1);
+      if (before !== known.dataset.before) [...known.options].forEach((option, place) => { option.value = before + terms[place]; });
+      known.dataset.before = before;
+    });
+  }
+
   const theme = document.getElementById("theme");
   if (theme) {
     theme.hidden = false;

@@ -78,6 +78,11 @@ struct FeedState {
 }
 
 impl EventFeed {
+    /// Returns whether arguments and results are neither shown nor kept.
+    pub(crate) fn hides_args(&self) -> bool {
+        self.options.hide_args
+    }
+
     /// Begins to hear; ends when `stop` says so, and the history with it.
     pub(crate) fn start(
         client: Client,

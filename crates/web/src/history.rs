@@ -8,6 +8,7 @@
 //! - `history/state.rs`: how a remembered task stands
 //! - `history/traffic.rs`: counts over time
 //! - `history/file.rs`: tables and files; `history/book.rs`: what events change in them
+//! - `history/matching.rs`: what is looked for, as SQL
 //! - `history/find.rs`: search; `history/timeline.rs`: one task; `history/told.rs`: both in the
 //!   words of Celery's events
 //! - `history/writer.rs`: the thread
@@ -15,6 +16,7 @@
 mod book;
 mod file;
 mod find;
+mod matching;
 mod state;
 mod timeline;
 mod told;
@@ -40,10 +42,11 @@ use tokio::sync::Semaphore;
 use self::book::RingLimits;
 pub(crate) use self::{
     book::Note,
-    find::{PastPage, PastQuery, PastSort},
+    find::{KnownNames, PastPage, PastQuery, PastSort},
+    matching::{MatchField, Matching, NamedColumn},
     state::PastState,
     timeline::Timeline,
-    told::{MatchField, Matching, SortKey, ToldQuery, ToldTask},
+    told::{SortKey, ToldQuery, ToldTask},
     traffic::{ChartSpan, TrafficPoint},
 };
 use crate::{error::WebError, heard::now_ms};
@@ -319,6 +322,14 @@ impl History {
     /// The file cannot be read.
     pub(crate) async fn find(self: &Arc<Self>, query: PastQuery) -> Result<PastPage, WebError> {
         self.ask(move |conn| find::find(conn, &query, now_ms())).await
+    }
+
+    /// Returns names that somebody may look for.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) async fn known(self: &Arc<Self>) -> Result<KnownNames, WebError> {
+        self.ask(find::known).await
     }
 
     /// Returns all that is known of one task.

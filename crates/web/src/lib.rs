@@ -62,6 +62,7 @@
 //! - `metrics.rs`: numbers for a scrape
 //! - `heard.rs`, `events.rs`: events of workers and tasks, heard once for all who look
 //! - `history.rs`: what has happened, in a file of its own
+//! - `search.rs`: search lines of people, and of Flower's clients
 //! - `deployment.rs`: one reader of a broker and its workers, however many look
 //! - `progress.rs`: how a run goes: what the pages of runs and of jobs share
 //! - `jobs.rs`: one reader of the journals of jobs, however many look
@@ -92,6 +93,7 @@ mod metrics;
 mod options;
 mod pages;
 mod progress;
+mod search;
 mod site;
 mod templates;
 

@@ -110,6 +110,7 @@ fn all() -> Vec<Asked> {
         get("queues/{queue}/next", "queues/cold/next?count=2"),
         get("tasks", "tasks"),
         get("tasks", "tasks?state=success&since=1h"),
+        get("tasks", "tasks?q=state:success+task:shop.*"),
         get("tasks/{task}/detail", "tasks/good/detail"),
         get("tasks/{task}/detail", "tasks/w1/detail"),
         get("tasks/{task}/why", "tasks/bad/why"),
@@ -141,6 +142,7 @@ fn all() -> Vec<Asked> {
         post("tasks/{task}/abort", "tasks/runs/abort", ""),
         post("bulk/retry", "bulk/retry", r#"{"all":true,"state":"failure","task":"shop.*"}"#),
         post("bulk/cancel", "bulk/cancel", r#"{"ids":["w3"]}"#),
+        post("bulk/cancel", "bulk/cancel", r#"{"all":true,"q":"state:waiting task:shop.add queue:cold id:w5"}"#),
         post("bulk/terminate", "bulk/terminate", r#"{"ids":["w4"]}"#),
         post("queues/{queue}/pause", "queues/cold/pause", ""),
         post("queues/{queue}/resume", "queues/cold/resume", "{}"),
@@ -167,7 +169,13 @@ fn all() -> Vec<Asked> {
 /// Returns what only a site with a history answers.
 fn past() -> Vec<Asked> {
     let get = |operation: &str, path: &str| Asked::get(&format!("/api/v1/{operation}"), &format!("/api/v1/{path}"));
-    vec![get("history", "history?since=1h"), get("history/export", "history/export?since=1h"), get("traffic", "traffic?span=day")]
+    vec![
+        get("history", "history?since=1h"),
+        get("history", "history?q=add+state:success+runtime:%3E0s+since:1h+args:secret"),
+        get("history/export", "history/export?since=1h"),
+        get("history/export", "history/export?q=task:shop.*"),
+        get("traffic", "traffic?span=day"),
+    ]
 }
 
 /// Returns refusals that each operation has a way of its own to.
@@ -183,6 +191,9 @@ fn refused() -> Vec<(Asked, u16)> {
         (get("tasks/{task}/why", "tasks/none/why"), 404),
         (get("tasks/{task}/timeline", "tasks/none/timeline"), 404),
         (get("history", "history?state=broken"), 422),
+        (get("history", "history?q=colour:red"), 422),
+        (get("tasks", "tasks?q=runtime:2s"), 422),
+        (post("bulk/cancel", "bulk/cancel", r#"{"all":true,"past":true,"q":"colour:red"}"#), 422),
         (get("history/export", "history/export?state=broken"), 422),
         (Asked::get("/api/task/info/{id}", "/api/task/info/none"), 404),
         (Asked::get("/api/task/result/{id}", "/api/task/result/none?timeout=soon"), 400),

@@ -147,6 +147,9 @@ async fn tasks_are_remembered_when_worker_and_results_are_gone_and_no_script_of_
         "/events",
         "/tasks?state=x",
         "/tasks?took=never",
+        "/tasks?q=error:value+state:failed",
+        "/tasks?q=%3Cscript%3Ealert(1)%3C/script%3E",
+        "/tasks?q=colour:%22%3Cscript%3Ealert(1)%3C/script%3E%22",
         "/tasks?sort=-took",
         "/tasks?sort=%3Cscript%3Ealert(1)%3C/script%3E",
     ] {
@@ -155,6 +158,16 @@ async fn tasks_are_remembered_when_worker_and_results_are_gone_and_no_script_of_
         assert!(!body.contains("<script>alert") && !body.contains("<img src=x"), "{path}: {body}");
     }
     assert!(again.get("/tasks?took=never").await.1.contains("never: write a time such as 30s"));
+    let searched = again.get("/tasks?q=alert+error:VALUE+state:failed").await.1;
+    for want in ["1 remembered", "/tasks/evil", "name=\"q\" value=\"alert error:VALUE state:failed\"", "<option value=\"task:shop.ok\">"] {
+        assert!(searched.contains(want), "{want} in {searched}");
+    }
+    assert!(again.get("/tasks?q=args:img").await.1.contains("/tasks/good"));
+    let wrong = again.get("/tasks?q=colour:red").await.1;
+    assert!(wrong.contains("colour: is no field of a task") && wrong.contains("runtime:&gt;2s since:1h"), "{wrong}");
+    assert!(again.get("/tasks?from=broker&q=a+word").await.1.contains("only what is remembered can be searched by it"));
+    let lines = again.get("/api/v1/history/export?q=task:shop.*").await.1;
+    assert!(lines.contains("\"good\"") && !lines.contains("\"evil\""), "{lines}");
     let sorted = again.get("/tasks?state=success&sort=-took").await.1;
     assert!(sorted.contains("aria-sort=\"descending\"><a href=\"/tasks?sort=took&amp;state=success\">Took</a>"), "{sorted}");
     assert!(good.contains("<dt>Logical clock<dd>"), "{good}");
@@ -230,6 +243,7 @@ async fn arguments_that_are_hidden_are_not_even_written() {
     for path in ["/tasks/card", "/events", "/api/v1/tasks/card/timeline", "/api/v1/history"] {
         assert!(!dashboard.get(path).await.1.contains("4111"), "{path}");
     }
+    assert!(dashboard.get("/tasks?q=args:4").await.1.contains("arguments and results are hidden here (--hide-args)"));
     dashboard.serving.stop().await;
     let bytes = std::fs::read(&file).unwrap();
     assert!(!bytes.windows(4).any(|part| part == b"4111"));

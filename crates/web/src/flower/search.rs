@@ -1,183 +1,23 @@
-//! The search of Flower's lists: words, `field:value`, phrases in quotes, AND, OR and groups. It is
-//! refused with Flower's sentences.
+//! The terms of the search of Flower's lists. They are refused with Flower's sentences.
 
-use crate::history::{MatchField, Matching};
+use crate::{
+    history::{MatchField, Matching},
+    search::{self, Term},
+};
 
-/// Longest search, in characters.
-const LONGEST: usize = 2_048;
-/// Most words and signs of it.
-const MOST_TOKENS: usize = 128;
-/// Most groups that stand in each other.
-const DEEPEST: usize = 5;
 /// Shortest word that is looked for.
 const SHORTEST: usize = 3;
 
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Token {
-    Open,
-    Close,
-    And,
-    Or,
-    Word(String),
-}
-
-/// Reads a search; `None` finds everything.
+/// Reads a search as Flower does; `None` finds everything.
 ///
 /// # Errors
 /// Flower's sentence on what is wrong.
 pub(super) fn read(text: &str) -> Result<Option<Matching>, String> {
-    let text = text.trim();
-    if text.chars().count() > LONGEST {
-        return Err(format!("Query exceeds {LONGEST} characters."));
-    }
-    let tokens = tokens(text)?;
-    let end = text.chars().count();
-    let mut reader = Reader { tokens, at: 0, end };
-    if reader.tokens.is_empty() {
-        return Ok(None);
-    }
-    let read = reader.either(0)?;
-    match reader.next() {
-        None => Ok(Some(read)),
-        Some((token, position)) => Err(format!("Unexpected '{}' at position {position}.", token.text())),
-    }
+    search::read(text, &term)
 }
 
-impl Token {
-    fn text(&self) -> &str {
-        match self {
-            Self::Open => "(",
-            Self::Close => ")",
-            Self::And => "AND",
-            Self::Or => "OR",
-            Self::Word(word) => word,
-        }
-    }
-}
-
-fn tokens(text: &str) -> Result<Vec<(Token, usize)>, String> {
-    let characters: Vec<char> = text.chars().collect();
-    let (mut tokens, mut at) = (Vec::new(), 0);
-    while let Some(character) = characters.get(at) {
-        if character.is_whitespace() {
-            at += 1;
-            continue;
-        }
-        let position = at;
-        let token = match character {
-            '(' | ')' => {
-                at += 1;
-                if *character == '(' { Token::Open } else { Token::Close }
-            }
-            _ => word(&characters, &mut at)?,
-        };
-        tokens.push((token, position));
-        if tokens.len() > MOST_TOKENS {
-            return Err(format!("Query exceeds {MOST_TOKENS} tokens."));
-        }
-    }
-    Ok(tokens)
-}
-
-/// Reads a word, or a phrase in quotes.
-fn word(characters: &[char], at: &mut usize) -> Result<Token, String> {
-    let position = *at;
-    let (mut word, mut has_quotes, mut in_quotes) = (String::new(), false, false);
-    while let Some(character) = characters.get(*at) {
-        match character {
-            '\\' if matches!(characters.get(*at + 1), Some('"' | '\\')) => {
-                word.push(characters[*at + 1]);
-                *at += 2;
-                continue;
-            }
-            '"' => (has_quotes, in_quotes) = (true, !in_quotes),
-            character if !in_quotes && (character.is_whitespace() || matches!(character, '(' | ')')) => break,
-            character => word.push(*character),
-        }
-        *at += 1;
-    }
-    match word.as_str() {
-        _ if in_quotes => Err(format!("Unterminated quoted phrase at position {position}.")),
-        "" => Err(format!("Empty search term at position {position}.")),
-        "AND" if !has_quotes => Ok(Token::And),
-        "OR" if !has_quotes => Ok(Token::Or),
-        "NOT" if !has_quotes => Err(format!("NOT is not supported at position {position}.")),
-        _ => Ok(Token::Word(word)),
-    }
-}
-
-struct Reader {
-    tokens: Vec<(Token, usize)>,
-    at: usize,
-    /// Position behind the last character.
-    end: usize,
-}
-
-impl Reader {
-    fn peek(&self) -> Option<&Token> {
-        self.tokens.get(self.at).map(|(token, _)| token)
-    }
-
-    fn next(&mut self) -> Option<(Token, usize)> {
-        self.at += 1;
-        self.tokens.get(self.at - 1).cloned()
-    }
-
-    fn position(&self) -> usize {
-        self.tokens.get(self.at).map_or(self.end, |(_, position)| *position)
-    }
-
-    /// Takes AND or OR, behind which something has to come.
-    fn operator(&mut self, word: &str) -> Result<(), String> {
-        let position = self.position();
-        self.at += 1;
-        match self.peek() {
-            Some(Token::Word(_) | Token::Open) => Ok(()),
-            _ => Err(format!("{word} must be followed by a search term at position {position}.")),
-        }
-    }
-
-    fn either(&mut self, depth: usize) -> Result<Matching, String> {
-        let mut any = vec![self.each(depth)?];
-        while self.peek() == Some(&Token::Or) {
-            self.operator("OR")?;
-            any.push(self.each(depth)?);
-        }
-        Ok(if any.len() == 1 { any.remove(0) } else { Matching::Any(any) })
-    }
-
-    fn each(&mut self, depth: usize) -> Result<Matching, String> {
-        let mut all = vec![self.primary(depth)?];
-        while !matches!(self.peek(), None | Some(Token::Close | Token::Or)) {
-            if self.peek() == Some(&Token::And) {
-                self.operator("AND")?;
-            }
-            all.push(self.primary(depth)?);
-        }
-        Ok(if all.len() == 1 { all.remove(0) } else { Matching::All(all) })
-    }
-
-    fn primary(&mut self, depth: usize) -> Result<Matching, String> {
-        let position = self.position();
-        match self.next() {
-            Some((Token::Word(word), _)) => term(&word, position),
-            Some((Token::Open, _)) if depth >= DEEPEST => Err(format!("Query nesting exceeds {DEEPEST} levels at position {position}.")),
-            Some((Token::Open, _)) => {
-                if self.peek() == Some(&Token::Close) {
-                    return Err(format!("Empty group at position {position}."));
-                }
-                let group = self.either(depth + 1)?;
-                match self.next() {
-                    Some((Token::Close, _)) => Ok(group),
-                    _ => Err(format!("Missing closing parenthesis at position {position}.")),
-                }
-            }
-            _ => Err(format!("Expected a search term at position {position}.")),
-        }
-    }
-}
-
-fn term(word: &str, position: usize) -> Result<Matching, String> {
+fn term(term: &Term) -> Result<Matching, String> {
+    let (word, position) = (term.text.as_str(), term.position);
     let split = word.split_once(':').map(|(field, value)| (field.to_lowercase(), value));
     let named = split.as_ref().and_then(|(field, value)| {
         let field = match field.as_str() {

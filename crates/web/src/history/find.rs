@@ -1,9 +1,12 @@
 //! Search among remembered tasks, page by page.
 
-use rusqlite::{Connection, ToSql};
+use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 
-use super::state::PastState;
+use super::{
+    matching::{Conditions, MatchField, Matching, NamedColumn, stands},
+    state::PastState,
+};
 
 /// Search for tasks; all of it has to be true.
 #[derive(Clone, Debug, Default)]
@@ -12,7 +15,9 @@ pub(crate) struct PastQuery {
     pub(crate) states: Vec<PastState>,
     /// Their ids, or what ids begin with.
     pub(crate) ids: Vec<String>,
-    /// Name, queue and worker; with `*` at the end, what those begin with.
+    /// A search line.
+    pub(crate) matching: Option<Matching>,
+    /// Name, queue and worker; `*` stands for any text.
     pub(crate) task: Option<String>,
     pub(crate) queue: Option<String>,
     pub(crate) worker: Option<String>,
@@ -125,123 +130,134 @@ pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<PastTask> {
     })
 }
 
-/// A condition in SQL, with what it is about.
-#[derive(Default)]
-struct Conditions {
-    sql: Vec<String>,
-    values: Vec<Box<dyn ToSql>>,
+/// Returns the columns with the name of their table, for whoever reads two.
+pub(super) fn qualified() -> String {
+    COLUMNS.split(", ").map(|column| format!("tasks.{column}")).collect::<Vec<_>>().join(", ")
 }
 
-impl Conditions {
-    fn add(&mut self, sql: &str, value: impl ToSql + 'static) {
-        self.values.push(Box::new(value));
-        self.sql.push(sql.replace('?', &format!("?{}", self.values.len())));
+fn conditions(query: &PastQuery, now: i64) -> Conditions {
+    let mut own = Conditions::default();
+    if !query.states.is_empty() {
+        own.sql.push(stands(&query.states));
     }
-
-    /// Adds that a column is this, or begins so where there is a `*` at the end.
-    fn named(&mut self, column: &str, pattern: Option<&String>) {
-        match pattern.map(|pattern| pattern.strip_suffix('*').ok_or(pattern)) {
-            Some(Ok(beginning)) => self.add(&format!("substr({column}, 1, length(?)) = ?"), beginning.to_owned()),
-            Some(Err(name)) => self.add(&format!("{column} = ?"), name.clone()),
-            None => {}
-        }
+    if !query.ids.is_empty() {
+        let any: Vec<String> = query.ids.iter().map(|id| own.id(id)).collect();
+        own.sql.push(format!("({})", any.join(" OR ")));
     }
-
-    fn of(query: &PastQuery, now: i64) -> Self {
-        let mut own = Self::default();
-        if !query.states.is_empty() {
-            let numbers: Vec<String> = query.states.iter().map(|state| state.number().to_string()).collect();
-            own.sql.push(format!("state IN ({})", numbers.join(", ")));
-        }
-        if !query.ids.is_empty() {
-            let before = own.sql.len();
-            for id in &query.ids {
-                own.add("id >= ?", id.clone());
-                let last = own.sql.pop().unwrap_or_default();
-                // All texts that begin so lie between it and it with the last character behind it.
-                own.add("id <= ?", format!("{id}\u{10ffff}"));
-                let end = own.sql.pop().unwrap_or_default();
-                own.sql.push(format!("({last} AND {end})"));
-            }
-            let any = own.sql.split_off(before).join(" OR ");
-            own.sql.push(format!("({any})"));
-        }
-        own.named("name", query.task.as_ref());
-        own.named("queue", query.queue.as_ref());
-        own.named("worker", query.worker.as_ref());
-        if let Some(error) = &query.error {
-            own.add("error LIKE '%' || ? || '%' ESCAPE '\\'", escaped(error));
-        }
-        if let Some(since) = query.since {
-            own.add("heard >= ?", now.saturating_sub(since.saturating_mul(1_000)));
-        }
-        if let Some(took) = query.took {
-            own.add("took >= ?", took);
-        }
-        own
+    let named = [(NamedColumn::Task, &query.task), (NamedColumn::Queue, &query.queue), (NamedColumn::Worker, &query.worker)];
+    for (column, pattern) in named.into_iter().filter_map(|(column, pattern)| Some((column, pattern.as_ref()?))) {
+        let named = own.named(column, pattern);
+        own.sql.push(named);
     }
-
-    fn sql(&self) -> String {
-        if self.sql.is_empty() { String::new() } else { format!("WHERE {}", self.sql.join(" AND ")) }
+    let error = query.error.as_ref().map(|error| Matching::Word(Some(MatchField::Error), error.clone()));
+    for matching in error.iter().chain(&query.matching) {
+        // Who may not see arguments may not search in them: the search line was refused then.
+        let matching = own.matching(matching, false, now);
+        own.sql.push(matching);
     }
-
-    fn values(&self) -> Vec<&dyn ToSql> {
-        self.values.iter().map(|value| &**value).collect()
+    if let Some(since) = query.since {
+        own.add("tasks.heard >=", now.saturating_sub(since.saturating_mul(1_000)));
     }
+    if let Some(took) = query.took {
+        own.add("tasks.took >=", took);
+    }
+    own
 }
 
-/// Takes the meaning from characters that mean something in a pattern.
-pub(super) fn escaped(text: &str) -> String {
-    text.chars().flat_map(|character| matches!(character, '%' | '_' | '\\').then_some('\\').into_iter().chain([character])).collect()
+/// Names that somebody may look for.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct KnownNames {
+    pub(crate) tasks: Vec<String>,
+    pub(crate) queues: Vec<String>,
+    pub(crate) workers: Vec<String>,
+}
+
+/// Most of the latest tasks that are looked at for names, and most names of each kind.
+const LATEST: usize = 5_000;
+const MOST_KNOWN: usize = 100;
+
+/// Returns names of the latest tasks, each once.
+pub(super) fn known(conn: &Connection) -> rusqlite::Result<KnownNames> {
+    let of = |column: &str| -> rusqlite::Result<Vec<String>> {
+        let latest = format!("SELECT {column} AS name FROM tasks ORDER BY n DESC LIMIT {LATEST}");
+        let sql = format!("SELECT DISTINCT name FROM ({latest}) WHERE name IS NOT NULL ORDER BY name LIMIT {MOST_KNOWN}");
+        conn.prepare_cached(&sql)?.query_map([], |row| row.get(0))?.collect()
+    };
+    Ok(KnownNames { tasks: of("name")?, queues: of("queue")?, workers: of("worker")? })
 }
 
 /// Looks for tasks.
 pub(super) fn find(conn: &Connection, query: &PastQuery, now: i64) -> rusqlite::Result<PastPage> {
-    let mut conditions = Conditions::of(query, now);
-    let (matched, by_state) = if query.leaves_counts { (0, Vec::new()) } else { counts(conn, query, &conditions)? };
+    let mut conditions = conditions(query, now);
     let most = query.most.max(1);
-    let (order, skip) = match (query.sort, query.before) {
-        (None, before) => {
-            before.into_iter().for_each(|before| conditions.add("n < ?", before));
-            ("n DESC".to_owned(), 0)
-        }
-        (Some(PastSort { column, is_down }), skip) => {
-            let way = if is_down { "DESC" } else { "ASC" };
-            (format!("{column} {way} NULLS LAST, n DESC"), skip.unwrap_or(0).max(0))
-        }
+    let by_state = if query.leaves_counts { Vec::new() } else { counts(conn)? };
+    let only_states = conditions.values().is_empty() && query.matching.is_none();
+    let (mut tasks, matched) = if query.leaves_counts || only_states {
+        let of_states = |(state, _): &&(PastState, i64)| query.states.is_empty() || query.states.contains(state);
+        let matched = by_state.iter().filter(of_states).map(|(_, count)| count).sum();
+        (some(conn, query, &mut conditions, most + 1)?, matched)
+    } else {
+        counted(conn, query, &mut conditions, most + 1)?
     };
-    let sql = format!("SELECT {COLUMNS} FROM tasks {} ORDER BY {order} LIMIT {} OFFSET {skip}", conditions.sql(), most + 1);
-    let mut find = conn.prepare_cached(&sql)?;
-    let tasks: rusqlite::Result<Vec<PastTask>> = find.query_map(&conditions.values()[..], read)?.collect();
-    let mut tasks = tasks?;
     let has_more = tasks.len() > most;
     tasks.truncate(most);
+    let skip = query.before.unwrap_or(0).max(0);
     let next = tasks.last().filter(|_| has_more).map(|task| if query.sort.is_some() { skip + most as i64 } else { task.n });
+    let by_state = by_state.into_iter().map(|(state, count)| (state.word(), count)).collect();
     Ok(PastPage { tasks, matched, by_state, next })
 }
 
-/// Tasks by their state.
-type ByState = Vec<(&'static str, i64)>;
+/// Finds the first tasks of a page, and looks no further.
+fn some(conn: &Connection, query: &PastQuery, conditions: &mut Conditions, most: usize) -> rusqlite::Result<Vec<PastTask>> {
+    let (order, skip) = match (query.sort, query.before) {
+        (None, before) => {
+            before.into_iter().for_each(|before| conditions.add("tasks.n <", before));
+            ("tasks.n DESC".to_owned(), 0)
+        }
+        (Some(PastSort { column, is_down }), skip) => {
+            let way = if is_down { "DESC" } else { "ASC" };
+            (format!("tasks.{column} {way} NULLS LAST, tasks.n DESC"), skip.unwrap_or(0).max(0))
+        }
+    };
+    let (columns, from, sql) = (qualified(), conditions.from(), conditions.sql());
+    let mut find = conn.prepare_cached(&format!("SELECT {columns} {from} {sql} ORDER BY {order} LIMIT {most} OFFSET {skip}"))?;
+    find.query_map(&conditions.values()[..], read)?.collect()
+}
 
-/// Counts those that match, and all by their state.
-fn counts(conn: &Connection, query: &PastQuery, conditions: &Conditions) -> rusqlite::Result<(i64, ByState)> {
+/// Finds the tasks of a page, and counts all that match: the tables are gone through once for both.
+fn counted(conn: &Connection, query: &PastQuery, conditions: &mut Conditions, most: usize) -> rusqlite::Result<(Vec<PastTask>, i64)> {
+    let (from, sql) = (conditions.from(), conditions.sql());
+    let (key, order) = match query.sort {
+        None => ("tasks.n".to_owned(), "n DESC".to_owned()),
+        Some(PastSort { column, is_down }) => {
+            (format!("tasks.{column}"), format!("key {} NULLS LAST, n DESC", if is_down { "DESC" } else { "ASC" }))
+        }
+    };
+    let place = conditions.value(query.before);
+    let page = match query.sort {
+        None => format!("WHERE {place} IS NULL OR n < {place} ORDER BY {order} LIMIT {most}"),
+        Some(_) => format!("ORDER BY {order} LIMIT {most} OFFSET max(coalesce({place}, 0), 0)"),
+    };
+    // The number comes in a row of its own, which is there also where the page is empty.
+    let mut find = conn.prepare_cached(&format!(
+        "WITH found AS MATERIALIZED (SELECT tasks.n AS n, {key} AS key {from} {sql})
+         SELECT count(*), 1 FROM found UNION ALL SELECT * FROM (SELECT n, 0 FROM found {page})"
+    ))?;
+    let rows = find.query_map(&conditions.values()[..], |row| Ok((row.get(0)?, row.get(1)?)))?;
+    let mut one = conn.prepare_cached(&format!("SELECT {COLUMNS} FROM tasks WHERE n = ?1"))?;
+    let (mut tasks, mut matched) = (Vec::new(), 0);
+    for row in rows {
+        match row? {
+            (count, true) => matched = count,
+            // What was forgotten meanwhile is left out.
+            (n, false) => tasks.extend(one.query_row([n], read).optional()?),
+        }
+    }
+    Ok((tasks, matched))
+}
+
+/// Counts all by their state.
+fn counts(conn: &Connection) -> rusqlite::Result<Vec<(PastState, i64)>> {
     let mut by_state = conn.prepare_cached("SELECT state, count(*) FROM tasks GROUP BY state")?;
-    let by_state: rusqlite::Result<Vec<(i64, i64)>> = by_state.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?.collect();
-    let by_state = by_state?;
-    let of_states = |states: &[PastState]| {
-        by_state
-            .iter()
-            .filter(|(state, _)| states.is_empty() || states.contains(&PastState::of_number(*state)))
-            .map(|(_, count)| count)
-            .sum()
-    };
-    let only_states = conditions.values.is_empty();
-    let matched = match only_states {
-        true => of_states(&query.states),
-        false => conn
-            .prepare_cached(&format!("SELECT count(*) FROM tasks {}", conditions.sql()))?
-            .query_row(&conditions.values()[..], |row| row.get(0))?,
-    };
-    let by_state = by_state.into_iter().map(|(state, count)| (PastState::of_number(state).word(), count)).collect();
-    Ok((matched, by_state))
+    by_state.query_map([], |row| Ok((PastState::of_number(row.get(0)?), row.get(1)?)))?.collect()
 }

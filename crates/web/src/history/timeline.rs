@@ -122,7 +122,7 @@ fn relative(conn: &Connection, id: String) -> rusqlite::Result<Relative> {
 }
 
 fn children(conn: &Connection, id: &str) -> rusqlite::Result<Vec<Relative>> {
-    let columns = COLUMNS.split(", ").map(|column| format!("tasks.{column}")).collect::<Vec<_>>().join(", ");
+    let columns = find::qualified();
     let mut find = conn.prepare_cached(&format!(
         "SELECT {columns} FROM texts JOIN tasks ON tasks.n = texts.n WHERE texts.parent = ?1 ORDER BY tasks.n LIMIT {MOST_CHILDREN}"
     ))?;

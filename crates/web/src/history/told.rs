@@ -3,10 +3,14 @@
 
 use std::collections::BTreeMap;
 
-use rusqlite::{Connection, OptionalExtension, ToSql};
+use rusqlite::{Connection, OptionalExtension};
 use serde::Serialize;
 
-use super::{find::escaped, state::PastState};
+use super::{
+    matching::{Conditions, FROM_BOTH, Matching, word, word_sql},
+    state::PastState,
+};
+use crate::heard::now_ms;
 
 /// Most children that are named.
 const MOST_CHILDREN: i64 = 50;
@@ -38,29 +42,6 @@ pub(crate) enum SortKey {
     State,
     Received,
     Started,
-}
-
-/// Words that have to be there, and how they hang together.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Matching {
-    All(Vec<Self>),
-    Any(Vec<Self>),
-    /// A text in one member, or (without one) in any.
-    Word(Option<MatchField>, String),
-    /// The state is this one.
-    State(String),
-    /// There is such a keyword argument.
-    Kwarg(String, String),
-}
-
-/// Member in which a text is looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum MatchField {
-    Name,
-    Worker,
-    Args,
-    Kwargs,
-    Result,
 }
 
 /// A task with the members that Celery's events give it. Times are seconds since 1970. What is not
@@ -100,110 +81,37 @@ pub(crate) struct ToldTask {
     pub(crate) children: Vec<String>,
 }
 
-/// Returns the state in Celery's word. Lost tasks are in none of Celery's states: it does not
-/// notice.
-fn word(state: PastState) -> &'static str {
-    match state {
-        PastState::Waiting => "PENDING",
-        PastState::Held => "RECEIVED",
-        PastState::Started => "STARTED",
-        PastState::Retry => "RETRY",
-        PastState::Success => "SUCCESS",
-        PastState::Failure => "FAILURE",
-        PastState::Revoked => "REVOKED",
-        PastState::Rejected => "REJECTED",
-        PastState::Lost | PastState::Unheard => "LOST",
-    }
-}
-
-/// Returns the word of a state as SQL.
-fn word_sql() -> String {
-    let cases: Vec<String> = PastState::ALL.into_iter().map(|state| format!("WHEN {} THEN '{}'", state.number(), word(state))).collect();
-    format!("CASE tasks.state {} END", cases.join(" "))
-}
-
-/// Conditions in SQL, with their values.
-#[derive(Default)]
-struct Conditions {
-    values: Vec<Box<dyn ToSql>>,
-}
-
-impl Conditions {
-    fn value(&mut self, value: impl ToSql + 'static) -> String {
-        self.values.push(Box::new(value));
-        format!("?{}", self.values.len())
-    }
-
-    /// Returns that one of these has a text in it, in any case of letters.
-    fn has(&mut self, columns: &[&str], text: &str) -> String {
-        let text = self.value(format!("%{}%", escaped(text)));
-        let each: Vec<String> = columns.iter().map(|column| format!("{column} LIKE {text} ESCAPE '\\'")).collect();
-        format!("({})", each.join(" OR "))
-    }
-
-    fn matching(&mut self, matching: &Matching, hide_args: bool) -> String {
-        let state = word_sql();
-        let mut joined = |each: &[Matching], with: &str| {
-            let each: Vec<String> = each.iter().map(|one| self.matching(one, hide_args)).collect();
-            format!("({})", each.join(with))
-        };
-        match matching {
-            Matching::All(each) => joined(each, " AND "),
-            Matching::Any(each) => joined(each, " OR "),
-            Matching::Word(Some(MatchField::Name), text) => self.has(&["tasks.name"], text),
-            Matching::Word(Some(MatchField::Worker), text) => self.has(&["tasks.worker"], text),
-            Matching::Word(Some(_), _) | Matching::Kwarg(..) if hide_args => "0".to_owned(),
-            Matching::Word(Some(MatchField::Args), text) => self.has(&["texts.args"], text),
-            Matching::Word(Some(MatchField::Kwargs), text) => self.has(&["texts.kwargs"], text),
-            Matching::Word(Some(MatchField::Result), text) => self.has(&["texts.result"], text),
-            Matching::Word(None, text) => {
-                let all = ["tasks.id", "tasks.name", state.as_str(), "tasks.worker", "texts.args", "texts.kwargs", "texts.result"];
-                self.has(if hide_args { &all[..4] } else { &all }, text)
-            }
-            Matching::State(text) => {
-                let text = self.value(text.clone());
-                format!("{state} = {text} COLLATE NOCASE")
-            }
-            Matching::Kwarg(name, value) => {
-                let forms = ["'", ""].into_iter().flat_map(|quote| [',', '}'].map(|end| format!("'{name}': {quote}{value}{quote}{end}")));
-                let forms: Vec<String> = forms.map(|form| self.has(&["texts.kwargs"], &form)).collect();
-                format!("({})", forms.join(" OR "))
-            }
+/// Returns the conditions of a search.
+fn conditions(query: &ToldQuery) -> Conditions {
+    let mut own = Conditions::default();
+    let state = word_sql();
+    for (column, text) in [("tasks.name", &query.task), ("tasks.worker", &query.worker), (state.as_str(), &query.state)] {
+        if let Some(text) = text {
+            let text = own.value(text.clone());
+            own.sql.push(format!("{column} = {text} COLLATE NOCASE"));
         }
     }
-
-    fn of(query: &ToldQuery) -> (Self, String) {
-        let mut own = Self::default();
-        let mut all = Vec::new();
-        let state = word_sql();
-        for (column, text) in [("tasks.name", &query.task), ("tasks.worker", &query.worker), (state.as_str(), &query.state)] {
-            if let Some(text) = text {
-                let text = own.value(text.clone());
-                all.push(format!("{column} = {text} COLLATE NOCASE"));
-            }
+    for (way, time) in [">=", "<="].into_iter().zip(&query.received) {
+        if let Some(time) = time {
+            let time = own.value(time.clone());
+            // Without a zone a time is the local clock's.
+            own.sql.push(format!("(tasks.received IS NULL OR tasks.received {way} CAST(strftime('%s', {time}, 'utc') AS REAL))"));
         }
-        for (way, time) in [">=", "<="].into_iter().zip(&query.received) {
-            if let Some(time) = time {
-                let time = own.value(time.clone());
-                // Without a zone a time is the local clock's.
-                all.push(format!("(tasks.received IS NULL OR tasks.received {way} CAST(strftime('%s', {time}, 'utc') AS REAL))"));
-            }
-        }
-        if let Some(matching) = &query.matching {
-            all.push(own.matching(matching, query.hide_args));
-        }
-        let sql = if all.is_empty() { String::new() } else { format!("WHERE {}", all.join(" AND ")) };
-        (own, sql)
     }
+    if let Some(matching) = &query.matching {
+        let matching = own.matching(matching, query.hide_args, now_ms());
+        own.sql.push(matching);
+    }
+    own
 }
 
 const COLUMNS: &str = "tasks.n, tasks.id, tasks.state, name, queue, worker, sent, received, started, took, args, kwargs, result, texts.error, traceback, \
                        eta, root, parent";
-const FROM: &str = "FROM tasks LEFT JOIN texts ON texts.n = tasks.n";
 
 /// Looks for tasks. Returns them in their order, and how many more there are.
 pub(super) fn find(conn: &Connection, query: &ToldQuery) -> rusqlite::Result<(Vec<ToldTask>, i64)> {
-    let (conditions, sql) = Conditions::of(query);
+    let conditions = conditions(query);
+    let sql = conditions.sql();
     let state = word_sql();
     let (by, down) = match query.sort {
         // News of the same millisecond come in the order in which tasks were first heard of.
@@ -214,10 +122,10 @@ pub(super) fn find(conn: &Connection, query: &ToldQuery) -> rusqlite::Result<(Ve
         Some((SortKey::Started, down)) => ("tasks.started", down),
     };
     let (way, last) = (if down { "DESC" } else { "ASC" }, if query.sort.is_none() { "tasks.n" } else { "tasks.id" });
-    let values: Vec<&dyn ToSql> = conditions.values.iter().map(|value| &**value).collect();
-    let matched: i64 = conn.prepare_cached(&format!("SELECT count(*) {FROM} {sql}"))?.query_row(&values[..], |row| row.get(0))?;
+    let values = conditions.values();
+    let matched: i64 = conn.prepare_cached(&format!("SELECT count(*) {FROM_BOTH} {sql}"))?.query_row(&values[..], |row| row.get(0))?;
     let (limit, offset) = (query.limit.max(0), query.offset.max(0));
-    let sql = format!("SELECT {COLUMNS} {FROM} {sql} ORDER BY {by} {way}, {last} {way} LIMIT {limit} OFFSET {offset}");
+    let sql = format!("SELECT {COLUMNS} {FROM_BOTH} {sql} ORDER BY {by} {way}, {last} {way} LIMIT {limit} OFFSET {offset}");
     let mut find = conn.prepare_cached(&sql)?;
     let mut rows = find.query(&values[..])?;
     let mut tasks = Vec::new();
@@ -230,7 +138,7 @@ pub(super) fn find(conn: &Connection, query: &ToldQuery) -> rusqlite::Result<(Ve
 
 /// Reads one task.
 pub(super) fn one(conn: &Connection, id: &str, hide_args: bool) -> rusqlite::Result<Option<ToldTask>> {
-    let mut find = conn.prepare_cached(&format!("SELECT {COLUMNS} {FROM} WHERE tasks.id = ?1"))?;
+    let mut find = conn.prepare_cached(&format!("SELECT {COLUMNS} {FROM_BOTH} WHERE tasks.id = ?1"))?;
     find.query_row([id], |row| read(conn, row, hide_args)).optional()
 }
 

@@ -14,13 +14,14 @@ use futures_util::stream;
 use longshore_charts::{OverTime, Series, Spark, Tone};
 use serde::Serialize;
 
-use super::{facts, tasks::duration};
+use super::facts;
 use crate::{
     api::{Operation, Routes},
     deployment::Deployment,
     error::WebError,
     frame::{Frame, PageRequest, read_query},
-    history::{ChartSpan, History, PastPage, PastQuery, PastSort, PastState, Timeline, TrafficPoint},
+    history::{ChartSpan, History, PastPage, PastQuery, PastSort, Timeline, TrafficPoint},
+    search::{self, duration, states_of},
 };
 
 /// Most tasks of one page, and of one answer to a program.
@@ -33,12 +34,13 @@ const AT_ONCE: usize = 500;
 const EXPORT: &str = "/api/v1/history/export";
 
 /// Fields of a search among remembered tasks.
-pub(super) const FIELDS: [&str; 8] = ["state", "task", "queue", "worker", "error", "since", "took", "id"];
+pub(super) const FIELDS: [&str; 9] = ["q", "state", "task", "queue", "worker", "error", "since", "took", "id"];
 
 /// Returns what is remembered as JSON.
 pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes {
     let filtered = |operation: Operation| {
         operation
+            .query("q", "a search line: words, and state:failure task:shop.* error:\"bad address\" runtime:>2s …")
             .query("state", "tasks that stand so: started, failure, lost, …")
             .query("task", "tasks of this name; shop.* is all that begin so")
             .query("queue", "tasks of this queue")
@@ -84,7 +86,7 @@ async fn export(State(deployment): State<Arc<Deployment>>, uri: Uri) -> Response
     let field = |name: &str| fields.iter().find(|(field, value)| field == name && !value.is_empty()).map(|(_, value)| value.clone());
     let begun = async {
         let history = history(&deployment)?.clone();
-        let query = PastQuery { leaves_counts: true, sort: None, ..query(field, AT_ONCE)? };
+        let query = PastQuery { leaves_counts: true, sort: None, ..query(field, AT_ONCE, deployment.feed.hides_args())? };
         // What is refused is refused in words, before the first line.
         let first = history.find(query.clone()).await?;
         Ok((history, query, first))
@@ -143,14 +145,16 @@ async fn traffic(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Resu
 /// # Errors
 /// The search, or the history, cannot be read.
 pub(super) async fn find(deployment: &Deployment, get: impl Fn(&str) -> Option<String>, most: usize) -> Result<PastPage, WebError> {
-    let query = query(get, most)?;
+    let query = query(get, most, deployment.feed.hides_args())?;
     history(deployment)?.find(query).await
 }
 
 /// Reads what is looked for.
-fn query(get: impl Fn(&str) -> Option<String>, most: usize) -> Result<PastQuery, WebError> {
+fn query(get: impl Fn(&str) -> Option<String>, most: usize, hide_args: bool) -> Result<PastQuery, WebError> {
     let wrong = |name: &str, text: &str| WebError::unprocessable(format!("{name} {text}: write a time such as 30s, 15m, 2h or 1d"));
-    let states = get("state").map(|word| states_of(&word)).transpose()?.unwrap_or_default();
+    let unknown = |word: &str| WebError::unprocessable(format!("{word} is no state of a remembered task"));
+    let states = get("state").map(|word| states_of(&word).ok_or_else(|| unknown(&word))).transpose()?.unwrap_or_default();
+    let line = get("q").map(|line| search::line(&line, hide_args).map_err(WebError::unprocessable)).transpose()?;
     let seconds = |name: &str| get(name).map(|text| duration(&text).ok_or_else(|| wrong(name, &text))).transpose();
     let before =
         get("before").map(|text| text.parse().map_err(|_| WebError::unprocessable(format!("before {text}: no place in the history"))));
@@ -161,6 +165,7 @@ fn query(get: impl Fn(&str) -> Option<String>, most: usize) -> Result<PastQuery,
     });
     Ok(PastQuery {
         states,
+        matching: line.flatten(),
         ids: get("id").map(|ids| ids.split_whitespace().take(MOST_ASKED).map(str::to_owned).collect()).unwrap_or_default(),
         task: get("task"),
         queue: get("queue"),
@@ -173,15 +178,6 @@ fn query(get: impl Fn(&str) -> Option<String>, most: usize) -> Result<PastQuery,
         most,
         leaves_counts: false,
     })
-}
-
-fn states_of(word: &str) -> Result<Vec<PastState>, WebError> {
-    // One whose end was not heard is as good as lost for whoever looks for it.
-    if word == PastState::Lost.word() {
-        return Ok(vec![PastState::Lost, PastState::Unheard]);
-    }
-    let state = PastState::ALL.into_iter().find(|state| state.word() == word);
-    state.map(|state| vec![state]).ok_or_else(|| WebError::unprocessable(format!("{word} is no state of a remembered task")))
 }
 
 /// Returns the span that a page asks for.
@@ -264,9 +260,10 @@ pub(super) fn charts(points: &[Option<TrafficPoint>], span: ChartSpan) -> Charts
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::history::PastState;
 
     fn of(pairs: &[(&str, &str)]) -> Result<PastQuery, WebError> {
-        query(|name| pairs.iter().find(|(field, _)| *field == name).map(|(_, value)| (*value).to_owned()), 7)
+        query(|name| pairs.iter().find(|(field, _)| *field == name).map(|(_, value)| (*value).to_owned()), 7, true)
     }
 
     #[test]
@@ -276,6 +273,10 @@ mod tests {
         assert_eq!((read.ids, read.before, read.most), (vec!["a".to_owned(), "b".to_owned()], Some(12), 7));
         for (name, value) in [("state", "broken"), ("since", "2"), ("took", "fast"), ("before", "x"), ("sort", "colour")] {
             assert!(of(&[(name, value)]).unwrap_err().message.contains(value), "{name}={value}");
+        }
+        assert!(of(&[("q", "a word")]).unwrap().matching.is_some());
+        for (line, said) in [("colour:red", "no field"), ("args:4111", "--hide-args")] {
+            assert!(of(&[("q", line)]).unwrap_err().message.contains(said), "{line}");
         }
     }
 

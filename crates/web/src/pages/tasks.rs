@@ -2,7 +2,7 @@
 
 mod act;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use axum::http::StatusCode;
 use longshore_celery::Value;
@@ -21,13 +21,14 @@ use crate::{
     error::WebError,
     frame::{Frame, Page, PageRequest, asking_page, in_query},
     guard::{FormFields, Guard},
-    history::{PastPage, PastState, Timeline},
+    history::{KnownNames, PastPage, PastState, Timeline},
     options::WebOptions,
     pages::{
         Asked, action,
         copies::{Copied, Copy},
         facts, orders, past,
     },
+    search::{self, duration},
 };
 
 /// Most tasks of one page.
@@ -42,6 +43,7 @@ const SHOWN: usize = 64 << 10;
 pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes {
     let filtered = |operation: Operation| {
         operation
+            .query("q", "the same in one line: state:failure task:shop.* error:\"bad address\"")
             .query("state", "tasks that stand so: waiting, held, failure, …")
             .query("task", "tasks of this name; shop.* is all that begin so")
             .query("queue", "tasks of this queue")
@@ -70,6 +72,8 @@ pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes
         operation
             .field(Field::texts("ids", "id", "their ids"))
             .field(Field::flag("all", "in place of ids: all for which what follows is true"))
+            .field(Field::flag("past", "of all, those that are remembered, and not those in queues and results"))
+            .field(Field::text("q", "a search line; of queues and results: state:failure task:shop.* queue: error: since: id:"))
             .field(Field::text("state", "they stand so: waiting, held, failure, …"))
             .field(Field::text("task", "they have this name; shop.* is all that begin so"))
             .field(Field::text("queue", "they are of this queue"))
@@ -91,7 +95,12 @@ pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes
 }
 
 /// Reads what is looked for; words behind each other all have to be true.
-fn request(get: impl Fn(&str) -> Option<String>, most: usize) -> Result<TasksRequest, WebError> {
+fn request(field: impl Fn(&str) -> Option<String>, most: usize) -> Result<TasksRequest, WebError> {
+    let line = field("q").map(|line| search::fields(&line).map_err(WebError::unprocessable)).transpose()?.unwrap_or_default();
+    if let Some((name, _)) = line.iter().find(|(name, _)| field(name).is_some()) {
+        return Err(WebError::unprocessable(format!("{name} stands in the search line and in a field: leave one of them empty")));
+    }
+    let get = |name: &str| field(name).or_else(|| line.iter().find(|(known, _)| known == name).map(|(_, value)| value.clone()));
     // A filter that is left out unsaid would show, and act on, all the others.
     if let Some(name) = ["worker", "took"].into_iter().find(|name| get(name).is_some()) {
         let said = "only what is remembered can be searched by it, and queues and results are asked here";
@@ -110,21 +119,6 @@ fn request(get: impl Fn(&str) -> Option<String>, most: usize) -> Result<TasksReq
             Some(duration(&since).ok_or_else(|| WebError::unprocessable(format!("{since}: write a time such as 30s, 15m, 2h or 1d")))?);
     }
     Ok(request)
-}
-
-/// Reads `30s`, `15m`, `2h`, `1d`.
-pub(super) fn duration(text: &str) -> Option<Duration> {
-    let text = text.trim();
-    let unit = text.chars().last()?;
-    let seconds = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3_600,
-        'd' => 86_400,
-        _ => return None,
-    };
-    let count: u64 = text[..text.len() - unit.len_utf8()].trim().parse().ok()?;
-    Some(Duration::from_secs(count.checked_mul(seconds)?))
 }
 
 async fn found(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<TaskList, WebError> {
@@ -172,6 +166,13 @@ const COLUMNS: [(&str, &str, bool); 9] = [
     ("Error", "error", false),
 ];
 
+/// Returns terms of search lines that somebody may want to write.
+fn suggestions(known: &KnownNames) -> Vec<String> {
+    let states = PastState::ALL.into_iter().map(|state| search::term_of("state", state.word()));
+    let each = |field: &'static str, names: &[String]| names.iter().map(|name| search::term_of(field, name)).collect::<Vec<_>>();
+    states.chain(each("task", &known.tasks)).chain(each("queue", &known.queues)).chain(each("worker", &known.workers)).collect()
+}
+
 async fn list_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<Page, WebError> {
     let asks_broker = request.query("from") == Some("broker") || deployment.feed.history.is_none();
     let fields: std::collections::BTreeMap<&str, String> =
@@ -180,10 +181,15 @@ async fn list_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Re
     if !asks_broker {
         states = PastState::ALL.into_iter().map(|state| (state.word(), state.meaning())).collect();
     }
+    // What is wrong with the file is said elsewhere.
+    let known = match deployment.feed.history.as_ref().filter(|_| !asks_broker) {
+        Some(history) => suggestions(&history.known().await.unwrap_or_default()),
+        None => states.iter().map(|(word, _)| search::term_of("state", word)).collect(),
+    };
     let sort = request.query("sort").unwrap_or_default().to_owned();
     let again: String =
         fields.iter().filter(|(_, value)| !value.is_empty()).map(|(name, value)| format!("&{name}={}", in_query(value))).collect();
-    let around = context! { fields, states, again, sort, columns => COLUMNS, asks_broker, tabs => TABS, has_history => deployment.feed.history.is_some() };
+    let around = context! { fields, states, known, again, sort, columns => COLUMNS, asks_broker, tabs => TABS, has_history => deployment.feed.history.is_some() };
     // What was typed wrongly is said above the form that holds it.
     let list = if asks_broker {
         match found(deployment, request).await {
@@ -398,7 +404,7 @@ async fn one_of_many(deployment: Arc<Deployment>, asked: Asked, noted: Action) -
 }
 
 async fn do_it(deployment: Arc<Deployment>, asked: Asked, mut noted: Action) -> (Action, Result<String, WebError>) {
-    let filter = ["state", "task", "queue", "worker", "error", "since", "took", "find"]
+    let filter = ["q", "state", "task", "queue", "worker", "error", "since", "took", "find"]
         .into_iter()
         .filter_map(|name| Some(format!("{name}:{}", asked.form.get(name)?)));
     noted.to = match asked.form.get("all") {
@@ -442,6 +448,8 @@ async fn act(deployment: &Deployment, asked: &Asked, noted: &mut Action) -> Resu
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
     #[test]
@@ -457,6 +465,11 @@ mod tests {
         assert_eq!((read.ids, read.most), (vec!["a".to_owned(), "b".to_owned()], 7));
         for (name, value) in [("state", "broken"), ("since", "2"), ("since", "h"), ("since", "2é"), ("since", "99999999999999999999d")] {
             assert!(of(&[(name, value)]).unwrap_err().message.contains(value), "{name}={value}");
+        }
+        let line = of(&[("q", "state:dead error:\"bad address\""), ("task", "shop.*")]).unwrap();
+        assert_eq!((line.standing, line.error.as_deref()), (vec![TaskStanding::Dead], Some("bad address")));
+        for line in ["a word", "worker:w1", "task:a"] {
+            assert!(of(&[("q", line), ("task", "b")]).is_err(), "{line}");
         }
     }
 
