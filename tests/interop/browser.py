@@ -188,10 +188,14 @@ class Browser:
         """Waits for what the page says of an action."""
         self.sees(*texts, within="//p[contains(@class, 'said')]")
 
+    def keys(self, text):
+        """Presses a key for each character."""
+        keys = [{"type": kind, "value": key} for key in text for kind in ("keyDown", "keyUp")]
+        self.do("actions", {"actions": [{"type": "key", "id": "keys", "actions": keys}]})
+
     def tabs(self, times):
         """Presses Tab so often."""
-        keys = [{"type": kind, "value": TAB} for _ in range(times) for kind in ("keyDown", "keyUp")]
-        self.do("actions", {"actions": [{"type": "key", "id": "keys", "actions": keys}]})
+        self.keys(TAB * times)
 
     def close(self):
         with contextlib.suppress(Exception):

@@ -185,6 +185,40 @@ def test_a_search_line_finds_and_all_that_it_found_are_sent_again(stage, page):
     assert eventually(lambda: all(stage.app.AsyncResult(id).date_done not in (None, before) for id, before in ended.items()), 20, 0.1)
 
 
+def test_failures_need_attention_and_lead_to_their_tasks(stage, page):
+    results = [failed(stage, "ours", f"no such <i>shelf</i> {n}") for n in range(3)]
+    for result in results:
+        stage.dashboard.stands(result.id, "failure")
+    said = " × ValueError('…', …) of lab.fail in 5 min"
+    page.open("/").sees(said)
+    page.press(f'//a[contains(., "{said}")]')
+    page.sees("remembered", *(result.id[:8] for result in results))
+
+
+def test_keys_lead_to_pages_and_act_where_buttons_do_and_never_while_somebody_types(stage, page):
+    result = failed(stage, "ours", "keys")
+    page.open("/").keys("gw")
+    assert eventually(lambda: page.path() == "/workers")
+    page.keys("/")
+    assert eventually(lambda: page.path().startswith("/tasks"))
+    assert eventually(lambda: page.script("return document.activeElement.name") == "q")
+    page.keys("gq?")
+    assert page.path().startswith("/tasks") and page.script("return document.activeElement.value") == "gq?"
+    page.open("/queues").keys("?")
+    page.sees("Dead letters", "asks first", within="//dialog")
+    # Behind the list nothing is pressed.
+    page.keys("gt\ue00c")
+    assert page.path() == "/queues" and not page.script("return document.getElementById('keys').open")
+    page.button("Keys ?")
+    assert page.script("return document.getElementById('keys').open")
+    page.open(f"/tasks/{result.id}").sees("failure").keys("r")
+    page.do("alert/dismiss")
+    page.keys("r")
+    page.do("alert/accept")
+    page.said("1 sent again")
+    ends_again(stage, result)
+
+
 def test_all_that_wait_and_match_are_called_off(stage, page):
     waits = [stage.add.apply_async((n, n), queue="idle") for n in range(4)] + [stage.mul.apply_async((1, 1), queue="idle")]
     page.open("/tasks?state=waiting&from=broker&queue=idle&task=lab.add").sees("4 match")

@@ -94,6 +94,39 @@
     });
   }
 
+  // Keys: one by itself, or g and then the letter of a page. Never while something is typed.
+  const keys = document.getElementById("keys"), help = document.getElementById("show-keys");
+  const placeOf = (letter) => document.querySelector(`a[data-go="${CSS.escape(letter)}"]`);
+  let goes = 0;
+  const search = () => {
+    const line = document.getElementById("q") || document.querySelector("main input[type=search]");
+    if (line) { line.focus(); line.select(); } else if (placeOf("t")) location.href = "/tasks#q";
+  };
+  const press = (key) => {
+    const button = document.querySelector(`button[data-key="${key}"]`);
+    // One press of a key is less than a click: where the button asks nothing, this does.
+    if (button && (button.dataset.confirm || confirm(button.textContent + "?"))) button.click();
+    return button;
+  };
+  document.addEventListener("keydown", (event) => {
+    const { key, target } = event;
+    const types = target.isContentEditable || target.matches?.("textarea, select, input:not([type=checkbox])");
+    if (types || event.ctrlKey || event.altKey || event.metaKey || event.repeat || document.querySelector("dialog[open]")) return;
+    const after = goes > Date.now();
+    goes = 0;
+    if (after && placeOf(key)) placeOf(key).click();
+    else if (key === "g") goes = Date.now() + 1500;
+    else if (key === "/") search();
+    else if (key === "?") keys?.showModal();
+    else if (!(/^[rc]$/.test(key) && press(key))) return;
+    event.preventDefault();
+  });
+  if (help && keys) {
+    help.hidden = false;
+    help.addEventListener("click", () => keys.showModal());
+  }
+  if (location.hash === "#q") search();
+
   const theme = document.getElementById("theme");
   if (theme) {
     theme.hidden = false;

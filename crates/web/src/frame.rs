@@ -44,6 +44,8 @@ impl Page {
 pub(crate) struct NavPlace {
     pub(crate) path: &'static str,
     pub(crate) label: &'static str,
+    /// Letter that leads there behind `g`; empty where there is one place only.
+    pub(crate) key: &'static str,
 }
 
 /// Request for a page.
@@ -149,8 +151,11 @@ impl Frame {
     pub(crate) fn draw(&self, page: &Page, request: &PageRequest) -> Result<String, WebError> {
         let said = self.said(request).map(|said| context! { text => said.text, is_error => said.is_error });
         let here = |place: &NavPlace| if place.path == "/" { request.path == "/" } else { request.path.starts_with(place.path) };
-        let nav: Vec<Value> =
-            self.nav.iter().map(|place| context! { path => place.path, label => place.label, here => here(place) }).collect();
+        let nav: Vec<Value> = self
+            .nav
+            .iter()
+            .map(|place| context! { path => place.path, label => place.label, key => place.key, here => here(place) })
+            .collect();
         self.render(
             page,
             context! {

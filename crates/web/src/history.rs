@@ -11,6 +11,7 @@
 //! - `history/matching.rs`: what is looked for, as SQL
 //! - `history/find.rs`: search; `history/timeline.rs`: one task; `history/told.rs`: both in the
 //!   words of Celery's events
+//! - `history/troubled.rs`: what needs attention
 //! - `history/writer.rs`: the thread
 
 mod book;
@@ -21,6 +22,7 @@ mod state;
 mod timeline;
 mod told;
 mod traffic;
+mod troubled;
 mod writer;
 
 use std::{
@@ -48,6 +50,7 @@ pub(crate) use self::{
     timeline::Timeline,
     told::{SortKey, ToldQuery, ToldTask},
     traffic::{ChartSpan, TrafficPoint},
+    troubled::{FailedTasks, LostTasks, TroubledTasks},
 };
 use crate::{error::WebError, heard::now_ms};
 
@@ -373,6 +376,15 @@ impl History {
     /// The file cannot be read.
     pub(crate) async fn names(self: &Arc<Self>) -> Result<Vec<String>, WebError> {
         self.ask(told::names).await
+    }
+
+    /// Returns failures of so long, by task and error, and all lost tasks by worker.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) async fn troubled(self: &Arc<Self>, span: Duration) -> Result<TroubledTasks, WebError> {
+        let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
+        self.ask(move |conn| troubled::read(conn, now_ms().saturating_sub(span))).await
     }
 
     /// Returns the points of a chart.

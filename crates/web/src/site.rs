@@ -48,7 +48,7 @@ impl Site {
     /// Returns the site of one worker: its page, health and metrics.
     #[must_use]
     pub fn of_worker(options: WebOptions, readiness: Readiness) -> Self {
-        let frame = frame(options, "worker", vec![NavPlace { path: "/", label: "Worker" }]);
+        let frame = frame(options, "worker", vec![NavPlace { path: "/", label: "Worker", key: "" }]);
         let routes = pages::worker::routes(&frame, readiness.clone())
             .api(scrape().refuses(&[503]), get(metrics::of_one).with_state(readiness.clone()));
         let troubles = move || {
@@ -62,7 +62,7 @@ impl Site {
     /// that is told ([`ResultSpec::story`](longshore_run::spec::ResultSpec::story)).
     #[must_use]
     pub fn of_run(options: WebOptions, handle: RunHandle) -> Self {
-        let frame = frame(options, "run", vec![NavPlace { path: "/", label: "Run" }]);
+        let frame = frame(options, "run", vec![NavPlace { path: "/", label: "Run", key: "" }]);
         let readiness = Readiness::starting();
         readiness.started(handle.watched(), CancelToken::new());
         let routes = pages::run::routes(&frame, handle).api(scrape().refuses(&[503]), get(metrics::of_one).with_state(readiness.clone()));
@@ -79,7 +79,7 @@ impl Site {
     #[cfg(feature = "kafka")]
     #[must_use]
     pub fn of_consumer(options: WebOptions, handle: longshore_kafka::ConsumerHandle) -> Self {
-        let frame = frame(options, "kafka", vec![NavPlace { path: "/", label: "Consumer" }]);
+        let frame = frame(options, "kafka", vec![NavPlace { path: "/", label: "Consumer", key: "" }]);
         let readiness = Readiness::starting();
         readiness.started(handle.watch(), CancelToken::new());
         let reader = crate::kafka::consumer::ConsumerReader::start(handle, frame.live.stop.clone());
@@ -107,28 +107,28 @@ impl Site {
     /// Runs on the current tokio runtime.
     #[must_use]
     pub fn of_deployment(options: WebOptions, client: Client, intake: &Intake) -> Self {
-        let place = |path, label| NavPlace { path, label };
+        let place = |path, label, key| NavPlace { path, label, key };
         let jobs = options.jobs.clone();
         let mut nav = vec![
-            place("/", "Overview"),
-            place("/queues", "Queues"),
-            place("/tasks", "Tasks"),
-            place("/workers", "Workers"),
-            place("/events", "Events"),
-            place("/dead", "Dead letters"),
-            place("/limits", "Limits"),
-            place("/schedules", "Schedules"),
+            place("/", "Overview", "o"),
+            place("/queues", "Queues", "q"),
+            place("/tasks", "Tasks", "t"),
+            place("/workers", "Workers", "w"),
+            place("/events", "Events", "e"),
+            place("/dead", "Dead letters", "d"),
+            place("/limits", "Limits", "l"),
+            place("/schedules", "Schedules", "s"),
         ];
         let feed_options = FeedOptions { hide_args: options.hide_args, leaves_workers: options.leaves_events };
         let history = options.history.clone().map(History::start);
         if jobs.is_some() {
-            nav.push(place("/jobs", "Jobs"));
+            nav.push(place("/jobs", "Jobs", "j"));
         }
         #[cfg(feature = "kafka")]
         let kafka = options.kafka.clone().map(|kafka| crate::kafka::groups::KafkaReader::start(kafka, jobs.clone()));
         #[cfg(feature = "kafka")]
         if kafka.is_some() {
-            nav.push(place("/kafka", "Kafka"));
+            nav.push(place("/kafka", "Kafka", "k"));
         }
         let frame = frame(options, "dashboard", nav);
         let (feed, ends) = EventFeed::start(client.clone(), history, feed_options, frame.live.stop.clone());

@@ -184,6 +184,31 @@ async fn tasks_are_remembered_when_worker_and_results_are_gone_and_no_script_of_
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn frequent_failures_and_lost_workers_need_attention_and_lead_to_their_tasks() {
+    let (broker, dir) = ("memory://web-attention", TempDir::new().unwrap());
+    let dashboard = Dashboard::remembering(broker, &dir.path().join("history.db")).await;
+    let fail = |id: &str, number: i64| {
+        let exception = format!("status {number} <b>of</b> it");
+        [received(id, "shop.price"), EventKind::TaskFailed { uuid: id.to_owned(), exception, traceback: None }]
+    };
+    dashboard.publish("w@h", 7, (1..=3).flat_map(|number| fail(&format!("f{number}"), 500 + number)).collect()).await;
+    dashboard
+        .publish("gone@h", 8, vec![EventKind::WorkerOnline(Heartbeat::default()), received("held", "shop.price"), started("held")])
+        .await;
+    dashboard.publish("gone@h", 8, vec![EventKind::WorkerOffline(Heartbeat::default())]).await;
+    let page = dashboard.until("/", "worker gone@h was lost").await.replace("&#x2f;", "/");
+    for want in ["3 × status … &lt;b&gt;of&lt;/b&gt; it of shop.price in 5 min", "ago, with 1 task</a>"] {
+        assert!(page.contains(want), "{want} in {page}");
+    }
+    let links: Vec<&str> =
+        page.split("<a href=\"").filter_map(|part| part.split('"').next()).filter(|path| path.starts_with("/tasks?q=")).collect();
+    assert_eq!(links.len(), 2, "{links:?}");
+    assert!(dashboard.get(links[0]).await.1.contains("/tasks/held"));
+    assert!(dashboard.get(links[1]).await.1.contains("3 remembered"));
+    dashboard.serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_silent_about_its_tasks_is_asked_for_events() {
     let (broker, dir) = ("memory://web-asks", TempDir::new().unwrap());
     let dashboard = Dashboard::remembering(broker, &dir.path().join("history.db")).await;

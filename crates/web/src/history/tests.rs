@@ -7,6 +7,8 @@ use tempfile::TempDir;
 use super::*;
 use crate::heard::HeardEvent;
 
+mod looked_for;
+
 /// Waits until this is true, for as long as a busy machine may take.
 async fn eventually(what: &str, mut is: impl AsyncFnMut() -> bool) {
     for _ in 0..600 {
@@ -553,65 +555,5 @@ async fn questions_whose_askers_have_gone_keep_their_places_until_they_end() {
     assert!(history.names().await.is_ok(), "a place comes free when one has ended");
     let _all = history.readers.acquire_many(READERS as u32).await.unwrap();
     assert!(history.idle.lock().unwrap().len() <= READERS);
-    history.close().await;
-}
-
-#[tokio::test]
-async fn a_search_line_finds_what_it_says_in_one_pass_page_by_page_and_in_any_order() {
-    let dir = TempDir::new().unwrap();
-    let history = History::start(options(&dir));
-    let text = |text: &str| Some(text.to_owned());
-    let tasks = [
-        ("a1", "shop.price", "w1@h", Some("status 503 of x"), "(42, 'mail_1')", 3.0),
-        ("a2", "shop.price", "w1@h", None, "(7,)", 1.0),
-        ("b1", "shop[x].mail", "w2@h", Some("Timeout"), "('42%',)", 2.0),
-        ("b2", "other", "w10@h", None, "()", 0.2),
-    ];
-    for (id, name, worker, error, args, took) in tasks {
-        tell(&history, HeardEvent { args: text(args), queue: text("q"), ..received(id, name, worker, 1.0) });
-        let kind = if error.is_some() { "task-failed" } else { "task-succeeded" };
-        let end = HeardEvent { error: error.map(str::to_owned), runtime: Some(took), ..event(kind, id, worker, 2.0) };
-        tell(&history, end);
-    }
-    stands(&history, "b2", "success").await;
-    let find = async |line: &str, sort: Option<&str>, before: Option<i64>| {
-        let matching = crate::search::line(line, false).unwrap();
-        let sort = sort.and_then(PastSort::of);
-        let page = history.find(PastQuery { matching, sort, before, ..all(2) }).await.unwrap();
-        (page.tasks.iter().map(|task| task.id.clone()).collect::<Vec<_>>().join(" "), page.matched, page.next)
-    };
-    for (line, expected) in [
-        ("503", "a1"),
-        ("TIMEOUT", "b1"),
-        ("w1", "b2 a2 (3)"),
-        ("worker:w1", "a2 a1"),
-        ("worker:w*", "b2 b1 (4)"),
-        ("task:shop.*", "a2 a1"),
-        ("task:*mail", "b1"),
-        ("task:shop[x].mail", "b1"),
-        ("task:shop[x]*", "b1"),
-        ("task:shop[.]*", ""),
-        ("args:42", "b1 a1"),
-        ("args:42%", "b1"),
-        ("args:mail_", "a1"),
-        ("args:mail% OR id:b2", "b2"),
-        ("state:failure runtime:>2s", "b1 a1"),
-        ("runtime:<900ms", "b2"),
-        ("state:failed -x", ""),
-        ("since:1h (id:a OR error:timeout)", "b1 a2 (3)"),
-        ("nothing", ""),
-    ] {
-        let (ids, matched, next) = find(line, None, None).await;
-        let shown = if next.is_some() { format!("{ids} ({matched})") } else { ids };
-        assert_eq!(shown, expected, "{line}");
-    }
-    // The next page of both orders, and one behind the last.
-    let (_, _, next) = find("task:*", None, None).await;
-    assert_eq!(find("task:*", None, next).await, ("a2 a1".to_owned(), 4, None));
-    assert_eq!(find("task:*", Some("-took"), None).await, ("a1 b1".to_owned(), 4, Some(2)));
-    assert_eq!(find("task:*", Some("-took"), Some(2)).await, ("a2 b2".to_owned(), 4, None));
-    assert_eq!(find("task:*", Some("-took"), Some(9)).await, (String::new(), 4, None));
-    let known = history.known().await.unwrap();
-    assert_eq!((known.tasks.len(), known.queues, known.workers.len()), (3, vec!["q".to_owned()], 3));
     history.close().await;
 }

@@ -63,7 +63,7 @@ struct DeadGroup {
 }
 
 /// Returns what errors of one kind have in common: the reason without its numbers and quoted parts.
-fn signature(reason: &str) -> String {
+pub(super) fn signature(reason: &str) -> String {
     let line: Vec<char> = reason.lines().next().unwrap_or_default().chars().take(160).collect();
     let (mut shown, mut at) = (String::new(), 0);
     while let Some(letter) = line.get(at).copied() {
