@@ -189,10 +189,10 @@ def test_failures_need_attention_and_lead_to_their_tasks(stage, page):
     results = [failed(stage, "ours", f"no such <i>shelf</i> {n}") for n in range(3)]
     for result in results:
         stage.dashboard.stands(result.id, "failure")
-    said = " × ValueError('…', …) of lab.fail in 5 min"
+    said = "3 × no such <i>shelf</i> … of lab.fail in 5 min"
     page.open("/").sees(said)
     page.press(f'//a[contains(., "{said}")]')
-    page.sees("remembered", *(result.id[:8] for result in results))
+    page.sees("3 remembered", *(result.id[:8] for result in results))
 
 
 def test_keys_lead_to_pages_and_act_where_buttons_do_and_never_while_somebody_types(stage, page):

@@ -120,7 +120,7 @@ class Stage(Lab):
         jobs = {job["name"]: job["job"] for job in self.dashboard.ask("/api/v1/jobs")[1]["jobs"]}
         of_dashboard = {
             "overview": "/", "overview-day": "/?span=day", "queues": "/queues", "queue": "/queues/idle", "tasks": "/tasks", "tasks-failed": "/tasks?state=failure",
-            "tasks-broker": "/tasks?from=broker", "tasks-none": "/tasks?task=none", "task-failed": f"/tasks/{self.failed['ours'].id}",
+            "tasks-broker": "/tasks?from=broker", "tasks-none": "/tasks?task=none", "tasks-wrong": "/tasks?q=colour:red", "times": "/times", "times-day": "/times?span=day", "task-failed": f"/tasks/{self.failed['ours'].id}",
             "task-celery": f"/tasks/{self.failed['celery'].id}", "task-waits": f"/tasks/{self.waits.id}", "task-dead": f"/tasks/{self.dead_one.id}",
             "task-good": f"/tasks/{self.good.id}", "task-nameless": f"/tasks/{self.nameless.id}", "task-runs": f"/tasks/{self.runs[1].id}", "workers": "/workers", "worker-ours": f"/workers/{self.ours.node}",
             "worker-celery": f"/workers/{self.python.node}", "events": "/events", "dead": "/dead", "limits": "/limits", "schedules": "/schedules",

@@ -11,7 +11,7 @@
 //! - `history/matching.rs`: what is looked for, as SQL
 //! - `history/find.rs`: search; `history/timeline.rs`: one task; `history/told.rs`: both in the
 //!   words of Celery's events
-//! - `history/troubled.rs`: what needs attention
+//! - `history/troubled.rs`: what needs attention; `history/times.rs`: ends and times by name
 //! - `history/writer.rs`: the thread
 
 mod book;
@@ -20,6 +20,7 @@ mod find;
 mod matching;
 mod state;
 mod timeline;
+mod times;
 mod told;
 mod traffic;
 mod troubled;
@@ -48,6 +49,7 @@ pub(crate) use self::{
     matching::{MatchField, Matching, NamedColumn},
     state::PastState,
     timeline::Timeline,
+    times::{NameTimes, TimesTable},
     told::{SortKey, ToldQuery, ToldTask},
     traffic::{ChartSpan, TrafficPoint},
     troubled::{FailedTasks, LostTasks, TroubledTasks},
@@ -385,6 +387,14 @@ impl History {
     pub(crate) async fn troubled(self: &Arc<Self>, span: Duration) -> Result<TroubledTasks, WebError> {
         let span = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
         self.ask(move |conn| troubled::read(conn, now_ms().saturating_sub(span))).await
+    }
+
+    /// Returns how tasks of each name ended in the time of a chart, and how long they ran.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) async fn times(self: &Arc<Self>, span: ChartSpan) -> Result<TimesTable, WebError> {
+        self.ask(move |conn| times::read(conn, span, now_ms())).await
     }
 
     /// Returns the points of a chart.

@@ -20,6 +20,7 @@ pub(crate) mod queues;
 pub(crate) mod run;
 pub(crate) mod schedules;
 pub(crate) mod tasks;
+pub(crate) mod times;
 pub(crate) mod worker;
 pub(crate) mod workers;
 

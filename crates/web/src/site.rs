@@ -145,6 +145,7 @@ impl Site {
             pages::overview::routes,
             pages::queues::routes,
             pages::tasks::routes,
+            pages::times::routes,
             pages::workers::routes,
             pages::dead::routes,
             pages::limits::routes,

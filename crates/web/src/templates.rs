@@ -15,7 +15,7 @@ use minijinja::{AutoEscape, Environment, Value, context};
 use crate::{assets, error::WebError};
 
 /// Templates by name.
-const TEMPLATES: [(&str, &str); 22] = [
+const TEMPLATES: [(&str, &str); 23] = [
     ("frame.html", include_str!("../templates/frame.html")),
     ("macros.html", include_str!("../templates/macros.html")),
     ("error.html", include_str!("../templates/error.html")),
@@ -29,6 +29,7 @@ const TEMPLATES: [(&str, &str); 22] = [
     ("queues.html", include_str!("../templates/queues.html")),
     ("queue.html", include_str!("../templates/queue.html")),
     ("tasks.html", include_str!("../templates/tasks.html")),
+    ("times.html", include_str!("../templates/times.html")),
     ("task.html", include_str!("../templates/task.html")),
     ("workers.html", include_str!("../templates/workers.html")),
     ("dead.html", include_str!("../templates/dead.html")),

@@ -118,6 +118,22 @@ fn fields_of(html: &str, button: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_letter_of_a_group_is_put_back_or_thrown_away_alone() {
+    let dashboard = Dashboard::over("memory://actions-dead-alone").await;
+    dashboard.bury("a", &["a1", "a2", "a3"], "it died 3 times").await;
+    let page = dashboard.get("/dead").await.body;
+    assert!(page.contains("it died 3 times") && page.contains("<details id=\"letters-"), "{page}");
+    assert_eq!(dashboard.submit("/dead", "/dead/act", &fields_of(&page, "Purge a2")).await, "1 thrown away");
+    assert_eq!(dashboard.dead().await, ["a1", "a3"]);
+    assert_eq!(dashboard.submit("/dead", "/dead/act", &fields_of(&page, "Retry a3")).await, "1 put back into their queues");
+    assert_eq!(dashboard.dead().await, ["a1"]);
+    // It has gone meanwhile.
+    let said = dashboard.submit("/dead", "/dead/act", &fields_of(&page, "Retry a3")).await;
+    assert!(said == "no dead letter of task a3", "{said}");
+    dashboard.serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_group_of_dead_letters_is_what_its_page_showed_and_no_letter_of_another_queue() {
     let dashboard = Dashboard::over("memory://actions-dead").await;
     dashboard.bury("a", &["a1", "a2"], "it died 3 times").await;

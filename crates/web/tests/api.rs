@@ -175,6 +175,8 @@ fn past() -> Vec<Asked> {
         get("history/export", "history/export?since=1h"),
         get("history/export", "history/export?q=task:shop.*"),
         get("traffic", "traffic?span=day"),
+        get("times", "times"),
+        get("times", "times?span=day"),
     ]
 }
 

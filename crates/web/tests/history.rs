@@ -150,6 +150,8 @@ async fn tasks_are_remembered_when_worker_and_results_are_gone_and_no_script_of_
         "/tasks?q=error:value+state:failed",
         "/tasks?q=%3Cscript%3Ealert(1)%3C/script%3E",
         "/tasks?q=colour:%22%3Cscript%3Ealert(1)%3C/script%3E%22",
+        "/times",
+        "/times?span=day",
         "/tasks?sort=-took",
         "/tasks?sort=%3Cscript%3Ealert(1)%3C/script%3E",
     ] {
@@ -162,6 +164,9 @@ async fn tasks_are_remembered_when_worker_and_results_are_gone_and_no_script_of_
     for want in ["1 remembered", "/tasks/evil", "name=\"q\" value=\"alert error:VALUE state:failed\"", "<option value=\"task:shop.ok\">"] {
         assert!(searched.contains(want), "{want} in {searched}");
     }
+    let times = again.get("/times?span=day").await.1;
+    assert!(times.contains("shop.ok</a>") && times.contains("(100.0 %)") && times.contains("task%3Ashop%2Eok%20since%3A1d"), "{times}");
+    assert!(again.get("/api/v1/times").await.1.contains("\"task\":\"shop.ok\",\"ended\":1"));
     assert!(again.get("/tasks?q=args:img").await.1.contains("/tasks/good"));
     let wrong = again.get("/tasks?q=colour:red").await.1;
     assert!(wrong.contains("colour: is no field of a task") && wrong.contains("runtime:&gt;2s since:1h"), "{wrong}");
@@ -428,7 +433,9 @@ async fn an_export_has_each_task_that_matches_on_a_line_of_its_own() {
     // A file that cannot be read is said before the first line.
     let history = Some(HistoryOptions::new("/proc/nowhere/history.db"));
     let broken = Dashboard::over("memory://web-export-broken", |options| options.history = history).await;
-    let (status, said) = broken.get("/api/v1/history/export").await;
-    assert!(status == 503 && said.contains("history"), "{status} {said}");
+    for path in ["/api/v1/history/export", "/api/v1/times"] {
+        let (status, said) = broken.get(path).await;
+        assert!(status == 503 && said.contains("history"), "{path}: {status} {said}");
+    }
     broken.serving.stop().await;
 }

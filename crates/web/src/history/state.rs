@@ -69,7 +69,7 @@ impl PastState {
     }
 
     /// Returns whether nothing comes after it by itself.
-    fn is_end(self) -> bool {
+    pub(super) fn is_end(self) -> bool {
         matches!(self, Self::Success | Self::Failure | Self::Revoked | Self::Rejected)
     }
 

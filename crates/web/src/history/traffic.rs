@@ -56,7 +56,7 @@ const SHORTEST: f64 = 1e-6;
 const LONGEST: f64 = 1e6;
 
 /// Returns the class of a running time in seconds. Pure.
-fn class_of(seconds: f64) -> i64 {
+pub(super) fn class_of(seconds: f64) -> i64 {
     ((seconds.clamp(SHORTEST, LONGEST) / SHORTEST).log10() * CLASSES).floor() as i64
 }
 
@@ -211,14 +211,19 @@ pub(crate) fn took(conn: &Connection, span: ChartSpan, now: i64, part: f64) -> r
     let mut read =
         conn.prepare_cached("SELECT class, sum(count) FROM took WHERE span = ?1 AND at BETWEEN ?2 AND ?3 GROUP BY class ORDER BY class")?;
     let rows = read.query_map([seconds, last - POINTS + 1, last], |row| Ok((row.get(0)?, row.get(1)?)))?;
-    let classes = rows.collect::<rusqlite::Result<Vec<(i64, i64)>>>()?;
+    Ok(quantile(&rows.collect::<rusqlite::Result<Vec<(i64, i64)>>>()?, part))
+}
+
+/// Returns the time in seconds that this part did not exceed, of classes with their counts, the
+/// shortest first. Pure.
+pub(super) fn quantile(classes: &[(i64, i64)], part: f64) -> Option<f64> {
     let wanted = classes.iter().map(|(_, count)| *count as f64).sum::<f64>() * part;
     let mut seen = 0.0;
-    let found = classes.into_iter().find(|(_, count)| {
+    let found = classes.iter().find(|(_, count)| {
         seen += *count as f64;
         seen >= wanted
     });
-    Ok(found.map(|(class, _)| middle(class)))
+    found.map(|(class, _)| middle(*class))
 }
 
 #[cfg(test)]

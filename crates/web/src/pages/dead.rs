@@ -8,6 +8,7 @@ use longshore_ops::{
 };
 use minijinja::{context, value::Serde};
 use serde::Serialize;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::{
     api::{Field, Operation, Routes},
@@ -21,6 +22,8 @@ use crate::{
 /// Most groups of one page, and letters that are named in each.
 const MOST_GROUPS: usize = 200;
 const MOST_NAMED: usize = 20;
+/// Longest reason of one letter, in characters.
+const LONGEST: usize = 160;
 
 /// Returns the page, its action, and the facts as JSON.
 pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes {
@@ -59,7 +62,18 @@ struct DeadGroup {
     count: usize,
     first: String,
     last: String,
-    ids: Vec<String>,
+    /// Name of it on the page, the same as long as it is there.
+    key: String,
+    letters: Vec<NamedLetter>,
+}
+
+/// A dead letter, as its group names it.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+struct NamedLetter {
+    id: String,
+    at: String,
+    queue: String,
+    reason: String,
 }
 
 /// Returns what errors of one kind have in common: the reason without its numbers and quoted parts.
@@ -84,6 +98,12 @@ pub(super) fn signature(reason: &str) -> String {
     shown
 }
 
+fn named(letter: &DeadInfo) -> NamedLetter {
+    let (at, queue) = (time_text(letter.letter.at), letter.letter.queue.clone());
+    let reason = letter.letter.reason.lines().next().unwrap_or_default();
+    NamedLetter { id: letter.id().to_owned(), at, queue, reason: longshore_ops::cut(reason, LONGEST) }
+}
+
 /// Puts letters together, the group with the latest letter first.
 fn groups(letters: &[DeadInfo]) -> Vec<DeadGroup> {
     let mut found: BTreeMap<(String, String), (Vec<&DeadInfo>, SystemTime, SystemTime)> = BTreeMap::new();
@@ -102,7 +122,8 @@ fn groups(letters: &[DeadInfo]) -> Vec<DeadGroup> {
         queues.dedup();
         DeadGroup {
             count: members.len(),
-            ids: members.iter().take(MOST_NAMED).map(|letter| letter.id().to_owned()).collect(),
+            key: format!("{:016x}", xxh3_64(format!("{task}\n{error}").as_bytes())),
+            letters: members.iter().take(MOST_NAMED).map(|letter| named(letter)).collect(),
             first: time_text(first),
             last: time_text(last),
             task,

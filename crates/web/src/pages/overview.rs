@@ -97,6 +97,8 @@ const MOST_KINDS: usize = 5;
 /// Shortest part of an error that is searched for, in bytes, and most of them.
 const SHORTEST: usize = 3;
 const MOST_PARTS: usize = 4;
+/// Longest error that is shown, in characters.
+const LONGEST: usize = 120;
 
 /// Returns what somebody should look at, as sentences with the page to look at it.
 fn attention(overview: &Overview, begins: bool, notices: &[String], troubled: &TroubledTasks, now: f64) -> Vec<Attention> {
@@ -154,25 +156,51 @@ fn lost_by(lost: &LostTasks, now: f64) -> Attention {
     Attention::new("lost", format!("worker {} was lost {ago} ago, with {} {tasks}", lost.worker, lost.count), &path)
 }
 
+/// Failures of one kind.
+#[derive(Default)]
+struct FailureKind<'a> {
+    count: i64,
+    /// The error of one of them, and whether all have this one.
+    error: &'a str,
+    has_others: bool,
+}
+
+/// Returns the exception's name and the message of an error as Python writes it, where the message
+/// is more than a word: `ValueError('no such shelf')`. Pure.
+fn message_of(error: &str) -> Option<(&str, &str)> {
+    let (name, rest) = error.split_once('(')?;
+    let quote = rest.chars().next().filter(|letter| matches!(letter, '\'' | '"'))?;
+    let message = &rest[1..rest.rfind(quote)?.max(1)];
+    let is_name = name.chars().all(|letter| letter.is_alphanumeric() || matches!(letter, '_' | '.'));
+    (is_name && message.contains(' ')).then_some((name, message))
+}
+
 /// Says which errors were frequent: those that differ by numbers and quoted parts only are one.
 fn failures(failed: &[FailedTasks]) -> Vec<Attention> {
-    let mut kinds: BTreeMap<(Option<&str>, String), i64> = BTreeMap::new();
+    let mut kinds: BTreeMap<(Option<&str>, &str, String), FailureKind<'_>> = BTreeMap::new();
     for one in failed {
-        *kinds.entry((one.task.as_deref(), signature(&one.error))).or_default() += one.count;
+        let (name, message) = message_of(&one.error).unwrap_or(("", &one.error));
+        let kind = kinds.entry((one.task.as_deref(), name, signature(message))).or_default();
+        kind.has_others |= kind.count > 0;
+        (kind.error, kind.count) = (message, kind.count + one.count);
     }
     let mut kinds: Vec<_> = kinds.into_iter().collect();
-    kinds.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
+    kinds.sort_by_key(|(_, kind)| std::cmp::Reverse(kind.count));
     let minutes = FAILED_IN.as_secs() / 60;
     let base = || vec!["state:failure".to_owned(), format!("since:{minutes}m")];
-    let rest: i64 = kinds.iter().skip(MOST_KINDS).map(|(_, count)| count).sum();
-    let named = kinds.iter().take(MOST_KINDS).map(|((task, error), count)| {
+    let rest: i64 = kinds.iter().skip(MOST_KINDS).map(|(_, kind)| kind.count).sum();
+    let named = kinds.iter().take(MOST_KINDS).map(|((task, name, common), kind)| {
         let mut terms = base();
         terms.extend(task.map(|task| term_of("task", task)));
         // What is left of the error between numbers and quoted parts is what all of them have.
-        let parts = error.split('…').filter(|part| part.trim().len() >= SHORTEST).take(MOST_PARTS);
-        terms.extend(parts.map(|part| term_of("error", part)));
-        let error = if error.is_empty() { "a failure without words" } else { error };
-        let text = format!("{count} × {error} of {} in {minutes} min", task.unwrap_or("a task without a name"));
+        let parts = [name].into_iter().copied().chain(common.split('…'));
+        terms.extend(parts.filter(|part| part.trim().len() >= SHORTEST).take(MOST_PARTS).map(|part| term_of("error", part)));
+        let error = match () {
+            () if kind.error.is_empty() => "a failure without words".to_owned(),
+            () if kind.has_others => common.clone(),
+            () => longshore_ops::cut(kind.error, LONGEST),
+        };
+        let text = format!("{} × {error} of {} in {minutes} min", kind.count, task.unwrap_or("a task without a name"));
         Attention::new("failure", text, &search_for(&terms))
     });
     let others = (rest > 0).then(|| Attention::new("failure", format!("{rest} × other errors in {minutes} min"), &search_for(&base())));
@@ -192,10 +220,22 @@ mod tests {
         let said = failures(&[
             failed(Some("shop.price"), "status 503 of host 7", 20),
             failed(Some("shop.price"), "status 503 of host 8", 11),
-            failed(None, "KeyError('a b')", 40),
+            failed(None, "KeyError('a')", 30),
+            failed(None, "KeyError('b')", 10),
+            failed(None, "HTTPError('status 503', 7)", 9),
+            failed(Some("t"), "OSError(\"no host 'a b' there\")", 3),
+            failed(Some("t"), "OSError(\"no host 'c' there\")", 3),
         ]);
         let lines: Vec<&str> = said.iter().map(|one| one.text.as_str()).collect();
-        assert_eq!(lines, ["40 × KeyError('…') of a task without a name in 5 min", "31 × status … of host … of shop.price in 5 min"]);
+        assert_eq!(
+            lines,
+            [
+                "40 × KeyError('…') of a task without a name in 5 min",
+                "31 × status … of host … of shop.price in 5 min",
+                "9 × status 503 of a task without a name in 5 min",
+                "6 × no host '…' there of t in 5 min",
+            ]
+        );
         let terms = ["state:failure", "since:5m", "task:shop.price", "error:\"status \"", "error:\" of host \""];
         assert_eq!(said[1].path, search_for(&terms.map(str::to_owned)));
         for one in &said {

@@ -1,6 +1,7 @@
 //! Tasks: find them, one with all that is known of it, send again, call off.
 
 mod act;
+mod tree;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use longshore_ops::{
 };
 use minijinja::{context, value::Serde};
 
+use self::tree::{ShownTree, is_container};
 use crate::{
     api::{Field, Operation, Routes},
     audit::Action,
@@ -289,21 +291,37 @@ async fn task_page(deployment: Arc<Deployment>, request: Arc<PageRequest>, guard
     let waits = reasons.iter().find_map(|answer| answer.reason.as_ref()).map(because);
     let message = detail.as_ref().and_then(|detail| detail.message.as_deref());
     let edit = detail.as_ref().and_then(tasks::TaskDetail::arguments);
+    let trees = trees(edit.as_ref().map(|call| (&call.args, &call.kwargs)), past.as_ref());
     let edit = edit.map(|call| (readable(&call.args), readable(&call.kwargs)));
     let (message, is_cut) = message.map(cut).unwrap_or_default();
     let stored = detail.as_ref().and_then(|detail| detail.stored.as_ref());
-    let result = stored.map(|stored| serde_json::to_string_pretty(&stored.result).unwrap_or_default());
-    let (result, result_is_cut) = result.as_deref().map(cut).unwrap_or_default();
+    let result = stored.map(|stored| ShownTree::of_json("result", &stored.result.to_string()));
+    let told = past.as_ref().and_then(|past| ShownTree::of_text("result", past.result.as_deref()?));
     let has_ended = detail.as_ref().is_some_and(|detail| detail.info.standing.has_ended() || detail.info.standing == TaskStanding::Dead);
     let facts = task_facts(detail.as_ref(), past.as_ref());
     let copies = detail.as_ref().map(|detail| copies(detail, &request, &guard.options)).unwrap_or_default();
     let title = facts.0.clone().unwrap_or_else(|| id.to_owned());
     let context = context! {
-        id, waits, message, is_cut, result, result_is_cut, edit, has_ended, trouble, copies => Serde(copies),
+        id, waits, message, is_cut, edit, trees => Serde(trees),
+        result => result.as_ref().map(Serde), told => told.as_ref().map(Serde), has_ended, trouble, copies => Serde(copies),
         detail => detail.as_ref().map(Serde), place => reasons.first().map(Serde), past => past.as_ref().map(Serde),
         has_history => deployment.feed.history.is_some(), ..facts.1,
     };
     Ok(Page::new("task.html", title, context))
+}
+
+/// Returns the arguments that are JSON and more than one value, as trees: those of the message or
+/// the result, or those that the history has.
+fn trees(call: Option<(&Value, &Value)>, past: Option<&Timeline>) -> Vec<ShownTree> {
+    let found = match (call, past) {
+        (Some((args, kwargs)), _) => {
+            [("args", args), ("kwargs", kwargs)].map(|(label, value)| is_container(value).then(|| ShownTree::of(label, value)))
+        }
+        (None, Some(past)) => [("args", &past.args), ("kwargs", &past.kwargs)]
+            .map(|(label, text)| text.as_deref().and_then(|text| ShownTree::of_text(label, text))),
+        (None, None) => [None, None],
+    };
+    found.into_iter().flatten().collect()
 }
 
 /// Returns a task's name, and what is known of it best: the broker and the results say how it

@@ -16,12 +16,13 @@ const ELSEWHERE: [u16; 2] = [408, 501];
 
 /// Answers with a test of their own in `history.rs`: of a stream, which has no end, and of a file
 /// that cannot be read.
-const IN_HISTORY: [(&str, u16); 6] = [
+const IN_HISTORY: [(&str, u16); 7] = [
     ("get /api/v1/events", 200),
     ("get /api/v1/events", 503),
     ("get /api/v1/history", 503),
     ("get /api/v1/history/export", 503),
     ("get /api/v1/traffic", 503),
+    ("get /api/v1/times", 503),
     ("get /api/v1/tasks/{task}/timeline", 503),
 ];
 

@@ -1,4 +1,4 @@
-//! What is looked for and counted among remembered tasks: search lines, failures, lost tasks, times.
+//! Searches and sums among remembered tasks: lines, failures, lost tasks, times.
 
 use super::*;
 
@@ -90,5 +90,42 @@ async fn failures_of_the_last_minutes_are_grouped_and_lost_workers_are_known_for
     tell(&history, event("task-received", "d", "w@h", 3.0));
     stands(&history, "d", "held").await;
     assert_eq!(history.troubled(Duration::from_secs(300)).await.unwrap().lost[0].count, 1);
+    history.close().await;
+}
+
+#[tokio::test]
+async fn times_are_told_by_name_over_ten_minutes_and_a_day_and_names_are_bounded() {
+    let dir = TempDir::new().unwrap();
+    let history = History::start(options(&dir));
+    let now = now_ms();
+    let end = |id: &str, task: &str, kind: &str, took: Option<f64>, heard_ms: i64| {
+        tell(&history, HeardEvent { heard_ms, ..received(id, task, "w@h", 1.0) });
+        tell(&history, HeardEvent { heard_ms, runtime: took, ..event(kind, id, "w@h", 2.0) });
+    };
+    // An hour ago, and just now: 99 quick ones, and one that took long.
+    end("old", "shop.old", "task-succeeded", Some(7.0), now - 3_600_000);
+    for n in 0..100 {
+        end(&format!("a{n}"), "shop.price", "task-succeeded", Some(if n == 0 { 30.0 } else { 0.1 }), now);
+    }
+    for n in 0..4 {
+        end(&format!("b{n}"), "shop.mail", if n == 0 { "task-failed" } else { "task-retried" }, None, now);
+    }
+    for n in 0..201 {
+        tell(&history, received(&format!("c{n}"), &format!("flood{n}"), "w@h", 1.0));
+    }
+    stands(&history, "c200", "held").await;
+    let times = history.times(ChartSpan::TenMinutes).await.unwrap();
+    assert_eq!((times.span_seconds, times.names.len(), times.more, times.known_seconds), (600, 200, 3, 600.0));
+    let [price, mail] = &times.names[..2] else { panic!("{times:?}") };
+    assert_eq!((price.task.as_str(), price.ended, price.failed, price.retried), ("shop.price", 100, 0, 0));
+    let near = |time: Option<f64>, want: f64| time.is_some_and(|time| (time / want - 1.0).abs() < 0.08);
+    assert!(near(price.p50, 0.1) && near(price.p90, 0.1) && near(price.p99, 0.1), "{price:?}");
+    assert_eq!((mail.task.as_str(), mail.ended, mail.failed, mail.retried, mail.p50), ("shop.mail", 1, 1, 3, None));
+    end("late", "shop.price", "task-succeeded", Some(30.0), now);
+    stands(&history, "late", "success").await;
+    assert!(near(history.times(ChartSpan::TenMinutes).await.unwrap().names[0].p99, 30.0));
+    let day = history.times(ChartSpan::Day).await.unwrap();
+    assert_eq!((day.span_seconds, day.more), (86_400, 4));
+    assert!((3_600.0..3_700.0).contains(&day.known_seconds), "{}", day.known_seconds);
     history.close().await;
 }
