@@ -165,7 +165,7 @@ async fn tasks_are_remembered_when_worker_and_results_are_gone_and_no_script_of_
         assert!(searched.contains(want), "{want} in {searched}");
     }
     let times = again.get("/times?span=day").await.1;
-    assert!(times.contains("shop.ok</a>") && times.contains("(100.0 %)") && times.contains("task%3Ashop%2Eok%20since%3A1d"), "{times}");
+    assert!(times.contains("shop.ok</a>") && times.contains("(100 %)") && times.contains("task%3Ashop%2Eok%20since%3A1d"), "{times}");
     assert!(again.get("/api/v1/times").await.1.contains("\"task\":\"shop.ok\",\"ended\":1"));
     assert!(again.get("/tasks?q=args:img").await.1.contains("/tasks/good"));
     let wrong = again.get("/tasks?q=colour:red").await.1;
