@@ -56,6 +56,9 @@ pub struct LaneUse {
     pub running: u64,
     /// Most tasks that may run on it at once.
     pub slots: u64,
+    /// Number of tasks that its worker has claimed and that wait for a slot of it, where it says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<u64>,
 }
 
 impl LaneUse {

@@ -6,7 +6,7 @@
 //! meanwhile is counted as left out. A damaged file gets another name, and a new one is begun.
 //!
 //! - `history/state.rs`: how a remembered task stands
-//! - `history/traffic.rs`: counts over time
+//! - `history/traffic.rs`: counts over time; `history/levels.rs`: how long queues were
 //! - `history/file.rs`: tables and files; `history/book.rs`: what events change in them
 //! - `history/find.rs`: search; `history/timeline.rs`: one task; `history/told.rs`: both in the
 //!   words of Celery's events
@@ -15,6 +15,7 @@
 mod book;
 mod file;
 mod find;
+mod levels;
 mod state;
 mod timeline;
 mod told;
@@ -44,9 +45,13 @@ pub(crate) use self::{
     state::PastState,
     timeline::Timeline,
     told::{MatchField, Matching, SortKey, ToldQuery, ToldTask},
-    traffic::{ChartSpan, TrafficPoint},
+    traffic::{ChartSpan, POINTS, TrafficPoint},
 };
-use crate::{error::WebError, heard::now_ms};
+use crate::{
+    error::WebError,
+    heard::now_ms,
+    levels::{self as seen_levels, QueueLevel},
+};
 
 /// Most bytes of notes that wait to be written.
 const MOST_WAITING: usize = 24 << 20;
@@ -370,6 +375,16 @@ impl History {
     /// The file cannot be read.
     pub(crate) async fn points(self: &Arc<Self>, span: ChartSpan) -> Result<Vec<Option<TrafficPoint>>, WebError> {
         self.ask(move |conn| traffic::points(conn, span, now_ms())).await
+    }
+
+    /// Returns how long a queue was over the last day, and how old its oldest message.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) async fn levels(self: &Arc<Self>, queue: &str) -> Result<Vec<Option<QueueLevel>>, WebError> {
+        let (queue, now) = (queue.to_owned(), now_ms());
+        let levels = self.ask(move |conn| levels::read(conn, &queue, now)).await?;
+        Ok(seen_levels::held(ChartSpan::Day, levels.into_iter(), now))
     }
 }
 

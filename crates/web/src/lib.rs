@@ -85,6 +85,7 @@ mod intake;
 mod jobs;
 #[cfg(feature = "kafka")]
 mod kafka;
+mod levels;
 mod listen;
 mod live;
 mod login;

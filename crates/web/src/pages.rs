@@ -53,6 +53,13 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// Makes one of these fields, as if a page had sent it.
+    #[cfg(test)]
+    pub(crate) fn of(fields: Vec<(String, String)>) -> Self {
+        let caller = Caller { name: "somebody".into(), from: std::net::Ipv4Addr::LOCALHOST.into() };
+        Self { caller, form: FormFields::new(fields), door: "page" }
+    }
+
     /// Returns the word for what is to be done.
     pub(crate) fn what(&self) -> &str {
         self.form.get("what").unwrap_or_default()

@@ -249,3 +249,56 @@ async fn a_scrape_tells_the_limits_that_processes_share() {
     assert!((1.0..60.0).contains(&ahead.parse::<f64>().unwrap()), "{ahead}");
     dashboard.serving.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queues_page_shows_what_is_held_by_whom_and_how_long_it_was() {
+    let broker = "memory://web-held";
+    let dashboard = Dashboard::over(broker, |_| {}).await;
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let waits = gate.clone();
+    let held = Task::future("<script>alert('held')</script>", move |_, _| {
+        let gate = waits.clone();
+        async move {
+            drop(gate.acquire().await);
+            Ok::<_, Failure>(longshore_celery::Value::Null)
+        }
+    });
+    let mut app = App::new().task(held);
+    *app.settings_mut() = Settings::new(broker);
+    let worker = Worker::start(app, WorkerOptions::new("w@h")).await.unwrap();
+    let call: Signature = Signature::named("<script>alert('held')</script>").arg(&"<img src=x>").task_id("runs");
+    dashboard.client.send(call).await.unwrap();
+    let mut body = String::new();
+    for _ in 0..200 {
+        body = dashboard.get("/queues/celery").await.body;
+        if body.contains("</span> running") && body.contains("href=\"/tasks/runs\"") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let held = body.split("<h2 id=\"held\">").nth(1).unwrap().split("</section>").next().unwrap();
+    assert!(held.contains("href=\"/workers/w%40h\"") && held.contains("</span> running") && held.contains("ago</time>"), "{held}");
+    assert!(!body.contains("<script>alert") && !body.contains("<img src=x"), "{body}");
+    let json: serde_json::Value = serde_json::from_str(&dashboard.get("/api/v1/queues/celery/held").await.body).unwrap();
+    let first = &json["held"][0];
+    assert_eq!(
+        (&first["id"], &first["worker"], &first["stage"], &json["more"]),
+        (&"runs".into(), &"w@h".into(), &"active".into(), &false.into())
+    );
+    // The depth was looked at, and its age is that of nothing.
+    assert!(body.contains("aria-label=\"Waiting: at most") && body.contains("aria-label=\"Age of the oldest: at most"), "{body}");
+    let levels: serde_json::Value = serde_json::from_str(&dashboard.get("/api/v1/queues/celery/levels").await.body).unwrap();
+    assert_eq!((&levels["point_seconds"], levels["points"].as_array().unwrap().len()), (&5.into(), 120));
+    assert!(levels["points"][119]["waiting"].is_u64(), "{levels}");
+    gate.close();
+    worker.stopper().warm();
+    worker.join().await;
+    for _ in 0..200 {
+        body = dashboard.get("/queues/celery").await.body;
+        if body.contains("<p class=\"empty\">Nothing is.</p>") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("what has ended is held for ever: {body}");
+}

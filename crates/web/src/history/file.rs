@@ -9,6 +9,7 @@ use std::{
 use longshore_sys::files::{self, Own};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::levels::LEVELS;
 use crate::heard::now_ms;
 
 /// `lngh`: what other programs know the file by.
@@ -191,6 +192,7 @@ fn settle(conn: &Connection, most_bytes: u64) -> rusqlite::Result<()> {
 /// Adds what files of before do not have.
 fn add(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(TOOK)?;
+    conn.execute_batch(LEVELS)?;
     for (table, column, kind) in ADDED {
         if !conn.column_exists(None, table, column)? {
             conn.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
