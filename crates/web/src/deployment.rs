@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use longshore_brokers::mask;
 use longshore_core::CancelToken;
 use longshore_ops::{
-    limits::{self, LimitInfo},
+    limits::{self, LimitInfo, LimitsRequest},
     overview::{Overview, OverviewReader},
 };
 use longshore_worker::Client;
@@ -60,6 +60,8 @@ pub(crate) struct Deployment {
     pinged: tokio::sync::Mutex<Option<(Instant, Option<String>)>>,
     /// Shared limits, as scrapes are told of them.
     limits: tokio::sync::Mutex<Option<LimitsLook>>,
+    /// Limits and rates that a configuration says.
+    pub(crate) known: LimitsRequest,
     /// Events of its workers and tasks.
     pub(crate) feed: Arc<EventFeed>,
     /// How long its queues were.
@@ -124,7 +126,7 @@ struct LimitsLook {
 
 impl Deployment {
     /// Begins to read; ends when `stop` says so.
-    pub(crate) fn start(client: Client, feed: Arc<EventFeed>, stop: CancelToken) -> Arc<Self> {
+    pub(crate) fn start(client: Client, feed: Arc<EventFeed>, known: LimitsRequest, stop: CancelToken) -> Arc<Self> {
         let (tell, looked) = watch::channel(Look::default());
         let now = Instant::now();
         let wanted = Arc::new(Wanted { times: Mutex::new(WantedTimes { asked: now, not_before: now }), nudge: Notify::new() });
@@ -138,7 +140,7 @@ impl Deployment {
             }
         });
         let (pinged, limits) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
-        Arc::new(Self { client, pinged, limits, feed, levels, looked, wanted })
+        Arc::new(Self { client, pinged, limits, known, feed, levels, looked, wanted })
     }
 
     /// Returns why the broker cannot be reached, if it cannot. It is asked once a second, however

@@ -108,7 +108,7 @@ impl Site {
     #[must_use]
     pub fn of_deployment(options: WebOptions, client: Client, intake: &Intake) -> Self {
         let place = |path, label| NavPlace { path, label };
-        let jobs = options.jobs.clone();
+        let (jobs, known) = (options.jobs.clone(), options.limits.clone());
         let mut nav = vec![
             place("/", "Overview"),
             place("/queues", "Queues"),
@@ -132,7 +132,7 @@ impl Site {
         }
         let frame = frame(options, "dashboard", nav);
         let (feed, ends) = EventFeed::start(client.clone(), history, feed_options, frame.live.stop.clone());
-        let deployment = Deployment::start(client, feed.clone(), frame.live.stop.clone());
+        let deployment = Deployment::start(client, feed.clone(), known, frame.live.stop.clone());
         frame.notices(move || feed.notices());
         let (shown, asked) = (deployment.clone(), deployment.clone());
         let readiness = {

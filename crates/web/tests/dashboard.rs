@@ -7,7 +7,10 @@ use std::{
 };
 
 use longshore_core::Rate;
-use longshore_ops::queues::{QueuesRequest, list};
+use longshore_ops::{
+    limits::{KnownLimit, KnownRate},
+    queues::{QueuesRequest, list},
+};
 use longshore_web::{Auditor, Intake, IntakeOptions, Serving, Site, WebOptions, WebServer};
 use longshore_worker::{App, Client, Failure, Settings, Signature, Task, Worker, WorkerOptions};
 use tokio::{
@@ -293,6 +296,8 @@ async fn a_queues_page_shows_what_is_held_by_whom_and_how_long_it_was() {
     gate.close();
     worker.stopper().warm();
     worker.join().await;
+    // A queue of which nobody knows has no page.
+    dashboard.client.send(Signature::<longshore_celery::Value>::named("waits")).await.unwrap();
     for _ in 0..200 {
         body = dashboard.get("/queues/celery").await.body;
         if body.contains("<p class=\"empty\">Nothing is.</p>") {
@@ -301,4 +306,26 @@ async fn a_queues_page_shows_what_is_held_by_whom_and_how_long_it_was() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     panic!("what has ended is held for ever: {body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_a_configuration_are_listed_and_set_before_anybody_uses_them() {
+    let dashboard = Dashboard::over("memory://web-known-limits", |options| {
+        let mut api = KnownLimit::new("api<b>");
+        (api.rate, api.concurrency, api.by) = (Some(Rate::per_second(5.0)), Some(3), Some("{host}".to_owned()));
+        let mut task = KnownRate::new("shop.add");
+        task.rate = Some(Rate::per_second(2.0));
+        options.limits.limits.push(api);
+        options.limits.rates.push(task);
+    })
+    .await;
+    let page = dashboard.get("/limits").await.body;
+    for told in ["api&lt;b&gt;", "5&#x2f;s", "configuration", "3 in each process", "for each <code>{host}</code>", "shop.add", "2&#x2f;s"] {
+        assert!(page.contains(told), "{told} in {page}");
+    }
+    let said = dashboard.submit("/limits", "/limits/act", "what=set&limit=api%3Cb%3E&rate=30/m").await;
+    assert!(said.contains("is 30/min for all who share it"), "{said}");
+    let limits: serde_json::Value = serde_json::from_str(&dashboard.get("/api/v1/limits").await.body).unwrap();
+    let set = limits.as_array().unwrap().iter().find(|limit| limit["limit"] == "api<b>").unwrap();
+    assert_eq!((&set["set_by"], &set["own"]["rate"], &set["rate"]), (&"all".into(), &"5/s".into(), &"30/min".into()));
 }
