@@ -36,6 +36,7 @@ use std::{
 
 use axum::http::StatusCode;
 use rusqlite::{Connection, ErrorCode};
+use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use self::book::RingLimits;
@@ -86,6 +87,21 @@ impl HistoryTeller {
     pub fn new(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self(Arc::new(tell))
     }
+}
+
+/// Facts about the file of a history. What cannot be read is `None`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct HistoryFacts {
+    /// Its path.
+    pub(crate) path: String,
+    /// Tasks in it, and the most that are remembered.
+    pub(crate) tasks: Option<u64>,
+    pub(crate) most_tasks: u64,
+    /// Bytes that it takes, with what SQLite keeps beside it, and the most without that.
+    pub(crate) bytes: Option<u64>,
+    pub(crate) most_bytes: u64,
+    /// Events that were left out since the start.
+    pub(crate) left_out: u64,
 }
 
 impl fmt::Debug for HistoryTeller {
@@ -367,6 +383,21 @@ impl History {
     /// The file cannot be read.
     pub(crate) async fn names(self: &Arc<Self>) -> Result<Vec<String>, WebError> {
         self.ask(told::names).await
+    }
+
+    /// Returns what is known of the file.
+    pub(crate) async fn facts(self: &Arc<Self>) -> HistoryFacts {
+        let count = |conn: &Connection| conn.query_row("SELECT count(*) FROM tasks", [], |row| row.get::<_, i64>(0));
+        let tasks = self.ask(count).await.ok().and_then(|tasks| u64::try_from(tasks).ok());
+        let HistoryOptions { path, most_tasks, most_bytes, .. } = &self.shared.options;
+        HistoryFacts {
+            path: path.display().to_string(),
+            tasks,
+            most_tasks: *most_tasks,
+            bytes: file::bytes_of(path),
+            most_bytes: *most_bytes,
+            left_out: self.left_out(),
+        }
     }
 
     /// Returns the points of a chart.

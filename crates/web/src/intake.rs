@@ -142,6 +142,11 @@ impl Intake {
         IntakeCounts { idle, ..*self.0.counts.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
+    /// Returns its limits.
+    pub(crate) fn options(&self) -> &IntakeOptions {
+        &self.0.options
+    }
+
     /// Returns its routes, for any site; one that `hides` arguments and results shows states alone.
     pub(crate) fn routes(&self, hides: bool) -> Routes {
         let many = Operation::post(TASKS, "Sends many tasks, one on each line; each line is answered, in step")

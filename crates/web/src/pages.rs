@@ -19,6 +19,7 @@ pub(crate) mod past;
 pub(crate) mod queues;
 pub(crate) mod run;
 pub(crate) mod schedules;
+pub(crate) mod settings;
 pub(crate) mod tasks;
 pub(crate) mod worker;
 pub(crate) mod workers;

@@ -130,6 +130,7 @@ impl Site {
         if kafka.is_some() {
             nav.push(place("/kafka", "Kafka"));
         }
+        nav.push(place("/settings", "Settings"));
         let frame = frame(options, "dashboard", nav);
         let (feed, ends) = EventFeed::start(client.clone(), history, feed_options, frame.live.stop.clone());
         let deployment = Deployment::start(client, feed.clone(), known, frame.live.stop.clone());
@@ -153,9 +154,11 @@ impl Site {
             pages::events::routes,
             flower::routes,
         ];
-        let scraped = get(move || metrics::of_deployment(deployment.clone()));
+        let taken = intake.clone();
+        let scraped = get(move || metrics::of_deployment(deployment.clone(), taken.counts()));
         let all = intake.routes(frame.guard.options.hide_args).api(scrape(), scraped);
         let all = routes.into_iter().fold(all, |all, routes| all.merge(routes(&frame, &shown)));
+        let all = all.merge(pages::settings::routes(&frame, &shown, intake));
         let all = match jobs {
             Some(state) => all.merge(pages::jobs::routes(&frame, &Jobs::new(state))),
             None => all,

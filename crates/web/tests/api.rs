@@ -126,6 +126,7 @@ fn all() -> Vec<Asked> {
         get("dead", "dead"),
         get("limits", "limits"),
         get("schedules", "schedules"),
+        get("settings", "settings"),
         Asked::get("/healthcheck", "/healthcheck"),
         Asked::get("/api/workers", "/api/workers?refresh=1"),
         Asked::get("/api/workers", "/api/workers?refresh=1&workername=w@h"),

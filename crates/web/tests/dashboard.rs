@@ -11,7 +11,7 @@ use longshore_ops::{
     limits::{KnownLimit, KnownRate},
     queues::{QueuesRequest, list},
 };
-use longshore_web::{Auditor, Intake, IntakeOptions, Serving, Site, WebOptions, WebServer};
+use longshore_web::{Access, Auditor, HistoryOptions, Intake, IntakeOptions, Secret, Serving, Site, WebOptions, WebServer};
 use longshore_worker::{App, Client, Failure, Settings, Signature, Task, Worker, WorkerOptions};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -112,6 +112,7 @@ async fn every_page_shows_what_is_there_and_no_script_of_a_task() {
         "/dead",
         "/limits",
         "/schedules",
+        "/settings",
         "/kafka",
         "/queues/celery",
         "/queues/%3Cb%3Ecold",
@@ -123,6 +124,7 @@ async fn every_page_shows_what_is_there_and_no_script_of_a_task() {
         "/api/v1/dead",
         "/api/v1/limits",
         "/api/v1/schedules",
+        "/api/v1/settings",
         "/api/v1/tasks/waits/why",
         "/healthz",
         "/readyz",
@@ -324,8 +326,44 @@ async fn limits_of_a_configuration_are_listed_and_set_before_anybody_uses_them()
         assert!(page.contains(told), "{told} in {page}");
     }
     let said = dashboard.submit("/limits", "/limits/act", "what=set&limit=api%3Cb%3E&rate=30/m").await;
-    assert!(said.contains("is 30/min for all who share it"), "{said}");
+    assert!(said.contains("is 30&#x2f;min for all who share it"), "{said}");
     let limits: serde_json::Value = serde_json::from_str(&dashboard.get("/api/v1/limits").await.body).unwrap();
     let set = limits.as_array().unwrap().iter().find(|limit| limit["limit"] == "api<b>").unwrap();
     assert_eq!((&set["set_by"], &set["own"]["rate"], &set["rate"]), (&"all".into(), &"5/s".into(), &"30/min".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_say_what_the_server_does_and_what_was_done_there_and_no_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("history.db");
+    let dashboard = Dashboard::over("memory://web-settings", |options| {
+        let mut history = HistoryOptions::new(&file);
+        history.most_tasks = 77;
+        options.history = Some(history);
+        let (user, password) = ("ann".to_owned(), Secret::new("hush hush hush"));
+        options.access = Access::Basic { user, password };
+    })
+    .await;
+    let ann = "Authorization: Basic YW5uOmh1c2ggaHVzaCBodXNo\r\n";
+    let json = format!("{ann}Content-Type: application/json\r\n");
+    let paused = dashboard.ask("POST", "/api/v1/queues/%3Cscript%3Ealert(1)/pause", &json, "{}").await;
+    assert_eq!(paused.status, 200, "{}", paused.body);
+    assert_eq!(dashboard.ask("POST", "/api/v1/workers/none@h/grow", &json, r#"{"slots":1}"#).await.status, 404);
+    let page = dashboard.ask("GET", "/settings", ann, "").await.body;
+    let (listens, path) = (dashboard.serving.address().to_string(), file.display().to_string().replace('/', "&#x2f;"));
+    for told in
+        ["memory:", "ann, with a password", "of at most 77", "no limit", &listens, &path, "&lt;script&gt;alert(1)", "pause", "127.0.0.1"]
+    {
+        assert!(page.contains(told), "{told} in {page}");
+    }
+    assert!(!page.contains("hush") && !page.contains("<script>alert"), "{page}");
+    let told = dashboard.ask("GET", "/api/v1/settings", ann, "").await.body;
+    let settings: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let actions = settings["actions"].as_array().unwrap();
+    assert_eq!(
+        (actions.len(), &actions[1]["what"], &actions[1]["who"], &actions[0]["what"]),
+        (2, &"pause".into(), &"ann".into(), &"grow".into())
+    );
+    assert!(actions[0]["refused"].is_string() && actions[1].get("refused").is_none() && !told.contains("hush"), "{told}");
+    assert_eq!((&settings["history"]["most_tasks"], &settings["read_only"]), (&77.into(), &false.into()));
 }

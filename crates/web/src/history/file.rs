@@ -234,6 +234,13 @@ pub(crate) fn set_aside(path: &Path) -> std::io::Result<PathBuf> {
     Ok(aside)
 }
 
+/// Returns the bytes of a file and of those that SQLite keeps beside it; `None`: it is not there.
+pub(crate) fn bytes_of(path: &Path) -> Option<u64> {
+    let own = path.metadata().ok()?.len();
+    let beside = ["-wal", "-shm"].map(|end| named(path, end).metadata().map_or(0, |found| found.len()));
+    Some(own + beside.iter().sum::<u64>())
+}
+
 /// Returns the bytes that its pages take, and those that hold something.
 pub(crate) fn sizes(conn: &Connection) -> rusqlite::Result<(u64, u64)> {
     let number = |name: &str| conn.pragma_query_value(None, name, |row| row.get::<_, i64>(0));
