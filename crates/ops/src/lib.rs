@@ -51,8 +51,9 @@
 //! # Limits
 //!
 //! No answer loads a whole queue: [`tasks::list`] looks at ten thousand messages of each queue and
-//! kind and keeps as many results as were asked for; [`queues::peek`] and [`held::list`] read as many
-//! as were asked for; [`dead::list`] reads the dead letters, of which a broker keeps ten thousand a queue.
+//! kind and keeps as many results as were asked for; [`queues::peek`] and [`held::list`] read as
+//! many as were asked for; [`dead::list`] reads the dead letters, of which a broker keeps ten
+//! thousand a queue.
 //! [`why`](mod@why) has the broker look through its queues for one id.
 
 pub mod dead;

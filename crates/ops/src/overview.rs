@@ -122,8 +122,8 @@ pub struct WorkerGlance {
     pub silent: Option<Duration>,
 }
 
-/// What a worker holds, and uses of its machine. Ours say it in their heartbeats; Celery's tell some
-/// of it in their replies to `stats`.
+/// Messages that a worker holds, and its use of its machine. Ours say it in their heartbeats;
+/// Celery's tell some of it in their replies to `stats`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct WorkerUse {

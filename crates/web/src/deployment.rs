@@ -26,8 +26,7 @@ use crate::{
     error::WebError,
     events::EventFeed,
     heard::now_ms,
-    history::{History, Note},
-    levels::{self, QueueLevel, QueueLevels},
+    history::{History, Note, QueueLevel, QueueLevels, levels},
 };
 
 /// Commands a second that a look at queues may cost the broker.

@@ -6,7 +6,8 @@
 //! meanwhile is counted as left out. A damaged file gets another name, and a new one is begun.
 //!
 //! - `history/state.rs`: how a remembered task stands
-//! - `history/traffic.rs`: counts over time; `history/levels.rs`: how long queues were
+//! - `history/traffic.rs`: counts over time
+//! - `history/levels.rs`: how long queues were, in memory; `history/level_rows.rs`: the same, of a day
 //! - `history/file.rs`: tables and files; `history/book.rs`: what events change in them
 //! - `history/find.rs`: search; `history/timeline.rs`: one task; `history/told.rs`: both in the
 //!   words of Celery's events
@@ -15,7 +16,8 @@
 mod book;
 mod file;
 mod find;
-mod levels;
+mod level_rows;
+pub(crate) mod levels;
 mod state;
 mod timeline;
 mod told;
@@ -43,16 +45,13 @@ use self::book::RingLimits;
 pub(crate) use self::{
     book::Note,
     find::{PastPage, PastQuery, PastSort},
+    levels::{QueueLevel, QueueLevels},
     state::PastState,
     timeline::Timeline,
     told::{MatchField, Matching, SortKey, ToldQuery, ToldTask},
-    traffic::{ChartSpan, POINTS, TrafficPoint},
+    traffic::{ChartSpan, TrafficPoint},
 };
-use crate::{
-    error::WebError,
-    heard::now_ms,
-    levels::{self as seen_levels, QueueLevel},
-};
+use crate::{error::WebError, heard::now_ms};
 
 /// Most bytes of notes that wait to be written.
 const MOST_WAITING: usize = 24 << 20;
@@ -414,8 +413,8 @@ impl History {
     /// The file cannot be read.
     pub(crate) async fn levels(self: &Arc<Self>, queue: &str) -> Result<Vec<Option<QueueLevel>>, WebError> {
         let (queue, now) = (queue.to_owned(), now_ms());
-        let levels = self.ask(move |conn| levels::read(conn, &queue, now)).await?;
-        Ok(seen_levels::held(ChartSpan::Day, levels.into_iter(), now))
+        let rows = self.ask(move |conn| level_rows::read(conn, &queue, now)).await?;
+        Ok(levels::held(ChartSpan::Day, rows.into_iter(), now))
     }
 }
 

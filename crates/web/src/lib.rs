@@ -85,7 +85,6 @@ mod intake;
 mod jobs;
 #[cfg(feature = "kafka")]
 mod kafka;
-mod levels;
 mod listen;
 mod live;
 mod login;

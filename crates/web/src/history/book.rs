@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
-    levels,
+    level_rows,
+    levels::QueueLevel,
     state::{PastState, after},
     traffic::Traffic,
 };
-use crate::{heard::HeardEvent, levels::QueueLevel};
+use crate::heard::HeardEvent;
 
 /// Most steps of one task that are kept: its first one, and the last of the others.
 const MOST_STEPS: i64 = 100;
@@ -134,7 +135,7 @@ impl Book {
                 self.traffic.waiting(*count);
                 Ok(())
             }
-            Note::Levels(queues) => levels::write(conn, queues, now),
+            Note::Levels(queues) => level_rows::write(conn, queues, now),
             Note::LeftOut(count) => {
                 self.traffic.left_out(*count);
                 Ok(())

@@ -9,7 +9,7 @@ use std::{
 use longshore_sys::files::{self, Own};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
-use super::levels::LEVELS;
+use super::level_rows::LEVELS;
 use crate::heard::now_ms;
 
 /// `lngh`: what other programs know the file by.

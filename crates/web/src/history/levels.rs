@@ -1,97 +1,190 @@
-//! How long queues were over a day, and how old their oldest message.
+//! How long queues were over the last ten minutes, and how old their oldest message: in memory,
+//! bounded in queues. A day of it stands in the history, where there is one
+//! (`history/level_rows.rs`).
 
-use rusqlite::{Connection, params};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    sync::{Mutex, PoisonError},
+};
+
+use longshore_charts::{OverTime, Series, Tone};
+use longshore_ops::queues::QueueInfo;
+use serde::Serialize;
 
 use super::traffic::{ChartSpan, POINTS};
-use crate::levels::{MOST_QUEUES, QueueLevel, place_of};
 
-/// A table that files of before do not have: the highest level of each queue in each span of a day.
-pub(super) const LEVELS: &str = "
-CREATE TABLE IF NOT EXISTS levels(
-    at INTEGER NOT NULL, queue TEXT NOT NULL, waiting INTEGER NOT NULL, oldest REAL, PRIMARY KEY(at, queue)
-) WITHOUT ROWID;
-";
+/// Most queues that are remembered: beyond, the shortest are left out.
+pub(crate) const MOST_QUEUES: usize = 500;
+/// Longest time for which a level holds until somebody looks again, in seconds. While nobody does,
+/// the reader looks about once a minute.
+const HOLDS: f64 = 150.0;
 
-/// Most rows: as many as the points of so many queues.
-const MOST_ROWS: i64 = POINTS * MOST_QUEUES as i64;
-
-/// Writes how queues stand, and forgets what is older than the chart.
-pub(super) fn write(conn: &Connection, queues: &[(String, QueueLevel)], now: i64) -> rusqlite::Result<()> {
-    let place = place_of(ChartSpan::Day, now);
-    let mut add = conn.prepare_cached(
-        "INSERT INTO levels(at, queue, waiting, oldest) VALUES (?1, ?2, ?3, ?4)
-         ON CONFLICT(at, queue) DO UPDATE SET waiting = max(waiting, excluded.waiting),
-             oldest = coalesce(max(oldest, excluded.oldest), oldest, excluded.oldest)",
-    )?;
-    for (queue, level) in queues.iter().take(MOST_QUEUES) {
-        add.execute(params![place, queue, i64::try_from(level.waiting).unwrap_or(i64::MAX), level.oldest_seconds])?;
-    }
-    // A clock that was set back has left points that lie ahead.
-    conn.prepare_cached("DELETE FROM levels WHERE at <= ?1 OR at > ?2")?.execute([place - POINTS, place + 1])?;
-    // Names that come and go could be very many.
-    let rows: i64 = conn.prepare_cached("SELECT count(*) FROM levels")?.query_row([], |row| row.get(0))?;
-    if rows > MOST_ROWS {
-        let oldest = "SELECT at, queue FROM levels ORDER BY at, waiting LIMIT ?1";
-        conn.prepare_cached(&format!("DELETE FROM levels WHERE (at, queue) IN ({oldest})"))?.execute([rows - MOST_ROWS])?;
-    }
-    Ok(())
+/// Level of a queue in one span of time: the highest that was seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub(crate) struct QueueLevel {
+    /// Messages that waited.
+    pub(crate) waiting: u64,
+    /// Age of the oldest of them, in seconds; where nothing waited it is 0.
+    pub(crate) oldest_seconds: Option<f64>,
 }
 
-/// Reads the levels of a queue over the last day, each with its place among the points.
-pub(super) fn read(conn: &Connection, queue: &str, now: i64) -> rusqlite::Result<Vec<(i64, QueueLevel)>> {
-    let last = place_of(ChartSpan::Day, now);
-    let mut find = conn.prepare_cached("SELECT waiting, oldest FROM levels WHERE at = ?1 AND queue = ?2")?;
-    let mut levels = Vec::new();
-    // Point by point: the rows of other queues lie between.
-    for at in last - POINTS + 1..=last {
-        let mut rows = find.query(params![at, queue])?;
-        if let Some(row) = rows.next()? {
-            let waiting = u64::try_from(row.get::<_, i64>(0)?).unwrap_or_default();
-            levels.push((at, QueueLevel { waiting, oldest_seconds: row.get(1)? }));
+impl QueueLevel {
+    /// Returns how a queue stands.
+    pub(crate) fn of(queue: &QueueInfo) -> Self {
+        let oldest = queue.oldest.map(|age| age.as_secs_f64());
+        Self { waiting: queue.waiting, oldest_seconds: oldest.or((queue.waiting == 0).then_some(0.0)) }
+    }
+
+    /// Returns the higher of two.
+    fn or_higher(self, other: Self) -> Self {
+        let oldest = [self.oldest_seconds, other.oldest_seconds].into_iter().flatten().reduce(f64::max);
+        Self { waiting: self.waiting.max(other.waiting), oldest_seconds: oldest }
+    }
+}
+
+/// Returns the queues that are remembered: the longest of them where there are very many.
+pub(crate) fn longest(queues: &[QueueInfo]) -> Vec<&QueueInfo> {
+    let mut queues: Vec<&QueueInfo> = queues.iter().collect();
+    if queues.len() > MOST_QUEUES {
+        queues.sort_by(|a, b| b.waiting.cmp(&a.waiting).then_with(|| a.name.cmp(&b.name)));
+        queues.truncate(MOST_QUEUES);
+    }
+    queues
+}
+
+/// Levels of queues over the last ten minutes.
+#[derive(Debug, Default)]
+pub(crate) struct QueueLevels(Mutex<BTreeMap<String, VecDeque<(i64, QueueLevel)>>>);
+
+impl QueueLevels {
+    /// Takes in a look at all queues, at a time in milliseconds since 1970.
+    pub(crate) fn note(&self, queues: &[QueueInfo], now: i64) {
+        let place = place_of(ChartSpan::TenMinutes, now);
+        let mut levels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is older than the chart goes, and what lies ahead because the clock was set back.
+        levels.retain(|_, points| {
+            points.retain(|(at, _)| (place - POINTS + 1..=place).contains(at));
+            !points.is_empty()
+        });
+        for queue in longest(queues) {
+            let level = QueueLevel::of(queue);
+            if levels.len() >= MOST_QUEUES && !levels.contains_key(&queue.name) {
+                continue;
+            }
+            let points = levels.entry(queue.name.clone()).or_default();
+            match points.back_mut() {
+                Some((at, before)) if *at == place => *before = before.or_higher(level),
+                _ => points.push_back((place, level)),
+            }
         }
     }
-    Ok(levels)
+
+    /// Returns the points of a queue's chart, the oldest first; `None` where nobody looked.
+    pub(crate) fn points(&self, queue: &str, now: i64) -> Vec<Option<QueueLevel>> {
+        let levels = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let points = levels.get(queue).into_iter().flatten().copied();
+        held(ChartSpan::TenMinutes, points, now)
+    }
+}
+
+/// Returns the place of a moment among the points of a chart.
+pub(crate) fn place_of(span: ChartSpan, now: i64) -> i64 {
+    now.div_euclid(1_000).div_euclid(span.seconds())
+}
+
+/// Puts levels at their places; between two looks the last one holds, for a while.
+pub(crate) fn held(span: ChartSpan, levels: impl Iterator<Item = (i64, QueueLevel)>, now: i64) -> Vec<Option<QueueLevel>> {
+    let first = place_of(span, now) - POINTS + 1;
+    let mut seen = vec![None; usize::try_from(POINTS).unwrap_or_default()];
+    for (at, level) in levels {
+        if let Some(point) = usize::try_from(at - first).ok().and_then(|at| seen.get_mut(at)) {
+            *point = Some(level);
+        }
+    }
+    let most = (HOLDS / span.seconds() as f64).ceil() as usize;
+    let mut last: Option<(usize, QueueLevel)> = None;
+    let hold = |(place, point): (usize, Option<QueueLevel>)| {
+        last = point.map(|level| (place, level)).or(last);
+        last.filter(|(seen, _)| place - seen <= most).map(|(_, level)| level)
+    };
+    seen.into_iter().enumerate().map(hold).collect()
+}
+
+/// Draws how long a queue was and how old its oldest message; `None` of what is not known at all.
+pub(crate) fn charts(points: &[Option<QueueLevel>], span: ChartSpan) -> [Option<String>; 2] {
+    let seconds = span.seconds() as f64;
+    let draw = |title: &str, axis: &str, tone, of: &dyn Fn(&QueueLevel) -> Option<f64>| {
+        let values: Vec<f64> = points.iter().map(|point| point.as_ref().and_then(of).unwrap_or(f64::NAN)).collect();
+        let is_known = values.iter().any(|value| !value.is_nan());
+        let (title, axis) = (title.to_owned(), axis.to_owned());
+        let series = vec![Series { name: title.clone(), tone, values }];
+        let span = seconds * points.len() as f64;
+        is_known.then(|| OverTime { title, axis, series, bucket: seconds, span, ends_now: true, limit: None }.svg())
+    };
+    [
+        draw("Waiting", "messages", Tone::Plain, &|point| Some(point.waiting as f64)),
+        draw("Age of the oldest", "seconds", Tone::Bad, &|point| point.oldest_seconds),
+    ]
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
-    fn level(waiting: u64, oldest_seconds: Option<f64>) -> QueueLevel {
-        QueueLevel { waiting, oldest_seconds }
+    /// 2027, at the beginning of a point.
+    const NOW: i64 = 1_800_000_000_000;
+
+    fn queue(name: &str, waiting: u64, oldest: Option<u64>) -> QueueInfo {
+        let mut queue = QueueInfo::default();
+        (queue.name, queue.waiting, queue.oldest) = (name.to_owned(), waiting, oldest.map(Duration::from_secs));
+        queue
     }
 
     #[test]
-    fn the_highest_of_twelve_minutes_is_kept_for_a_day() {
-        let conn = Connection::open_in_memory().unwrap();
-        conn.execute_batch(LEVELS).unwrap();
-        let now = 1_800_000_000_000;
-        for (at, waiting, oldest) in
-            [(now, 4, None), (now + 60_000, 9, Some(3.0)), (now + 120_000, 2, None), (now + 3_600_000, 1, Some(2.0))]
-        {
-            write(&conn, &[("q".to_owned(), level(waiting, oldest)), ("other".to_owned(), level(7, None))], at).unwrap();
+    fn the_highest_of_each_span_is_kept_and_holds_until_somebody_looks_again() {
+        let levels = QueueLevels::default();
+        for (ms, waiting, oldest) in [(0, 3, Some(1)), (1_000, 9, Some(2)), (4_999, 2, Some(7)), (60_000, 0, None)] {
+            levels.note(&[queue("q", waiting, oldest)], NOW + ms);
         }
-        let seen: Vec<QueueLevel> = read(&conn, "q", now + 3_600_000).unwrap().into_iter().map(|(_, level)| level).collect();
-        assert_eq!(seen, [level(9, Some(3.0)), level(1, Some(2.0))]);
-        assert_eq!(read(&conn, "none", now).unwrap(), []);
-        // A day later, and with a clock that was set back by two.
-        for at in [now + 90_000_000, now - 86_400_000] {
-            write(&conn, &[], at).unwrap();
-            assert_eq!(read(&conn, "q", at).unwrap(), []);
-        }
+        let points = levels.points("q", NOW + 60_000);
+        let level = |waiting, oldest| Some(QueueLevel { waiting, oldest_seconds: Some(oldest) });
+        assert_eq!(points[points.len() - 14..].to_vec(), [vec![None], vec![level(9, 7.0); 12], vec![level(0, 0.0)]].concat());
+        // After a while nobody knows any more, and then it is forgotten.
+        assert_eq!(levels.points("q", NOW + 240_000).last(), Some(&None));
+        assert_eq!(levels.points("none", NOW), vec![None; 120]);
+        levels.note(&[], NOW + 700_000);
+        assert!(levels.0.lock().unwrap().is_empty());
     }
 
     #[test]
-    fn names_that_come_and_go_are_bounded() {
-        let conn = Connection::open_in_memory().unwrap();
-        conn.execute_batch(LEVELS).unwrap();
-        let now = 1_800_000_000_000;
-        for minute in 0..130 {
-            let queues: Vec<_> = (0..MOST_QUEUES + 7).map(|n| (format!("{minute}-{n}"), level(n as u64, None))).collect();
-            write(&conn, &queues, now + minute * 60_000).unwrap();
+    fn a_flood_of_queues_is_bounded_and_the_longest_are_kept() {
+        let levels = QueueLevels::default();
+        let many: Vec<QueueInfo> = (0..2_000).map(|n| queue(&format!("q{n}"), n, None)).collect();
+        for second in 0..1_000 {
+            levels.note(&many, NOW + second * 1_000);
         }
-        let rows: i64 = conn.query_row("SELECT count(*) FROM levels", [], |row| row.get(0)).unwrap();
-        assert_eq!(rows, MOST_ROWS);
-        assert_eq!(read(&conn, "129-499", now + 129 * 60_000).unwrap().len(), 1);
+        let known = levels.0.lock().unwrap();
+        assert_eq!((known.len(), known.contains_key("q1999"), known.contains_key("q0")), (MOST_QUEUES, true, false));
+        assert!(known.values().all(|points| points.len() <= 120));
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_leaves_no_points_that_lie_ahead() {
+        let levels = QueueLevels::default();
+        levels.note(&[queue("q", 9, None)], NOW + 7_200_000);
+        levels.note(&[queue("q", 1, None)], NOW);
+        assert_eq!(levels.points("q", NOW + 7_200_000).iter().flatten().count(), 0);
+        assert_eq!(levels.points("q", NOW).last().unwrap().unwrap().waiting, 1);
+    }
+
+    #[test]
+    fn a_chart_is_drawn_of_what_is_known() {
+        let mut points = vec![None; 120];
+        assert_eq!(charts(&points, ChartSpan::Day), [None, None]);
+        points[7] = Some(QueueLevel { waiting: 4, oldest_seconds: None });
+        let [depth, age] = charts(&points, ChartSpan::TenMinutes);
+        assert!(depth.unwrap().contains("at most 4 messages in 10m") && age.is_none());
     }
 }

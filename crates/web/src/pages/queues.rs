@@ -19,8 +19,7 @@ use crate::{
     error::WebError,
     frame::{Frame, Page, PageRequest, asking_page, page},
     heard::now_ms,
-    history::ChartSpan,
-    levels::{self, QueueLevel},
+    history::{ChartSpan, QueueLevel, levels},
     pages::{Asked, action, facts, orders, past},
 };
 

@@ -1,5 +1,5 @@
-//! Workers, ours and Celery's: who is there, does what; grow, shrink, autoscale, rates, time limits,
-//! queues, warm stop.
+//! Workers, ours and Celery's: who is there, does what; grow, shrink, autoscale, rates, time
+//! limits, queues, warm stop.
 
 use std::{
     sync::Arc,
