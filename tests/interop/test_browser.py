@@ -248,14 +248,15 @@ def test_autoscale_has_other_bounds_where_a_worker_has_it(stage, page):
 
 
 def test_a_queues_page_shows_who_holds_what_and_how_long_it_was(stage, page):
-    tasks = {"ours": stage.slow.apply_async((6,), queue="ours"), "python": stage.slow.apply_async((6,), queue="celery")}
-    for whose, queue in [("ours", "ours"), ("python", "celery")]:
-        worker = getattr(stage, whose)
-        page.open(f"/queues/{queue}").sees(tasks[whose].id, "lab.slow", within="//section[@aria-labelledby='held']")
-        page.sees(worker.node, "running", within=row(tasks[whose].id))
+    """What runs was acknowledged when it began; what waits for its time, or in the hands of a worker of Celery's for its turn, was not."""
+    later = stage.add.apply_async((1, 2), queue="ours", countdown=15)
+    busy = [stage.slow.apply_async((7,), queue="celery") for _ in range(4)]
+    for worker, queue, task, stands in [(stage.python, "celery", busy[-1], "waiting"), (stage.ours, "ours", later, "later")]:
+        page.open(f"/queues/{queue}").sees(task.id, within="//section[@aria-labelledby='held']")
+        page.sees(worker.node, stands, within=row(task.id))
         assert page.find("//section[@aria-labelledby='levels']//*[name()='svg']")
-    for task in tasks.values():
-        task.get(timeout=20)
+    for task in [later, *busy]:
+        task.get(timeout=30)
 
 
 def test_settings_name_what_was_done_here(stage, page):
