@@ -258,11 +258,11 @@ def test_a_worker_grows_shrinks_serves_and_leaves_and_gets_rates(stage, page, wh
     before, served = slots(), queues()
     page.open("/workers").press(f"//main//a[normalize-space()='{worker.node}']")
     page.sees("lab.add")
-    shown = int(page.text("//td[@data-label='Slots']"))
+    shown = int(page.text("//td[@data-label='Running']").split("of")[1])
     does("slots", "2", "Grow", "will grow")
     assert eventually(lambda: slots() == before + 2, 10, 0.1), slots()
     # It is seen, too. Ours grows on its blocking and process lanes.
-    page.sees(str(shown + (2 if whose == "python" else 4)), within="//td[@data-label='Slots']", seconds=20)
+    page.sees(f"of {shown + (2 if whose == 'python' else 4)}", within="//td[@data-label='Running']", seconds=20)
     does("slots", "1", "Shrink", "will shrink")
     assert eventually(lambda: slots() == before + 1, 10, 0.1), slots()
     does("queue", "extra <q>", "Serve", "extra <q>")
@@ -274,6 +274,53 @@ def test_a_worker_grows_shrinks_serves_and_leaves_and_gets_rates(stage, page, wh
     does("rate", "7/m", "Set rate", "new rate limit")
     known = inspect(stage, worker).registered("rate_limit")[worker.node]
     assert "lab.limited [rate_limit=7/m]" in known, [task for task in known if task.startswith("lab.limited")]
+    # From now on its calls are ended after a second.
+    limits = "//form[.//input[@name='hard']]"
+    page.type("task", "lab.slow", limits)
+    page.type("hard", "1", limits)
+    page.button("Set limits", limits)
+    page.said(worker.node, "time limits set")
+    if whose == "ours":
+        # Celery's prefork pool keeps those that a task had at the worker's start, whatever it replies.
+        slow = stage.slow.apply_async((30,), queue=served[0])
+        assert "TimeLimitExceeded" in repr(slow.get(timeout=25, propagate=False))
+    page.type("task", "lab.slow", limits)
+    page.button("Set limits", limits)
+    page.said(worker.node, "time limits set")
+    assert stage.slow.apply_async((1.5, "in time"), queue=served[0]).get(timeout=20) == "in time"
+
+
+def test_autoscale_has_other_bounds_where_a_worker_has_it(stage, page):
+    worker = stage.worker("longshore", name="scales", queues="scaling", flags=["--autoscale", "4,1"])
+    page.open(f"/workers/{worker.node}")
+    page.type("max", "6")
+    page.button("Set bounds")
+    page.said(worker.node, "autoscale now max=6 min=1")
+    scale = inspect(stage, worker).stats()[worker.node]["autoscaler"]
+    assert (scale["max"], scale["min"]) == (6, 1), scale
+    page.open(f"/workers/{stage.ours.node}").lacks("Set bounds")
+    worker.stop()
+    stage.workers.remove(worker)
+
+
+def test_a_queues_page_shows_who_holds_what_and_how_long_it_was(stage, page):
+    """What runs was acknowledged when it began; what waits for its time, or in the hands of a worker of Celery's for its turn, was not."""
+    later = stage.add.apply_async((1, 2), queue="ours", countdown=15)
+    busy = [stage.slow.apply_async((7,), queue="celery") for _ in range(4)]
+    for worker, queue, task, stands in [(stage.python, "celery", busy[-1], "waiting"), (stage.ours, "ours", later, "later")]:
+        page.open(f"/queues/{queue}").sees(task.id, within="//section[@aria-labelledby='held']")
+        page.sees(worker.node, stands, within=row(task.id))
+        assert page.find("//section[@aria-labelledby='levels']//*[name()='svg']")
+    for task in [later, *busy]:
+        task.get(timeout=30)
+
+
+def test_settings_name_what_was_done_here(stage, page):
+    page.open("/queues/ours").button("Pause")
+    page.said("ours is paused")
+    page.button("Resume")
+    page.said("ours goes on")
+    page.open("/settings").sees("whoever is on this machine", "pause", "resume", stage.dashboard.address.removeprefix("http://"))
 
 
 def test_a_worker_stops_warmly_once_it_is_confirmed(stage, page):

@@ -123,7 +123,7 @@ class Stage(Lab):
             "tasks-broker": "/tasks?from=broker", "tasks-none": "/tasks?task=none", "tasks-wrong": "/tasks?q=colour:red", "times": "/times", "times-day": "/times?span=day", "task-failed": f"/tasks/{self.failed['ours'].id}",
             "task-celery": f"/tasks/{self.failed['celery'].id}", "task-waits": f"/tasks/{self.waits.id}", "task-dead": f"/tasks/{self.dead_one.id}",
             "task-good": f"/tasks/{self.good.id}", "task-nameless": f"/tasks/{self.nameless.id}", "task-runs": f"/tasks/{self.runs[1].id}", "workers": "/workers", "worker-ours": f"/workers/{self.ours.node}",
-            "worker-celery": f"/workers/{self.python.node}", "events": "/events", "dead": "/dead", "limits": "/limits", "schedules": "/schedules",
+            "worker-celery": f"/workers/{self.python.node}", "events": "/events", "dead": "/dead", "limits": "/limits", "settings": "/settings", "queue-ours": "/queues/ours", "schedules": "/schedules",
             "jobs": "/jobs", "job-ended": f"/jobs/{jobs['ended']}", "job-going": f"/jobs/{jobs['going']}", "missing": "/queues/none",
         }  # fmt: skip
         others = {"worker": ("worker", "/"), "run": ("run", "/"), "login": ("guarded", "/login")}

@@ -167,6 +167,19 @@ pub trait Inspect: Send + Sync {
     /// # Errors
     /// It cannot be reached, or it refuses us.
     fn list<'a>(&'a self, queue: Option<&'a str>, most: usize) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>>;
+
+    /// Returns up to `most` messages of a queue that are lent, in no order that holds. Where very
+    /// many are lent of all queues together, some may not be looked at.
+    ///
+    /// # Errors
+    /// It cannot be reached, or it refuses us.
+    fn held<'a>(&'a self, queue: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>> {
+        Box::pin(async move {
+            let mut found = self.list(Some(queue), most).await?;
+            found.retain(|found| matches!(found.doing, Doing::Held { .. }));
+            Ok(found)
+        })
+    }
 }
 
 /// A task that was found in a broker.

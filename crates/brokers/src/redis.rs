@@ -328,6 +328,10 @@ impl Inspect for RedisBroker {
     fn list<'a>(&'a self, queue: Option<&'a str>, most: usize) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>> {
         Box::pin(async move { Ok(self.admin().list(queue, most).await?) })
     }
+
+    fn held<'a>(&'a self, queue: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>> {
+        Box::pin(async move { Ok(self.admin().held_of(queue, most).await?) })
+    }
 }
 
 impl DeadLetters for RedisBroker {

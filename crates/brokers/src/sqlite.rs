@@ -268,6 +268,11 @@ impl Inspect for Sqlite {
         let queue = queue.map(str::to_owned);
         self.0.look_through(move |conn| list::list(conn, queue.as_deref(), most)).boxed()
     }
+
+    fn held<'a>(&'a self, queue: &'a str, most: usize) -> BoxFuture<'a, Result<Vec<Found>, BrokerError>> {
+        let queue = queue.to_owned();
+        self.0.look_through(move |conn| list::held(conn, &queue, most)).boxed()
+    }
 }
 
 impl DeadLetters for Sqlite {

@@ -1,5 +1,7 @@
 //! Values over time, one on the other.
 
+use std::ops::Range;
+
 use crate::{
     frame::{Frame, HEIGHT, LEFT, RIGHT, Tone, height_of},
     scale::{show_number, show_time, time_ticks, value_ticks},
@@ -34,7 +36,8 @@ pub struct Series {
     pub name: String,
     /// Its colour.
     pub tone: Tone,
-    /// Its values; 0 where it ends before others.
+    /// Its values; 0 where it ends before others. Where one is not a number nothing is known, and
+    /// nothing is drawn.
     pub values: Vec<f64>,
 }
 
@@ -69,14 +72,16 @@ impl OverTime {
         let edge = |place: usize| if place >= count { RIGHT } else { across(place as f64 * self.bucket) };
         for (index, series) in self.series.iter().enumerate() {
             let (low, high) = (sums(index), sums(index + 1));
-            let steps = |sums: &[f64]| -> Vec<(f64, f64)> {
-                let step = |(place, sum): (usize, &f64)| [(edge(place), height_of(*sum, top)), (edge(place + 1), height_of(*sum, top))];
-                sums.iter().enumerate().flat_map(step).collect()
+            let steps = |sums: &[f64], places: Range<usize>| -> Vec<(f64, f64)> {
+                let step = |place: usize| [(edge(place), height_of(sums[place], top)), (edge(place + 1), height_of(sums[place], top))];
+                places.flat_map(step).collect()
             };
-            let mut points = steps(&high);
-            points.extend(steps(&low).into_iter().rev());
-            if series.values.iter().any(|value| *value > 0.0) {
-                frame.area(series.tone, &points);
+            for places in known(&series.values, count) {
+                let mut points = steps(&high, places.clone());
+                points.extend(steps(&low, places.clone()).into_iter().rev());
+                if places.into_iter().any(|place| value(series, place) > 0.0) {
+                    frame.area(series.tone, &points);
+                }
             }
         }
         if let Some(limit) = limit {
@@ -93,6 +98,18 @@ impl OverTime {
         frame.level(&labels, if self.ends_now { "ago" } else { "time since the start" });
         frame.end()
     }
+}
+
+/// Returns the stretches of so many places in which something is known.
+fn known(values: &[f64], count: usize) -> Vec<Range<usize>> {
+    let mut stretches: Vec<Range<usize>> = Vec::new();
+    for place in (0..count).filter(|place| values.get(*place).is_none_or(|value| !value.is_nan())) {
+        match stretches.last_mut() {
+            Some(last) if last.end == place => last.end = place + 1,
+            _ => stretches.push(place..place + 1),
+        }
+    }
+    stretches
 }
 
 #[cfg(test)]
@@ -144,5 +161,14 @@ mod tests {
     fn a_chart_of_nothing_is_a_chart() {
         let svg = OverTime::default().svg();
         assert!(svg.ends_with("</svg>") && !svg.contains("NaN"), "{svg}");
+    }
+
+    #[test]
+    fn nothing_is_drawn_where_nothing_is_known() {
+        let values = vec![1.0, 1.0, f64::NAN, 1.0, 0.0];
+        let series = vec![Series { name: "waiting".to_owned(), tone: Tone::Plain, values }];
+        let svg = OverTime { series, bucket: 1.0, span: 5.0, ..OverTime::default() }.svg();
+        assert_eq!(svg.matches("<path").count(), 2, "{svg}");
+        assert!(!svg.contains("NaN"), "{svg}");
     }
 }

@@ -13,11 +13,12 @@
 //! | [`why`](mod@why) | why is this task not running? | |
 //! | [`tasks`] | which tasks are there, where, with what result? | send again, call off |
 //! | [`queues`] | how long, how fast, what is next? | pause, resume, purge, move |
+//! | [`held`] | what is lent, to whom, since when? | |
 //! | [`dead`] | which messages are run no more, and why? | put back, throw away |
 //! | [`limits`] | which limits and rates hold, and who set them? | set |
 //! | [`schedules`] | what is due when, who sends it? | put, pause, resume, run, remove, import |
 //! | [`overview`] | workers and queues at one glance, again and again | |
-//! | [`workers`] | who is there, and does what? | stop, scale, serve, set a rate, revoke |
+//! | [`workers`] | who is there, and does what? | stop, scale, serve, set a rate or a time limit, revoke |
 //!
 //! ```
 //! use longshore_ops::{queues, tasks, why};
@@ -50,12 +51,14 @@
 //! # Limits
 //!
 //! No answer loads a whole queue: [`tasks::list`] looks at ten thousand messages of each queue and
-//! kind and keeps as many results as were asked for; [`queues::peek`] reads as many as were asked
-//! for; [`dead::list`] reads the dead letters, of which a broker keeps ten thousand a queue.
+//! kind and keeps as many results as were asked for; [`queues::peek`] and [`held::list`] read as
+//! many as were asked for; [`dead::list`] reads the dead letters, of which a broker keeps ten
+//! thousand a queue.
 //! [`why`](mod@why) has the broker look through its queues for one id.
 
 pub mod dead;
 mod error;
+pub mod held;
 pub mod limits;
 mod message;
 pub mod overview;

@@ -36,7 +36,7 @@ use crate::{
     },
     reason::LaneUse,
     wire,
-    workers::{WorkerInfo, info, names_of},
+    workers::{WorkerInfo, info, lanes_of, names_of},
 };
 
 /// Time between the beginnings of two rounds, at the least.
@@ -114,9 +114,54 @@ pub struct WorkerGlance {
     /// Its lanes with what runs on each; empty (and not serialised) for one of Celery's.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub lanes: Vec<LaneUse>,
+    /// What it holds, and uses of its machine.
+    #[serde(flatten)]
+    pub used: WorkerUse,
     /// Time since it was last heard, where it has not replied; in seconds when serialised.
     #[serde(rename = "silent_seconds", serialize_with = "wire::some_seconds")]
     pub silent: Option<Duration>,
+}
+
+/// Messages that a worker holds, and its use of its machine. Ours say it in their heartbeats;
+/// Celery's tell some of it in their replies to `stats`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct WorkerUse {
+    /// Its process.
+    pub pid: Option<i64>,
+    /// Messages that it has claimed and not finished, those that wait for their time not counted.
+    pub claimed: Option<u64>,
+    /// Messages that it holds until their time.
+    pub held: Option<u64>,
+    /// Most messages that it claims at once, where that is set.
+    pub prefetch: Option<u64>,
+    /// Bytes of memory that its process has; of one of Celery's, those of its parent process at
+    /// most.
+    pub memory_bytes: Option<u64>,
+    /// Processors that it kept busy since the heartbeat before: 1.0 is one, all of the time.
+    pub processors: Option<f64>,
+    /// Times that a task held up its async lane.
+    pub stalls: Option<u64>,
+}
+
+impl WorkerUse {
+    /// Reads a heartbeat's account, and where that says nothing a reply to `stats`.
+    fn of(account: Option<&Value>, stats: Option<&Value>, pid: Option<i64>) -> Self {
+        let whole = |value: Option<&Value>| value.and_then(Value::as_i64).and_then(|number| u64::try_from(number).ok());
+        let of = |name: &str| account.and_then(|account| account.get(name)).or_else(|| stats?.get(name));
+        // The system tells it in units of 1024 bytes.
+        let peak = || whole(stats?.get("rusage")?.get("maxrss")).map(|units| units.saturating_mul(1024));
+        Self {
+            pid: of("pid").and_then(Value::as_i64).or(pid),
+            claimed: whole(of("claimed")),
+            held: whole(of("held")),
+            // Celery's word for none is 0.
+            prefetch: whole(of("prefetch_count")).filter(|most| *most > 0 && *most < 1 << 60),
+            memory_bytes: whole(of("rss")).or_else(peak),
+            processors: of("cpu").and_then(Value::as_f64).filter(|share| share.is_finite()),
+            stalls: whole(of("stalls")),
+        }
+    }
 }
 
 /// Looks at all workers and queues of a broker, round after round.
@@ -157,13 +202,14 @@ struct Heard {
     running: Option<u64>,
     load: Option<f64>,
     version: Option<String>,
+    pid: Option<i64>,
     /// Account of its heartbeats, in the words of its reply to `stats`.
     account: Option<(Value, Instant)>,
 }
 
 impl Heard {
     fn at(at: Instant) -> Self {
-        Self { at, running: None, load: None, version: None, account: None }
+        Self { at, running: None, load: None, version: None, pid: None, account: None }
     }
 }
 
@@ -405,7 +451,7 @@ impl OverviewReader {
             match beats.messages.try_recv() {
                 Ok((_, raw)) => {
                     for event in events::decode(&raw, LONGEST).unwrap_or_default() {
-                        self.hear_one(event.hostname, &event.what, now);
+                        self.hear_one(event.hostname, event.pid, &event.what, now);
                     }
                 }
                 Err(tokio::sync::mpsc::error::TryRecvError::Empty) => break,
@@ -416,7 +462,7 @@ impl OverviewReader {
         Ok(())
     }
 
-    fn hear_one(&mut self, node: String, what: &EventKind, now: Instant) {
+    fn hear_one(&mut self, node: String, pid: Option<i64>, what: &EventKind, now: Instant) {
         match what {
             EventKind::WorkerOffline(_) => {
                 self.heard.remove(&node);
@@ -426,7 +472,7 @@ impl OverviewReader {
             _ if self.heard.len() >= MOST_WORKERS && !self.heard.contains_key(&node) => {}
             EventKind::WorkerHeartbeat(beat) | EventKind::WorkerOnline(beat) => {
                 let heard = self.heard.entry(node).or_insert_with(|| Heard::at(now));
-                heard.at = now;
+                (heard.at, heard.pid) = (now, pid.or(heard.pid));
                 if let Some(account) = &beat.account {
                     heard.account = Some((Value::Map(account.clone()), now));
                 }
@@ -457,6 +503,7 @@ impl OverviewReader {
             .iter()
             .map(|(node, stats)| (node.as_str(), info(node, stats, self.served.get(node).cloned().unwrap_or_default())))
             .collect();
+        let stats_of: BTreeMap<&str, &Value> = told.stats.iter().map(|(node, stats)| (node.as_str(), stats)).collect();
         let done = |info: &WorkerInfo| match &info.ended {
             Some(ended) => ended.values().sum(),
             None => u64::try_from(info.processed).unwrap_or_default(),
@@ -480,6 +527,9 @@ impl OverviewReader {
                 return WorkerGlance { running: heard.running, queues, silent: Some(now - heard.at), ..base };
             };
             let ended = before.and_then(|before| look.done[node].checked_sub(*before.done.get(node)?));
+            // Its heartbeats say more than its reply.
+            let account = heard.said(now);
+            let lanes = account.as_ref().map(|account| lanes_of(node, account)).filter(|lanes| !lanes.is_empty());
             let by_queue = told.running.get(node).map(|queues| queues.values().sum());
             WorkerGlance {
                 slots: u64::try_from(info.slots).ok(),
@@ -490,7 +540,8 @@ impl OverviewReader {
                 },
                 done_per_second: ended.map(|ended| ended as f64 / window.as_secs_f64()),
                 queues: info.queues.clone(),
-                lanes: info.lanes.clone(),
+                lanes: lanes.unwrap_or_else(|| info.lanes.clone()),
+                used: WorkerUse::of(account.as_ref(), stats_of.get(node.as_str()).copied(), heard.pid),
                 // Workers of before did not say it.
                 uptime: Some(info.uptime).filter(|uptime| !uptime.is_zero()),
                 ..base
@@ -510,5 +561,35 @@ impl OverviewReader {
         let broker = mask(self.client.broker().url());
         self.looks.push_back(look);
         Overview { broker, window, workers, queues }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_worker_uses_is_read_as_far_as_it_says_so() {
+        let value = |json: &str| Value::parse(json.as_bytes(), 16).unwrap();
+        assert_eq!(WorkerUse::of(None, None, None), WorkerUse::default());
+        let account = value(r#"{"claimed": 5, "held": 2, "prefetch_count": 8, "rss": 2097152, "cpu": 0.25, "stalls": 3}"#);
+        let stats = value(r#"{"pid": 7, "prefetch_count": 16, "held": 9, "rusage": {"maxrss": 1024, "utime": 3.0}}"#);
+        let ours = WorkerUse::of(Some(&account), Some(&stats), Some(7));
+        let want = WorkerUse {
+            pid: Some(7),
+            claimed: Some(5),
+            held: Some(2),
+            prefetch: Some(8),
+            memory_bytes: Some(2 << 20),
+            processors: Some(0.25),
+            stalls: Some(3),
+        };
+        assert_eq!(ours, want);
+        let celerys = WorkerUse::of(None, Some(&stats), None);
+        let want = WorkerUse { pid: Some(7), held: Some(9), prefetch: Some(16), memory_bytes: Some(1 << 20), ..WorkerUse::default() };
+        assert_eq!(celerys, want);
+        // What makes no sense is unknown.
+        let odd = value(r#"{"claimed": -1, "rss": "much", "cpu": "inf", "prefetch_count": 0, "rusage": "?"}"#);
+        assert_eq!(WorkerUse::of(Some(&odd), None, None), WorkerUse::default());
     }
 }

@@ -56,6 +56,9 @@ pub struct LaneUse {
     pub running: u64,
     /// Most tasks that may run on it at once.
     pub slots: u64,
+    /// Number of claimed tasks that wait for a slot of it, where its worker says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waiting: Option<u64>,
 }
 
 impl LaneUse {

@@ -99,7 +99,7 @@ impl TaskAtWorker {
 }
 
 /// Reads seconds since 1970.
-fn moment(value: Option<&Value>) -> Option<SystemTime> {
+pub(crate) fn moment(value: Option<&Value>) -> Option<SystemTime> {
     let seconds = Duration::try_from_secs_f64(value?.as_f64()?).ok()?;
     SystemTime::UNIX_EPOCH.checked_add(seconds)
 }
@@ -118,8 +118,13 @@ fn waits(node: &str, stage: WorkerStage, said: Option<&Value>) -> Option<WaitRea
         }
         (WorkerStage::Reserved, _) => {
             let lane = of("lane").and_then(Value::as_str);
-            let use_of =
-                |(lane, running, slots): (&str, u64, u64)| LaneUse { node: node.to_owned(), lane: lane.to_owned(), running, slots };
+            let use_of = |(lane, running, slots): (&str, u64, u64)| LaneUse {
+                node: node.to_owned(),
+                lane: lane.to_owned(),
+                running,
+                slots,
+                waiting: None,
+            };
             let taken = lane.zip(number("running")).zip(number("slots")).map(|((lane, running), slots)| use_of((lane, running, slots)));
             Some(WaitReason::Slots { taken: taken.into_iter().filter(LaneUse::is_full).collect() })
         }
@@ -150,6 +155,25 @@ pub async fn tasks_at_workers(client: &Client, ids: &[&str]) -> Result<HashMap<S
     Ok(ids.iter().filter_map(|id| Some(((*id).to_owned(), at(id, &from)?))).collect())
 }
 
+/// Asks these workers which of these tasks they have, for so long; none are asked where none are
+/// named.
+pub(crate) async fn tasks_at(
+    client: &Client,
+    nodes: Vec<String>,
+    ids: &[&str],
+    within: Duration,
+) -> Result<HashMap<String, TaskAtWorker>, OpsError> {
+    if nodes.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let most = nodes.len();
+    let request = Request::new("query_task").argument("ids", ids.to_vec()).to(nodes);
+    let at = |id: &str, from: &[(String, Value)]| from.iter().find_map(|(node, reply)| TaskAtWorker::read(node, reply, id));
+    let enough = |from: &[(String, Value)]| from.len() >= most || ids.iter().all(|id| at(id, from).is_some());
+    let from = ask_until(client.connected(), request, within, enough).await?;
+    Ok(ids.iter().filter_map(|id| Some(((*id).to_owned(), at(id, &from)?))).collect())
+}
+
 #[cfg(test)]
 mod tests {
     use longshore_celery::Map;
@@ -173,7 +197,7 @@ mod tests {
     #[test]
     fn a_worker_says_why_a_task_waits_there() {
         let at = |seconds| Some(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
-        let lane = |running| LaneUse { node: "w@h".into(), lane: "process".into(), running, slots: 2 };
+        let lane = |running| LaneUse { node: "w@h".into(), lane: "process".into(), running, slots: 2, waiting: None };
         for (stage, said, want) in [
             ("active", r#"{"for": "slot"}"#, None),
             ("ready", "{}", None),

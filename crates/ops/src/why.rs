@@ -255,6 +255,7 @@ mod tests {
             lane: (*lane).to_owned(),
             running: *running,
             slots: *slots,
+            waiting: None,
         };
         Serving {
             queues: queues.iter().map(|queue| (*queue).to_owned()).collect(),

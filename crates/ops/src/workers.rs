@@ -148,6 +148,15 @@ pub enum WorkerAction {
         /// The rate; `None`: no limit.
         rate: Option<Rate>,
     },
+    /// End a task's calls after so long.
+    SetTimeLimit {
+        /// The task's name.
+        task: String,
+        /// Time after which a call is told to end; `None`: no limit.
+        soft: Option<Duration>,
+        /// Time after which it is ended; `None`: no limit.
+        hard: Option<Duration>,
+    },
     /// Call tasks off: they are not started any more, nor by workers that come later.
     Revoke {
         /// The tasks' ids.
@@ -195,6 +204,10 @@ impl WorkerAction {
             Self::Leave { queue } => Request::new("cancel_consumer").argument("queue", text(queue)),
             Self::SetRate { task, rate } => {
                 Request::new("rate_limit").argument("task_name", text(task)).argument("rate_limit", text(&rate_words(*rate)))
+            }
+            Self::SetTimeLimit { task, soft, hard } => {
+                let seconds = |limit: &Option<Duration>| Value::from(limit.map(|limit| limit.as_secs_f64()));
+                Request::new("time_limit").argument("task_name", text(task)).argument("soft", seconds(soft)).argument("hard", seconds(hard))
             }
             Self::Revoke { ids, signal } => {
                 let request = Request::new("revoke").argument("task_id", ids.clone());
@@ -390,7 +403,7 @@ pub(crate) fn lanes_of(node: &str, stats: &Value) -> Vec<LaneUse> {
     lanes
         .filter_map(|(lane, _)| {
             let (slots, running) = (count("lanes", lane)?, count("running", lane)?);
-            Some(LaneUse { node: node.to_owned(), lane: lane.to_owned(), running, slots })
+            Some(LaneUse { node: node.to_owned(), lane: lane.to_owned(), running, slots, waiting: count("waiting", lane) })
         })
         .collect()
 }
@@ -460,6 +473,11 @@ mod tests {
                 r#"{"task_name": "t", "rate_limit": "10/m"}"#,
             ),
             (set(Some(Rate::per_second(2.5))), "rate_limit", r#"{"task_name": "t", "rate_limit": "2.5/s"}"#),
+            (
+                WorkerAction::SetTimeLimit { task: "t".into(), soft: Some(Duration::from_millis(1_500)), hard: None },
+                "time_limit",
+                r#"{"task_name": "t", "soft": 1.5, "hard": null}"#,
+            ),
             (set(None), "rate_limit", r#"{"task_name": "t", "rate_limit": "0"}"#),
             (WorkerAction::Revoke { ids: vec!["a".into()], signal: None }, "revoke", r#"{"task_id": ["a"]}"#),
             (

@@ -1,18 +1,23 @@
 //! Looks through queues, which cost their length, and who is spared them.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
 };
 
 use futures_util::future::BoxFuture;
 use longshore_brokers::{BrokerError, Found, Inspect, connect};
 use longshore_celery::Value;
 use longshore_ops::{
+    held::{self, HeldRequest},
     tasks::{self, TaskStanding, TasksRequest},
     why::{TaskPlace, WhyRequest, why},
 };
-use longshore_worker::{App, Client, Signature, Task, Worker, WorkerOptions};
+use longshore_worker::{App, Client, Failure, Signature, Task, Worker, WorkerOptions};
+use tokio::sync::Semaphore;
 
 /// Counts looks for a task.
 struct Counted {
@@ -69,4 +74,55 @@ async fn a_task_that_has_ended_is_looked_for_in_no_queue() {
     client.send(Signature::<Value>::named("good").task_id("waits")).await.unwrap();
     let found = tasks::list(&client, &TasksRequest::ids(["waits"])).await.unwrap();
     assert_eq!((found.tasks[0].standing, looks.load(Ordering::SeqCst)), (TaskStanding::Waiting, 1));
+}
+
+#[tokio::test]
+async fn what_is_held_is_told_by_the_broker_and_by_workers_alone_where_that_shows_nothing() {
+    let mut connected = connect("memory://ops-held", None).unwrap();
+    let gate = Arc::new(Semaphore::new(0));
+    let waits = gate.clone();
+    let held = Task::future("held", move |_, _| {
+        let gate = waits.clone();
+        async move {
+            drop(gate.acquire().await);
+            Ok::<_, Failure>(Value::Null)
+        }
+    });
+    let app = App::new().task(held).told(None);
+    let open = Client::over(&app, connected.clone());
+    let worker = Worker::over(app.clone(), WorkerOptions::new("w@test"), connected.clone()).await.unwrap();
+    connected.inspect = None;
+    let closed = Client::over(&app, connected);
+    let request = HeldRequest::new("celery").workers(vec!["w@test".to_owned()]);
+    for id in ["a", "b", "c"] {
+        open.send(Signature::<Value>::named("held").task_id(id)).await.unwrap();
+    }
+    for client in [&open, &closed] {
+        let mut list = held::list(client, &request).await.unwrap();
+        while list.held.iter().filter(|held| held.stage == Some("active")).count() < 3 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            list = held::list(client, &request).await.unwrap();
+        }
+        let mut ids: Vec<&str> = list.held.iter().map(|held| held.id.as_str()).collect();
+        ids.sort_unstable();
+        assert_eq!((ids.as_slice(), list.more, &list.hidden), (&["a", "b", "c"][..], false, &None));
+        assert!(list.held.iter().all(|held| held.worker.as_deref() == Some("w@test") && held.task == "held" && held.since.is_some()));
+        let mut two = request.clone();
+        two.most = 2;
+        let list = held::list(client, &two).await.unwrap();
+        assert_eq!((list.held.len(), list.more), (2, true));
+        let other = HeldRequest::new("other").workers(request.workers.clone());
+        assert_eq!(held::list(client, &other).await.unwrap().held, []);
+    }
+    // Without workers the broker says less, and where it says nothing that is said.
+    let list = held::list(&open, &HeldRequest::new("celery")).await.unwrap();
+    assert!(list.held.len() == 3 && list.held.iter().all(|held| held.stage.is_none()), "{list:?}");
+    let list = held::list(&closed, &HeldRequest::new("celery")).await.unwrap();
+    assert!(list.held.is_empty() && list.hidden.as_ref().unwrap().contains("no worker that answers serves this queue"), "{list:?}");
+    let silent = HeldRequest::new("celery").workers(vec!["gone@test".to_owned()]);
+    let list = held::list(&closed, &silent).await.unwrap();
+    assert!(list.held.is_empty() && list.hidden.as_ref().unwrap().contains("gone@test did not say it"), "{list:?}");
+    gate.close();
+    worker.stopper().warm();
+    worker.join().await;
 }

@@ -1,8 +1,17 @@
 //! A line for each action that somebody took over HTTP.
 
-use std::{fmt, sync::Arc, time::SystemTime};
+use std::{
+    collections::VecDeque,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::SystemTime,
+};
 
 use serde::Serialize;
+
+/// Most actions that are kept for whoever looks, and longest text of one of them, in characters.
+const MOST_KEPT: usize = 200;
+const LONGEST_TEXT: usize = 300;
 
 /// Something that somebody did.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -66,5 +75,46 @@ impl Auditor {
 impl fmt::Debug for Auditor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Auditor")
+    }
+}
+
+/// The last actions of a server, for whoever looks.
+#[derive(Debug, Default)]
+pub(crate) struct ActionTail(Mutex<VecDeque<Action>>);
+
+impl ActionTail {
+    /// Keeps an action; the oldest one goes where there are too many.
+    pub(crate) fn note(&self, action: &Action) {
+        let cut = |text: &str| longshore_ops::cut(text, LONGEST_TEXT);
+        let Action { at, who, from, what, to, count, refused } = action;
+        let (at, count, refused) = (*at, *count, refused.as_deref().map(cut));
+        let kept = Action { at, who: cut(who), from: cut(from), what: cut(what), to: cut(to), count, refused };
+        let mut tail = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if tail.len() >= MOST_KEPT {
+            tail.pop_back();
+        }
+        tail.push_front(kept);
+    }
+
+    /// Returns them, the latest first.
+    pub(crate) fn latest(&self) -> Vec<Action> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_actions_are_kept_within_bounds() {
+        let tail = ActionTail::default();
+        for number in 0..MOST_KEPT + 5 {
+            tail.note(&Action { refused: Some("y".repeat(1_000)), ..Action::new(number.to_string(), "x".repeat(100_000)) });
+        }
+        let kept = tail.latest();
+        assert_eq!((kept.len(), kept[0].what.as_str(), kept[MOST_KEPT - 1].what.as_str()), (MOST_KEPT, "204", "5"));
+        let longest = |text: &str| text.chars().count() == LONGEST_TEXT + 1;
+        assert!(kept.iter().all(|action| longest(&action.to) && longest(action.refused.as_ref().unwrap())));
     }
 }

@@ -13,7 +13,7 @@ use axum::http::StatusCode;
 use longshore_brokers::mask;
 use longshore_core::CancelToken;
 use longshore_ops::{
-    limits::{self, LimitInfo},
+    limits::{self, LimitInfo, LimitsRequest},
     overview::{Overview, OverviewReader},
 };
 use longshore_worker::Client;
@@ -25,7 +25,8 @@ use tokio::{
 use crate::{
     error::WebError,
     events::EventFeed,
-    history::{History, Note},
+    heard::now_ms,
+    history::{History, Note, QueueLevel, QueueLevels, levels},
 };
 
 /// Commands a second that a look at queues may cost the broker.
@@ -58,8 +59,12 @@ pub(crate) struct Deployment {
     pinged: tokio::sync::Mutex<Option<(Instant, Option<String>)>>,
     /// Shared limits, as scrapes are told of them.
     limits: tokio::sync::Mutex<Option<LimitsLook>>,
+    /// Limits and rates that a configuration says.
+    pub(crate) known: LimitsRequest,
     /// Events of its workers and tasks.
     pub(crate) feed: Arc<EventFeed>,
+    /// How long its queues were.
+    pub(crate) levels: Arc<QueueLevels>,
     looked: watch::Receiver<Look>,
     wanted: Arc<Wanted>,
 }
@@ -120,18 +125,21 @@ struct LimitsLook {
 
 impl Deployment {
     /// Begins to read; ends when `stop` says so.
-    pub(crate) fn start(client: Client, feed: Arc<EventFeed>, stop: CancelToken) -> Arc<Self> {
+    pub(crate) fn start(client: Client, feed: Arc<EventFeed>, known: LimitsRequest, stop: CancelToken) -> Arc<Self> {
         let (tell, looked) = watch::channel(Look::default());
         let now = Instant::now();
         let wanted = Arc::new(Wanted { times: Mutex::new(WantedTimes { asked: now, not_before: now }), nudge: Notify::new() });
-        let reader = read(OverviewReader::new(client.clone()).sparing(COMMANDS), tell, wanted.clone(), feed.history.clone());
+        let levels = Arc::<QueueLevels>::default();
+        let keeps = LevelKeeping { levels: levels.clone(), history: feed.history.clone(), next: now };
+        let reader = read(OverviewReader::new(client.clone()).sparing(COMMANDS), tell, wanted.clone(), keeps);
         tokio::spawn(async move {
             tokio::select! {
                 () = reader => {}
                 () = stop.cancelled() => {}
             }
         });
-        Arc::new(Self { client, pinged: tokio::sync::Mutex::default(), limits: tokio::sync::Mutex::default(), feed, looked, wanted })
+        let (pinged, limits) = (tokio::sync::Mutex::default(), tokio::sync::Mutex::default());
+        Arc::new(Self { client, pinged, limits, known, feed, levels, looked, wanted })
     }
 
     /// Returns why the broker cannot be reached, if it cannot. It is asked once a second, however
@@ -223,20 +231,45 @@ impl Deployment {
     }
 }
 
-async fn read(mut reader: OverviewReader, tell: watch::Sender<Look>, wanted: Arc<Wanted>, history: Option<Arc<History>>) {
+/// Those who remember how long queues were.
+struct LevelKeeping {
+    levels: Arc<QueueLevels>,
+    history: Option<Arc<History>>,
+    /// When the history is told of each queue again.
+    next: Instant,
+}
+
+impl LevelKeeping {
+    /// Takes in a look.
+    fn note(&mut self, overview: &Overview) {
+        self.levels.note(&overview.queues, now_ms());
+        let Some(history) = &self.history else { return };
+        history.note(Note::Waiting(overview.queues.iter().map(|queue| queue.waiting).sum()));
+        if self.next <= Instant::now() {
+            self.next = Instant::now() + REMEMBER_EVERY;
+            let queues = levels::longest(&overview.queues);
+            history.note(Note::Levels(queues.into_iter().map(|queue| (queue.name.clone(), QueueLevel::of(queue))).collect()));
+        }
+    }
+}
+
+async fn read(mut reader: OverviewReader, tell: watch::Sender<Look>, wanted: Arc<Wanted>, mut keeps: LevelKeeping) {
     let mut renewed = wanted.times().not_before;
     let mut next = Instant::now();
     let mut remember_at = next;
     let begun = Instant::now();
     let (queues, trouble) = match reader.look_at_queues().await {
-        Ok(queues) => (queues.map(|queues| (Arc::new(queues), begun)), None),
+        Ok(queues) => {
+            queues.iter().for_each(|queues| keeps.levels.note(&queues.queues, now_ms()));
+            (queues.map(|queues| (Arc::new(queues), begun)), None)
+        }
         Err(error) => (None, Some((error.to_string(), Instant::now()))),
     };
     tell.send_replace(Look { queues, trouble, ..Look::default() });
     loop {
         let times = wanted.times();
         // A history has to know how much waits, also of times at which nobody looked.
-        let remembers = history.is_some() && Instant::now() >= remember_at;
+        let remembers = keeps.history.is_some() && Instant::now() >= remember_at;
         if times.asked.elapsed() >= WATCHED && !remembers {
             // What it says is seen when somebody looks.
             let _ = reader.keep_up().await;
@@ -255,9 +288,7 @@ async fn read(mut reader: OverviewReader, tell: watch::Sender<Look>, wanted: Arc
         match reader.look().await {
             Ok(overview) => {
                 remember_at = Instant::now() + REMEMBER_EVERY.max(REMEMBER_EACH * u32::try_from(overview.queues.len()).unwrap_or(u32::MAX));
-                if let Some(history) = &history {
-                    history.note(Note::Waiting(overview.queues.iter().map(|queue| queue.waiting).sum()));
-                }
+                keeps.note(&overview);
                 drop(tell.send_replace(Look { overview: Some((Arc::new(overview), at)), ..Look::default() }));
             }
             Err(error) => {

@@ -202,6 +202,7 @@ impl Frame {
         action.who = caller.name.clone().into_owned();
         action.from = caller.from.to_string();
         action.refused = refused;
+        self.guard.actions.note(action);
         match &self.guard.options.audit {
             Some(audit) => audit.tell(action),
             None => {

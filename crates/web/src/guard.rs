@@ -17,7 +17,7 @@ mod tries;
 use std::{
     borrow::Cow,
     net::{IpAddr, SocketAddr},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -35,6 +35,7 @@ use tower_service::Service as _;
 
 use self::tries::Tries;
 use crate::{
+    audit::ActionTail,
     error::WebError,
     options::{Access, Secret, WebOptions},
     templates::refusal,
@@ -93,6 +94,10 @@ pub(crate) struct Guard {
     /// Signs the tokens of forms; it is this process's own.
     forms: Secret,
     tries: Tries,
+    /// Address on which the site is served, once it is.
+    pub(crate) address: OnceLock<SocketAddr>,
+    /// What was done here last.
+    pub(crate) actions: ActionTail,
 }
 
 /// Fate of a request that is not admitted.
@@ -111,7 +116,7 @@ impl Guard {
         ring::rand::SecureRandom::fill(&ring::rand::SystemRandom::new(), &mut key)
             .unwrap_or_else(|_| panic!("the system gives no random bytes"));
         let key: String = key.iter().map(|byte| format!("{byte:02x}")).collect();
-        Self { options, forms: Secret::new(&key), tries: Tries::default() }
+        Self { options, forms: Secret::new(&key), tries: Tries::default(), address: OnceLock::new(), actions: ActionTail::default() }
     }
 
     /// Returns the token of forms for whoever has this name.

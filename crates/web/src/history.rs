@@ -7,6 +7,7 @@
 //!
 //! - `history/state.rs`: how a remembered task stands
 //! - `history/traffic.rs`: counts over time
+//! - `history/levels.rs`: how long queues were, in memory; `history/level_rows.rs`: the same, of a day
 //! - `history/file.rs`: tables and files; `history/book.rs`: what events change in them
 //! - `history/matching.rs`: what is looked for, as SQL
 //! - `history/find.rs`: search; `history/timeline.rs`: one task; `history/told.rs`: both in the
@@ -17,6 +18,8 @@
 mod book;
 mod file;
 mod find;
+mod level_rows;
+pub(crate) mod levels;
 mod matching;
 mod state;
 mod timeline;
@@ -40,12 +43,14 @@ use std::{
 
 use axum::http::StatusCode;
 use rusqlite::{Connection, ErrorCode};
+use serde::Serialize;
 use tokio::sync::Semaphore;
 
 use self::book::RingLimits;
 pub(crate) use self::{
     book::Note,
     find::{KnownNames, PastPage, PastQuery, PastSort},
+    levels::{QueueLevel, QueueLevels},
     matching::{MatchField, Matching, NamedColumn},
     state::PastState,
     timeline::Timeline,
@@ -89,6 +94,21 @@ impl HistoryTeller {
     pub fn new(tell: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self(Arc::new(tell))
     }
+}
+
+/// Facts about the file of a history. What cannot be read is `None`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub(crate) struct HistoryFacts {
+    /// Its path.
+    pub(crate) path: String,
+    /// Tasks in it, and the most that are remembered.
+    pub(crate) tasks: Option<u64>,
+    pub(crate) most_tasks: u64,
+    /// Bytes that it takes, with what SQLite keeps beside it, and the most without that.
+    pub(crate) bytes: Option<u64>,
+    pub(crate) most_bytes: u64,
+    /// Events that were left out since the start.
+    pub(crate) left_out: u64,
 }
 
 impl fmt::Debug for HistoryTeller {
@@ -397,12 +417,37 @@ impl History {
         self.ask(move |conn| times::read(conn, span, now_ms())).await
     }
 
+    /// Returns what is known of the file.
+    pub(crate) async fn facts(self: &Arc<Self>) -> HistoryFacts {
+        let count = |conn: &Connection| conn.query_row("SELECT count(*) FROM tasks", [], |row| row.get::<_, i64>(0));
+        let tasks = self.ask(count).await.ok().and_then(|tasks| u64::try_from(tasks).ok());
+        let HistoryOptions { path, most_tasks, most_bytes, .. } = &self.shared.options;
+        HistoryFacts {
+            path: path.display().to_string(),
+            tasks,
+            most_tasks: *most_tasks,
+            bytes: file::bytes_of(path),
+            most_bytes: *most_bytes,
+            left_out: self.left_out(),
+        }
+    }
+
     /// Returns the points of a chart.
     ///
     /// # Errors
     /// The file cannot be read.
     pub(crate) async fn points(self: &Arc<Self>, span: ChartSpan) -> Result<Vec<Option<TrafficPoint>>, WebError> {
         self.ask(move |conn| traffic::points(conn, span, now_ms())).await
+    }
+
+    /// Returns how long a queue was over the last day, and how old its oldest message.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub(crate) async fn levels(self: &Arc<Self>, queue: &str) -> Result<Vec<Option<QueueLevel>>, WebError> {
+        let (queue, now) = (queue.to_owned(), now_ms());
+        let rows = self.ask(move |conn| level_rows::read(conn, &queue, now)).await?;
+        Ok(levels::held(ChartSpan::Day, rows.into_iter(), now))
     }
 }
 

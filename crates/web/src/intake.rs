@@ -140,6 +140,11 @@ impl Intake {
         IntakeCounts { idle, ..*self.0.counts.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
+    /// Returns its limits.
+    pub(crate) fn options(&self) -> &IntakeOptions {
+        &self.0.options
+    }
+
     /// Returns its routes, for any site; one that `hides` arguments and results shows states alone.
     pub(crate) fn routes(&self, hides: bool) -> Routes {
         let many = Operation::post(TASKS, "Sends many tasks, one on each line; each line is answered, in step")
@@ -217,11 +222,8 @@ impl Intake {
         require_json(headers)?;
         let body = self.read(body).await?;
         let order = TaskOrder::of_body(task, headers, &body)?;
-        if let Some(asked) = AskedOnce::of(caller, task, headers, &body)? {
-            // Whoever asks may go away meanwhile: it is sent, and noted, all the same.
-            let intake = self.clone();
-            let sending = tokio::spawn(async move { intake.send_once(asked, order).await });
-            return sending.await.map_err(|error| WebError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        if let Some(asked) = AskedOnce::of(caller, &order, headers, &body)? {
+            return self.send_surely_once(asked, order).await;
         }
         let prepared = self.prepare(order)?;
         self.admit(&prepared).await.map_err(NotNow::into_error)?;

@@ -97,6 +97,8 @@ impl WebServer {
     #[must_use]
     pub fn serve(self, site: Site) -> Serving {
         let stop = site.stop.clone();
+        // A site that is served twice tells of the first address.
+        let _ = site.guard.address.set(self.address);
         let done = tokio::spawn(accept(self.listener, site));
         Serving { address: self.address, stop, done }
     }

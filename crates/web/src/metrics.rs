@@ -25,7 +25,7 @@ use longshore_core::watch::{MOST_LABELS, View};
 use longshore_ops::{limits::LimitInfo, overview::WorkerGlance, queues::QueueInfo};
 
 use self::families::Families;
-use crate::{deployment::Deployment, error::WebError, health::Readiness};
+use crate::{deployment::Deployment, error::WebError, health::Readiness, intake::IntakeCounts};
 
 /// Type of the text.
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -45,6 +45,9 @@ pub(crate) struct Told<'a> {
     pub(crate) limits: &'a [LimitInfo],
     /// True where a broker was asked and has answered; `None` where none was asked.
     pub(crate) broker: Option<bool>,
+    /// Tasks that were sent over HTTP here, and those for which there was no room; `None` where
+    /// none are taken.
+    pub(crate) intake: Option<IntakeCounts>,
     /// Events of workers and tasks that were left out here; `None` where none are heard.
     pub(crate) events_left_out: Option<u64>,
 }
@@ -83,13 +86,21 @@ pub(crate) async fn of_one(State(readiness): State<Readiness>) -> Response {
 
 /// Answers with queues, workers and shared limits; a broker that does not answer is told of as
 /// such.
-pub(crate) async fn of_deployment(deployment: Arc<Deployment>) -> Response {
+pub(crate) async fn of_deployment(deployment: Arc<Deployment>, intake: IntakeCounts) -> Response {
     let overview = deployment.look().await.ok();
     // A broker that is away is not waited for once more.
     let limits = if overview.is_some() { deployment.limits().await } else { Vec::new() };
     let (queues, workers) = overview.as_deref().map_or((&[][..], &[][..]), |overview| (&overview.queues[..], &overview.workers[..]));
     let events_left_out = Some(deployment.feed.left_out());
-    answer(text(&Told { queues, workers, limits: &limits, broker: Some(overview.is_some()), events_left_out, ..Told::default() }))
+    answer(text(&Told {
+        queues,
+        workers,
+        limits: &limits,
+        broker: Some(overview.is_some()),
+        intake: Some(intake),
+        events_left_out,
+        ..Told::default()
+    }))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
+use longshore_ops::limits::LimitsRequest;
 use longshore_run::jobs::StateDir;
 use ring::hmac;
 
@@ -29,6 +30,9 @@ pub struct WebOptions {
     pub audit: Option<Auditor>,
     /// Place where the site of a deployment remembers what has happened; without one it does not.
     pub history: Option<HistoryOptions>,
+    /// Limits and rates that a configuration says: the page lists those, too, that nobody has used
+    /// yet.
+    pub limits: LimitsRequest,
     /// Workers are not asked to send events of their tasks: the site of a deployment shows those
     /// that are sent anyway.
     pub leaves_events: bool,

@@ -19,6 +19,7 @@ pub(crate) mod past;
 pub(crate) mod queues;
 pub(crate) mod run;
 pub(crate) mod schedules;
+pub(crate) mod settings;
 pub(crate) mod tasks;
 pub(crate) mod times;
 pub(crate) mod worker;
@@ -54,6 +55,13 @@ pub(crate) struct Asked {
 }
 
 impl Asked {
+    /// Makes one of these fields, as if a page had sent it.
+    #[cfg(test)]
+    pub(crate) fn of(fields: Vec<(String, String)>) -> Self {
+        let caller = Caller { name: "somebody".into(), from: std::net::Ipv4Addr::LOCALHOST.into() };
+        Self { caller, form: FormFields::new(fields), door: "page" }
+    }
+
     /// Returns the word for what is to be done.
     pub(crate) fn what(&self) -> &str {
         self.form.get("what").unwrap_or_default()

@@ -108,7 +108,7 @@ impl Site {
     #[must_use]
     pub fn of_deployment(options: WebOptions, client: Client, intake: &Intake) -> Self {
         let place = |path, label, key| NavPlace { path, label, key };
-        let jobs = options.jobs.clone();
+        let (jobs, known) = (options.jobs.clone(), options.limits.clone());
         let mut nav = vec![
             place("/", "Overview", "o"),
             place("/queues", "Queues", "q"),
@@ -130,9 +130,10 @@ impl Site {
         if kafka.is_some() {
             nav.push(place("/kafka", "Kafka", "k"));
         }
+        nav.push(place("/settings", "Settings", "c"));
         let frame = frame(options, "dashboard", nav);
         let (feed, ends) = EventFeed::start(client.clone(), history, feed_options, frame.live.stop.clone());
-        let deployment = Deployment::start(client, feed.clone(), frame.live.stop.clone());
+        let deployment = Deployment::start(client, feed.clone(), known, frame.live.stop.clone());
         frame.notices(move || feed.notices());
         let (shown, asked) = (deployment.clone(), deployment.clone());
         let readiness = {
@@ -154,9 +155,11 @@ impl Site {
             pages::events::routes,
             flower::routes,
         ];
-        let scraped = get(move || metrics::of_deployment(deployment.clone()));
+        let taken = intake.clone();
+        let scraped = get(move || metrics::of_deployment(deployment.clone(), taken.counts()));
         let all = intake.routes(frame.guard.options.hide_args).api(scrape(), scraped);
         let all = routes.into_iter().fold(all, |all, routes| all.merge(routes(&frame, &shown)));
+        let all = all.merge(pages::settings::routes(&frame, &shown, intake));
         let all = match jobs {
             Some(state) => all.merge(pages::jobs::routes(&frame, &Jobs::new(state))),
             None => all,

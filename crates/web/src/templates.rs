@@ -15,7 +15,7 @@ use minijinja::{AutoEscape, Environment, Value, context};
 use crate::{assets, error::WebError};
 
 /// Templates by name.
-const TEMPLATES: [(&str, &str); 23] = [
+const TEMPLATES: [(&str, &str); 24] = [
     ("frame.html", include_str!("../templates/frame.html")),
     ("macros.html", include_str!("../templates/macros.html")),
     ("error.html", include_str!("../templates/error.html")),
@@ -38,6 +38,7 @@ const TEMPLATES: [(&str, &str); 23] = [
     ("kafka_group.html", include_str!("../templates/kafka_group.html")),
     ("consumer.html", include_str!("../templates/consumer.html")),
     ("limits.html", include_str!("../templates/limits.html")),
+    ("settings.html", include_str!("../templates/settings.html")),
     ("schedules.html", include_str!("../templates/schedules.html")),
 ];
 

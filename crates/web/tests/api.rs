@@ -20,10 +20,10 @@ use futures_util::future::join_all;
 use http::ask;
 use longshore_brokers::{Consumer, End, Finish, Key, OpenOptions, Stored};
 use longshore_celery::{State, TaskResult};
-use longshore_core::Rate;
+use longshore_core::{LaneKind, Rate};
 use longshore_ops::schedules::{self, ScheduleAction};
 use longshore_web::{Access, Auditor, HistoryOptions, Intake, IntakeOptions, Readiness, Secret, Serving, Site, WebOptions, WebServer};
-use longshore_worker::{App, Client, Failure, Schedule, Settings, Signature, Task, Timing, Worker, WorkerOptions};
+use longshore_worker::{App, Autoscale, Client, Failure, Schedule, Settings, Signature, Task, Timing, Worker, WorkerOptions};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -74,7 +74,9 @@ fn app(broker: &str) -> App {
 
 /// Fills a broker with one of each: a worker, tasks that ended, wait and are dead, a schedule.
 async fn fill(client: &Client, broker: &str) -> Worker {
-    let worker = Worker::start(app(broker), WorkerOptions::new("w@h")).await.unwrap();
+    let mut options = WorkerOptions::new("w@h");
+    options.autoscale = Some(Autoscale { max: 4, min: 1, lanes: vec![LaneKind::Blocking] });
+    let worker = Worker::start(app(broker), options).await.unwrap();
     for (task, id) in [("shop.add", "good"), ("shop.fail", "bad"), ("shop.fail", "worse")] {
         send(client, task, id, "celery").await;
         let _ = tokio::time::timeout(Duration::from_secs(30), client.result(id).get()).await.expect("it ends");
@@ -108,6 +110,8 @@ fn all() -> Vec<Asked> {
         get("overview", "overview"),
         get("queues", "queues"),
         get("queues/{queue}/next", "queues/cold/next?count=2"),
+        get("queues/{queue}/held", "queues/cold/held"),
+        get("queues/{queue}/levels", "queues/cold/levels"),
         get("tasks", "tasks"),
         get("tasks", "tasks?state=success&since=1h"),
         get("tasks", "tasks?q=state:success+task:shop.*"),
@@ -123,6 +127,7 @@ fn all() -> Vec<Asked> {
         get("dead", "dead"),
         get("limits", "limits"),
         get("schedules", "schedules"),
+        get("settings", "settings"),
         Asked::get("/healthcheck", "/healthcheck"),
         Asked::get("/api/workers", "/api/workers?refresh=1"),
         Asked::get("/api/workers", "/api/workers?refresh=1&workername=w@h"),
@@ -162,6 +167,8 @@ fn all() -> Vec<Asked> {
         post("workers/{node}/serve", "workers/w@h/serve", r#"{"queue":"more"}"#),
         post("workers/{node}/leave", "workers/w@h/leave", r#"{"queue":"more"}"#),
         post("workers/{node}/rate", "workers/w@h/rate", r#"{"task":"shop.add","rate":"5/s"}"#),
+        post("workers/{node}/time_limit", "workers/w@h/time_limit", r#"{"task":"shop.add","soft":1.5}"#),
+        post("workers/{node}/autoscale", "workers/w@h/autoscale", r#"{"max":3,"min":1}"#),
         post("workers/{node}/shutdown", "workers/w@h/shutdown", ""),
     ]
 }
@@ -177,6 +184,7 @@ fn past() -> Vec<Asked> {
         get("traffic", "traffic?span=day"),
         get("times", "times"),
         get("times", "times?span=day"),
+        get("queues/{queue}/levels", "queues/cold/levels?span=day"),
     ]
 }
 
@@ -226,6 +234,8 @@ fn refused() -> Vec<(Asked, u16)> {
         (post("workers/{node}/serve", "workers/none@h/serve", r#"{"queue":"q"}"#), 404),
         (post("workers/{node}/leave", "workers/none@h/leave", r#"{"queue":"q"}"#), 404),
         (post("workers/{node}/rate", "workers/none@h/rate", r#"{"task":"t","rate":"1/s"}"#), 404),
+        (post("workers/{node}/time_limit", "workers/none@h/time_limit", r#"{"task":"t","hard":1}"#), 404),
+        (post("workers/{node}/autoscale", "workers/none@h/autoscale", r#"{"max":3}"#), 404),
     ]
 }
 

@@ -7,8 +7,11 @@ use std::{
 };
 
 use longshore_core::Rate;
-use longshore_ops::queues::{QueuesRequest, list};
-use longshore_web::{Auditor, Intake, IntakeOptions, Serving, Site, WebOptions, WebServer};
+use longshore_ops::{
+    limits::{KnownLimit, KnownRate},
+    queues::{QueuesRequest, list},
+};
+use longshore_web::{Access, Auditor, HistoryOptions, Intake, IntakeOptions, Secret, Serving, Site, WebOptions, WebServer};
 use longshore_worker::{App, Client, Failure, Settings, Signature, Task, Worker, WorkerOptions};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -109,6 +112,7 @@ async fn every_page_shows_what_is_there_and_no_script_of_a_task() {
         "/dead",
         "/limits",
         "/schedules",
+        "/settings",
         "/kafka",
         "/queues/celery",
         "/queues/%3Cb%3Ecold",
@@ -120,6 +124,7 @@ async fn every_page_shows_what_is_there_and_no_script_of_a_task() {
         "/api/v1/dead",
         "/api/v1/limits",
         "/api/v1/schedules",
+        "/api/v1/settings",
         "/api/v1/tasks/waits/why",
         "/healthz",
         "/readyz",
@@ -248,4 +253,117 @@ async fn a_scrape_tells_the_limits_that_processes_share() {
     let ahead = text.lines().find_map(|line| line.strip_prefix("longshore_limit_ahead_seconds{limit=\"api\"} ")).expect("a row");
     assert!((1.0..60.0).contains(&ahead.parse::<f64>().unwrap()), "{ahead}");
     dashboard.serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queues_page_shows_what_is_held_by_whom_and_how_long_it_was() {
+    let broker = "memory://web-held";
+    let dashboard = Dashboard::over(broker, |_| {}).await;
+    let gate = Arc::new(tokio::sync::Semaphore::new(0));
+    let waits = gate.clone();
+    let held = Task::future("<script>alert('held')</script>", move |_, _| {
+        let gate = waits.clone();
+        async move {
+            drop(gate.acquire().await);
+            Ok::<_, Failure>(longshore_celery::Value::Null)
+        }
+    });
+    let mut app = App::new().task(held);
+    *app.settings_mut() = Settings::new(broker);
+    let worker = Worker::start(app, WorkerOptions::new("w@h")).await.unwrap();
+    let call: Signature = Signature::named("<script>alert('held')</script>").arg(&"<img src=x>").task_id("runs");
+    dashboard.client.send(call).await.unwrap();
+    let mut body = String::new();
+    for _ in 0..200 {
+        body = dashboard.get("/queues/celery").await.body;
+        if body.contains("</span> running") && body.contains("href=\"/tasks/runs\"") {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let held = body.split("<h2 id=\"held\">").nth(1).unwrap().split("</section>").next().unwrap();
+    assert!(held.contains("href=\"/workers/w%40h\"") && held.contains("</span> running") && held.contains("ago</time>"), "{held}");
+    assert!(!body.contains("<script>alert") && !body.contains("<img src=x"), "{body}");
+    let json: serde_json::Value = serde_json::from_str(&dashboard.get("/api/v1/queues/celery/held").await.body).unwrap();
+    let first = &json["held"][0];
+    assert_eq!(
+        (&first["id"], &first["worker"], &first["stage"], &json["more"]),
+        (&"runs".into(), &"w@h".into(), &"active".into(), &false.into())
+    );
+    // The depth was looked at, and its age is that of nothing.
+    assert!(body.contains("aria-label=\"Waiting: at most") && body.contains("aria-label=\"Age of the oldest: at most"), "{body}");
+    let levels: serde_json::Value = serde_json::from_str(&dashboard.get("/api/v1/queues/celery/levels").await.body).unwrap();
+    assert_eq!((&levels["point_seconds"], levels["points"].as_array().unwrap().len()), (&5.into(), 120));
+    assert!(levels["points"][119]["waiting"].is_u64(), "{levels}");
+    gate.close();
+    worker.stopper().warm();
+    worker.join().await;
+    // A queue of which nobody knows has no page.
+    dashboard.client.send(Signature::<longshore_celery::Value>::named("waits")).await.unwrap();
+    for _ in 0..200 {
+        body = dashboard.get("/queues/celery").await.body;
+        if body.contains("<p class=\"empty\">Nothing is.</p>") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("what has ended is held for ever: {body}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_of_a_configuration_are_listed_and_set_before_anybody_uses_them() {
+    let dashboard = Dashboard::over("memory://web-known-limits", |options| {
+        let mut api = KnownLimit::new("api<b>");
+        (api.rate, api.concurrency, api.by) = (Some(Rate::per_second(5.0)), Some(3), Some("{host}".to_owned()));
+        let mut task = KnownRate::new("shop.add");
+        task.rate = Some(Rate::per_second(2.0));
+        options.limits.limits.push(api);
+        options.limits.rates.push(task);
+    })
+    .await;
+    let page = dashboard.get("/limits").await.body;
+    for told in ["api&lt;b&gt;", "5&#x2f;s", "configuration", "3 in each process", "for each <code>{host}</code>", "shop.add", "2&#x2f;s"] {
+        assert!(page.contains(told), "{told} in {page}");
+    }
+    let said = dashboard.submit("/limits", "/limits/act", "what=set&limit=api%3Cb%3E&rate=30/m").await;
+    assert!(said.contains("is 30&#x2f;min for all who share it"), "{said}");
+    let limits: serde_json::Value = serde_json::from_str(&dashboard.get("/api/v1/limits").await.body).unwrap();
+    let set = limits.as_array().unwrap().iter().find(|limit| limit["limit"] == "api<b>").unwrap();
+    assert_eq!((&set["set_by"], &set["own"]["rate"], &set["rate"]), (&"all".into(), &"5/s".into(), &"30/min".into()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn settings_say_what_the_server_does_and_what_was_done_there_and_no_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("history.db");
+    let dashboard = Dashboard::over("memory://web-settings", |options| {
+        let mut history = HistoryOptions::new(&file);
+        history.most_tasks = 77;
+        options.history = Some(history);
+        let (user, password) = ("ann".to_owned(), Secret::new("hush hush hush"));
+        options.access = Access::Basic { user, password };
+    })
+    .await;
+    let ann = "Authorization: Basic YW5uOmh1c2ggaHVzaCBodXNo\r\n";
+    let json = format!("{ann}Content-Type: application/json\r\n");
+    let paused = dashboard.ask("POST", "/api/v1/queues/%3Cscript%3Ealert(1)/pause", &json, "{}").await;
+    assert_eq!(paused.status, 200, "{}", paused.body);
+    assert_eq!(dashboard.ask("POST", "/api/v1/workers/none@h/grow", &json, r#"{"slots":1}"#).await.status, 404);
+    let page = dashboard.ask("GET", "/settings", ann, "").await.body;
+    let (listens, path) = (dashboard.serving.address().to_string(), file.display().to_string().replace('/', "&#x2f;"));
+    for told in
+        ["memory:", "ann, with a password", "of at most 77", "no limit", &listens, &path, "&lt;script&gt;alert(1)", "pause", "127.0.0.1"]
+    {
+        assert!(page.contains(told), "{told} in {page}");
+    }
+    assert!(!page.contains("hush") && !page.contains("<script>alert"), "{page}");
+    let told = dashboard.ask("GET", "/api/v1/settings", ann, "").await.body;
+    let settings: serde_json::Value = serde_json::from_str(&told).unwrap();
+    let actions = settings["actions"].as_array().unwrap();
+    assert_eq!(
+        (actions.len(), &actions[1]["what"], &actions[1]["who"], &actions[0]["what"]),
+        (2, &"pause".into(), &"ann".into(), &"grow".into())
+    );
+    assert!(actions[0]["refused"].is_string() && actions[1].get("refused").is_none() && !told.contains("hush"), "{told}");
+    assert_eq!((&settings["history"]["most_tasks"], &settings["read_only"]), (&77.into(), &false.into()));
 }

@@ -68,7 +68,8 @@ async fn pages_of_a_long_queue_ask_redis_for_no_more_than_those_of_a_short_one()
     // A reader beside the pages looks by the clock, a few times more or less.
     assert!(calls_long <= calls + 20 * ASKED, "{calls} commands, and {calls_long} where {LONG} wait");
     assert!(sent_long <= 2 * sent + 50_000, "{sent} bytes, and {sent_long} where {LONG} wait");
-    assert!(bytes_long <= bytes + 100, "a page of {bytes} bytes, and of {bytes_long}");
+    // Numbers are longer, those at the chart's axis, too.
+    assert!(bytes_long <= bytes + 300, "a page of {bytes} bytes, and of {bytes_long}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -30,6 +30,7 @@ mod shared;
 mod sink;
 mod slots;
 mod suspects;
+mod used;
 mod verdict;
 mod view;
 mod work;
@@ -55,7 +56,7 @@ pub use slots::Autoscale;
 use self::{
     close::Closer,
     control::RemoteControl,
-    events::MonitorFeed,
+    events::{BeatTeller, MonitorFeed},
     handlers::Starter,
     intake::Intake,
     process::ProcessLane,
@@ -276,7 +277,10 @@ impl Worker {
         let mut control = None;
         if options.remote_control {
             let (listens, listening) = tokio::sync::oneshot::channel();
-            let (events, sender) = MonitorFeed::start(shared.clone(), options.events, ended);
+            let (events, sender) = {
+                let teller = BeatTeller::new(shared.clone(), intake.clone(), options.prefetch);
+                MonitorFeed::start(teller, options.events, ended)
+            };
             let (parking, prefetch) = (options.parking, options.prefetch);
             let own = RemoteControl {
                 shared: shared.clone(),

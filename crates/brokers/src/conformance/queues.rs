@@ -421,6 +421,11 @@ pub async fn all_that_lies_in_the_queues_is_listed(subject: Arc<Subject>) {
     assert_eq!(seen.iter().map(|(_, id, _)| id.as_str()).collect::<Vec<_>>(), ["eta", "x", "held", "w1", "w2", "w3"]);
     assert!(matches!(seen[0].2, Doing::Later { .. } | Doing::Waiting { .. }), "held back, or by its worker");
     assert!(all(Some("unknown"), 10).await.is_empty());
+    for (queue, most, wanted) in [("q", 9, &["held"][..]), ("q", 0, &[]), ("other", 9, &[]), ("unknown", 9, &[])] {
+        let held = broker.inspect().held(queue, most).await.expect("it answers");
+        assert!(held.iter().all(|found| matches!(&found.doing, Doing::Held { by: Some(node), .. } if node == "suite@here")), "{held:?}");
+        assert_eq!(held.iter().map(|found| id(&found.raw)).collect::<Vec<_>>(), wanted, "{queue}");
+    }
 }
 
 /// Name and version.

@@ -158,22 +158,27 @@ pub(crate) fn find(conn: &Connection, id: &str) -> rusqlite::Result<Vec<Found>> 
     Ok(found)
 }
 
+/// Lists what is lent of a queue, up to `most`, the longest held first.
+pub(crate) fn held(conn: &Connection, queue: &str, most: usize) -> rusqlite::Result<Vec<Found>> {
+    let mut held = conn.prepare_cached(
+        "SELECT node, held_since, raw FROM messages JOIN owners ON owner = number WHERE queue = ?1 ORDER BY held_since, id LIMIT ?2",
+    )?;
+    let rows = held.query_map(params![queue, i64::try_from(most).unwrap_or(i64::MAX)], |row| {
+        let doing = Doing::Held { by: row.get(0)?, since: row.get::<_, Option<i64>>(1)?.map(time) };
+        Ok(Found { queue: queue.to_owned(), doing, raw: row.get(2)? })
+    })?;
+    rows.collect()
+}
+
 /// Lists what is lent, what waits and what is held back, up to `most` of each in each queue.
 pub(crate) fn list(conn: &Connection, queue: Option<&str>, most: usize) -> rusqlite::Result<Vec<Found>> {
     let limit = i64::try_from(most).unwrap_or(i64::MAX);
     let names = queue.map_or_else(|| names_of(conn), |name| Ok(vec![name.into()]))?;
-    let mut held = conn.prepare_cached(
-        "SELECT node, held_since, raw FROM messages JOIN owners ON owner = number WHERE queue = ?1 ORDER BY held_since, id LIMIT ?2",
-    )?;
     let mut later =
         conn.prepare_cached("SELECT due, raw FROM messages WHERE queue = ?1 AND owner IS NULL AND due > ?3 ORDER BY due, id LIMIT ?2")?;
     let mut found = Vec::new();
     for QueueState { name: queue, waiting: of, .. } in states(conn, &names)? {
-        let lent = held.query_map(params![queue, limit], |row| {
-            let doing = Doing::Held { by: row.get(0)?, since: row.get::<_, Option<i64>>(1)?.map(time) };
-            Ok(Found { queue: queue.clone(), doing, raw: row.get(2)? })
-        })?;
-        found.extend(lent.collect::<rusqlite::Result<Vec<_>>>()?);
+        found.extend(held(conn, &queue, most)?);
         let line = (1_u64..).zip(waiting(conn, &queue, limit)?);
         let waits = |place: u64| Doing::Waiting { place, of: of.max(place), since: None };
         found.extend(line.map(|(place, raw)| Found { queue: queue.clone(), doing: waits(place), raw }));

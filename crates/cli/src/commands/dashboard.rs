@@ -20,6 +20,7 @@ use longshore_worker::App;
 use serde_json::json;
 
 use self::{history::HistoryArgs, kafka::KafkaArgs};
+use super::limits;
 use crate::{
     config::Config,
     exit::Exit,
@@ -107,6 +108,7 @@ async fn serve(args: &DashboardArgs, app: &App, config: &Config, global: &Global
         Ok(history) => options.history = history,
         Err(why) => log.say(log_line(&format!("no history is kept: {why}"), is_json)),
     }
+    options.limits = limits::known(config, &place)?;
     args.kafka.add_to(&mut options, config)?;
     options.leaves_events = args.history.no_enable_events;
     let server = WebServer::bind(&args.listen, &options).await.map_err(|error| unserved(&error))?;

@@ -96,7 +96,10 @@ async fn set(name: &str, text: &str, burst: u32, place: &Place, out: &mut dyn Wr
 }
 
 /// Returns the limits and rates that the configuration and the program say.
-fn known(config: &Config, place: &Place) -> Result<LimitsRequest, Fault> {
+///
+/// # Errors
+/// A mistake in the configuration.
+pub(super) fn known(config: &Config, place: &Place) -> Result<LimitsRequest, Fault> {
     let mut request = LimitsRequest::default();
     for name in config.limits() {
         request.limits.push(limit_of(config.limit(name)?)?);

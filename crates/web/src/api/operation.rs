@@ -128,6 +128,7 @@ enum FieldKind {
     Text,
     Texts,
     Whole,
+    Number,
     Flag,
 }
 
@@ -162,6 +163,11 @@ impl Field {
         Self::new(FieldKind::Whole, name, about)
     }
 
+    /// Describes a number.
+    pub(crate) fn number(name: &'static str, about: &'static str) -> Self {
+        Self::new(FieldKind::Number, name, about)
+    }
+
     /// Describes what is true or false.
     pub(crate) fn flag(name: &'static str, about: &'static str) -> Self {
         Self::new(FieldKind::Flag, name, about)
@@ -178,6 +184,7 @@ impl Field {
             FieldKind::Text => json!({"type": "string", "minLength": 1}),
             FieldKind::Texts => json!({"type": "array", "items": {"type": "string"}}),
             FieldKind::Whole => json!({"type": "integer"}),
+            FieldKind::Number => json!({"type": "number"}),
             FieldKind::Flag => json!({"type": "boolean"}),
         };
         schema["description"] = self.about.into();
@@ -190,6 +197,7 @@ impl Field {
             FieldKind::Text => "a text",
             FieldKind::Texts => "a list of texts",
             FieldKind::Whole => "a whole number",
+            FieldKind::Number => "a number",
             FieldKind::Flag => "true or false",
         }
     }
@@ -202,6 +210,7 @@ impl Field {
             FieldKind::Text => Some(vec![text(value).filter(|text| !text.is_empty())?]),
             FieldKind::Texts => value.as_array()?.iter().map(text).collect(),
             FieldKind::Whole => Some(vec![value.as_i64()?.to_string()]),
+            FieldKind::Number => Some(vec![value.as_f64()?.to_string()]),
             FieldKind::Flag => Some(if value.as_bool()? { vec!["1".to_owned()] } else { Vec::new() }),
         }
     }

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::{
+    level_rows,
+    levels::QueueLevel,
     state::{PastState, after},
     traffic::Traffic,
 };
@@ -47,6 +49,8 @@ pub(crate) enum Note {
     },
     /// Number of messages that wait in all queues.
     Waiting(u64),
+    /// How queues stand.
+    Levels(Vec<(String, QueueLevel)>),
     /// Number of events that were left out before they came here.
     LeftOut(u64),
     /// Somebody read nonsense: is the file sound?
@@ -107,7 +111,7 @@ impl Book {
         let done = (|| {
             let all = conn.transaction()?;
             for note in notes {
-                self.note(&all, note)?;
+                self.note(&all, note, now)?;
             }
             let running = self.workers.values().map(|worker| worker.active.unwrap_or(0)).sum();
             self.traffic.gauges(running, self.workers.len());
@@ -122,7 +126,7 @@ impl Book {
         done
     }
 
-    fn note(&mut self, conn: &Connection, note: &Note) -> rusqlite::Result<()> {
+    fn note(&mut self, conn: &Connection, note: &Note, now: i64) -> rusqlite::Result<()> {
         match note {
             Note::Task(event) => self.task(conn, event),
             Note::Beat { node, pid, active, heard } => self.beat(conn, node, *pid, *active, *heard),
@@ -131,6 +135,7 @@ impl Book {
                 self.traffic.waiting(*count);
                 Ok(())
             }
+            Note::Levels(queues) => level_rows::write(conn, queues, now),
             Note::LeftOut(count) => {
                 self.traffic.left_out(*count);
                 Ok(())

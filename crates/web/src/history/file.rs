@@ -9,6 +9,7 @@ use std::{
 use longshore_sys::files::{self, Own};
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
+use super::level_rows::LEVELS;
 use crate::heard::now_ms;
 
 /// `lngh`: what other programs know the file by.
@@ -191,6 +192,7 @@ fn settle(conn: &Connection, most_bytes: u64) -> rusqlite::Result<()> {
 /// Adds what files of before do not have.
 fn add(conn: &Connection) -> rusqlite::Result<()> {
     conn.execute_batch(TOOK)?;
+    conn.execute_batch(LEVELS)?;
     for (table, column, kind) in ADDED {
         if !conn.column_exists(None, table, column)? {
             conn.execute_batch(&format!("ALTER TABLE {table} ADD COLUMN {column} {kind}"))?;
@@ -230,6 +232,13 @@ pub(crate) fn set_aside(path: &Path) -> std::io::Result<PathBuf> {
         let _ = std::fs::rename(named(path, end), named(&aside, end));
     }
     Ok(aside)
+}
+
+/// Returns the bytes of a file and of those that SQLite keeps beside it; `None`: it is not there.
+pub(crate) fn bytes_of(path: &Path) -> Option<u64> {
+    let own = path.metadata().ok()?.len();
+    let beside = ["-wal", "-shm"].map(|end| named(path, end).metadata().map_or(0, |found| found.len()));
+    Some(own + beside.iter().sum::<u64>())
 }
 
 /// Returns the bytes that its pages take, and those that hold something.

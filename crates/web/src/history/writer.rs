@@ -57,6 +57,7 @@ pub(super) fn run(shared: Arc<Shared>, notes: &Receiver<Note>) {
 pub(super) fn weight(note: &Note) -> usize {
     match note {
         Note::Task(event) => event.bytes(),
+        Note::Levels(queues) => queues.iter().map(|(queue, level)| queue.len() + size_of_val(level)).sum(),
         _ => size_of::<Note>(),
     }
 }

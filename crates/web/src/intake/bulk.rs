@@ -5,7 +5,7 @@ use std::{collections::VecDeque, convert::Infallible, time::Duration};
 
 use axum::{
     body::{Body, Bytes},
-    extract::State,
+    extract::{Extension, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
 };
@@ -18,9 +18,10 @@ use super::{
     Intake, KEY,
     lengths::NotNow,
     lines::LineReader,
+    once::AskedOnce,
     order::{self, TaskOrder},
 };
-use crate::error::WebError;
+use crate::{error::WebError, guard::Caller};
 
 /// Most tasks that go to the broker in one call.
 const BATCH: usize = 128;
@@ -28,13 +29,14 @@ const BATCH: usize = 128;
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 /// Takes JSON Lines and answers each.
-pub(super) async fn send_all(State(intake): State<Intake>, headers: HeaderMap, body: Body) -> Response {
+pub(super) async fn send_all(State(intake): State<Intake>, caller: Option<Extension<Caller>>, headers: HeaderMap, body: Body) -> Response {
     if let Err(error) = check(&headers) {
         return error.json();
     }
     let reader = LineReader::new(body, intake.0.options.longest_task);
     let trace = order::trace_of(&headers);
-    let bulk = BulkSending { intake, reader, trace, lines: VecDeque::new(), waits_since: None, is_over: false };
+    let caller = caller.map(|Extension(caller)| caller.name.into_owned()).unwrap_or_default();
+    let bulk = BulkSending { intake, caller, reader, trace, lines: VecDeque::new(), waits_since: None, is_over: false };
     let answers = stream::unfold(bulk, |mut bulk| async move {
         let some = bulk.some().await?;
         Some((Ok::<_, Infallible>(Bytes::from(some)), bulk))
@@ -51,17 +53,29 @@ fn check(headers: &HeaderMap) -> Result<(), WebError> {
         return Err(WebError::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, said));
     }
     if headers.contains_key(KEY) {
-        return Err(WebError::unprocessable("an Idempotency-Key belongs to one task: send those by POST /api/v1/tasks/NAME"));
+        return Err(WebError::unprocessable("an Idempotency-Key belongs to one task: write it as idempotency_key into its line"));
     }
     Ok(())
 }
 
 /// A line on its way: the task that it asks for, or why there is none.
-type LineOnWay = (u64, Result<PreparedTask, WebError>);
+type LineOnWay = (u64, Result<BulkTask, WebError>);
+
+/// A task of a line.
+enum BulkTask {
+    /// It goes to the broker together with others.
+    Prepared(PreparedTask),
+    /// It is sent under a key, once, and so alone.
+    Once(Box<(AskedOnce, TaskOrder)>),
+    /// It was sent alone, under this id.
+    Sent(String),
+}
 
 /// State of a request.
 struct BulkSending {
     intake: Intake,
+    /// Name of whoever asks.
+    caller: String,
     reader: LineReader,
     /// The trace that the request belongs to, and each of its tasks.
     trace: Option<TraceContext>,
@@ -82,9 +96,7 @@ impl BulkSending {
             match self.reader.some(BATCH).await {
                 Ok(lines) if lines.is_empty() => return None,
                 Ok(lines) => {
-                    let prepare =
-                        |line: Vec<u8>| TaskOrder::of_line(&line, self.trace.as_ref()).and_then(|order| self.intake.prepare(order));
-                    self.lines = lines.into_iter().map(|(number, line)| (number, line.and_then(prepare))).collect();
+                    self.lines = lines.into_iter().map(|(number, line)| (number, line.and_then(|line| self.read(&line)))).collect();
                 }
                 Err(error) => return Some(self.end(&error)),
             }
@@ -93,16 +105,37 @@ impl BulkSending {
         Some(self.sent(admitted).await)
     }
 
+    /// Reads what a line asks for.
+    fn read(&self, line: &[u8]) -> Result<BulkTask, WebError> {
+        let order = TaskOrder::of_line(line, self.trace.as_ref())?;
+        match AskedOnce::of(&self.caller, &order, &HeaderMap::new(), line.trim_ascii())? {
+            Some(asked) => Ok(BulkTask::Once(Box::new((asked, order)))),
+            None => Ok(BulkTask::Prepared(self.intake.prepare(order)?)),
+        }
+    }
+
     /// Takes the lines that may be sent now, one at least.
     async fn admitted(&mut self) -> Vec<LineOnWay> {
         let mut admitted = Vec::new();
         while let Some((number, line)) = self.lines.pop_front() {
-            let Ok(task) = line else {
-                admitted.push((number, line));
-                continue;
+            let task = match line {
+                Ok(BulkTask::Prepared(task)) => task,
+                // What stands before it is sent before it.
+                Ok(BulkTask::Once(_)) if !admitted.is_empty() => {
+                    self.lines.push_front((number, line));
+                    break;
+                }
+                Ok(BulkTask::Once(once)) => {
+                    admitted.push((number, send_once(self.intake.clone(), once.0, once.1).await));
+                    break;
+                }
+                other => {
+                    admitted.push((number, other));
+                    continue;
+                }
             };
             match self.intake.admit(&task).await {
-                Ok(()) => admitted.push((number, Ok(task))),
+                Ok(()) => admitted.push((number, Ok(BulkTask::Prepared(task)))),
                 Err(NotNow::Unknown(error)) => {
                     admitted.push((number, Err(error)));
                     break;
@@ -110,14 +143,14 @@ impl BulkSending {
                 Err(NotNow::Full(error, wait)) => {
                     // What has room does not wait for what has none.
                     if !admitted.is_empty() {
-                        self.lines.push_front((number, Ok(task)));
+                        self.lines.push_front((number, Ok(BulkTask::Prepared(task))));
                         break;
                     }
                     let since = *self.waits_since.get_or_insert_with(Instant::now);
                     if since.elapsed() + wait > LONGEST_WAIT {
                         admitted.push((number, Err(error.retry_after(wait))));
                     } else {
-                        self.lines.push_front((number, Ok(task)));
+                        self.lines.push_front((number, Ok(BulkTask::Prepared(task))));
                         sleep(wait).await;
                         continue;
                     }
@@ -130,22 +163,29 @@ impl BulkSending {
 
     /// Sends them and returns their answers.
     async fn sent(&mut self, admitted: Vec<LineOnWay>) -> String {
-        let tasks: Vec<PreparedTask> = admitted.iter().filter_map(|(_, line)| line.as_ref().ok().cloned()).collect();
+        let prepared = |(_, line): &LineOnWay| match line {
+            Ok(BulkTask::Prepared(task)) => Some(task.clone()),
+            _ => None,
+        };
+        let tasks: Vec<PreparedTask> = admitted.iter().filter_map(prepared).collect();
         let together = if tasks.is_empty() { Ok(()) } else { self.intake.put(&tasks).await };
         let mut answers = String::new();
         let mut away = None;
         for (number, line) in admitted {
             let ended = match (line, &together) {
                 (Err(error), _) => Err(error),
-                (Ok(task), Ok(())) => Ok(task),
+                (Ok(BulkTask::Sent(id)), _) => Ok(id),
+                (Ok(BulkTask::Prepared(task)), Ok(())) => Ok(task.id().to_owned()),
                 // Refused as a whole, they are tried one by one: a bad one harms nobody but itself.
-                (Ok(task), Err(error)) if !is_away(error) && tasks.len() > 1 => {
-                    self.intake.put(std::slice::from_ref(&task)).await.map(|()| task)
+                (Ok(BulkTask::Prepared(task)), Err(error)) if !is_away(error) && tasks.len() > 1 => {
+                    self.intake.put(std::slice::from_ref(&task)).await.map(|()| task.id().to_owned())
                 }
-                (Ok(_), Err(error)) => Err(error.clone()),
+                (Ok(BulkTask::Prepared(_)), Err(error)) => Err(error.clone()),
+                // It is sent before it comes here.
+                (Ok(BulkTask::Once(once)), _) => self.intake.send_surely_once(once.0, once.1).await,
             };
             let answer = match ended {
-                Ok(task) => json!({"line": number, "id": task.id()}),
+                Ok(id) => json!({"line": number, "id": id}),
                 Err(error) => {
                     let answer = json!({"line": number, "error": told(&error)});
                     away = away.or(Some(error).filter(is_away));
@@ -166,6 +206,20 @@ impl BulkSending {
         let mut error = error.clone();
         error.message = format!("nothing further was read: {}", error.message);
         format!("{}\n", json!({"error": told(&error)}))
+    }
+}
+
+/// Sends a task under its key; waits for room, but not for ever.
+async fn send_once(intake: Intake, asked: AskedOnce, order: TaskOrder) -> Result<BulkTask, WebError> {
+    let since = Instant::now();
+    loop {
+        match intake.send_surely_once(asked.clone(), order.clone()).await {
+            Err(error) if error.status == StatusCode::TOO_MANY_REQUESTS => match error.retry_after {
+                Some(wait) if since.elapsed() + wait <= LONGEST_WAIT => sleep(wait).await,
+                _ => return Err(error),
+            },
+            sent => return sent.map(BulkTask::Sent),
+        }
     }
 }
 

@@ -1,4 +1,5 @@
-//! `Idempotency-Key`: a task is sent once, however often it is asked for within a day.
+//! `Idempotency-Key`: a task is sent once, however often it is asked for within a day. The key is a
+//! header, or the field `idempotency_key` of a body or of a line of a bulk.
 //!
 //! First the key is noted with the id, then the task is sent under that id, then the note says so.
 //! A server that dies in between leaves a note that says no more than that somebody was to send it:
@@ -30,14 +31,23 @@ pub(super) struct AskedOnce {
 }
 
 impl AskedOnce {
-    /// Reads the key of a request, if it has one.
-    pub(super) fn of(caller: &str, task: &str, headers: &HeaderMap, body: &[u8]) -> Result<Option<Self>, WebError> {
-        let Some(key) = headers.get(KEY) else { return Ok(None) };
-        let key = key.to_str().map_err(|_| WebError::unprocessable("the Idempotency-Key is not plain text"))?;
-        let key = order::name("an Idempotency-Key", key.trim())?;
+    /// Reads the key of a request, if it has one: in its headers, or in the order that its body is.
+    pub(super) fn of(caller: &str, order: &TaskOrder, headers: &HeaderMap, body: &[u8]) -> Result<Option<Self>, WebError> {
+        let key = match (headers.get(KEY), order.key()) {
+            (None, None) => return Ok(None),
+            (None, Some(key)) => key.to_owned(),
+            (Some(key), None) => {
+                let key = key.to_str().map_err(|_| WebError::unprocessable("the Idempotency-Key is not plain text"))?;
+                order::name("an Idempotency-Key", key.trim())?
+            }
+            (Some(_), Some(_)) => {
+                let said = "idempotency_key stands in the body and in the header idempotency-key: leave one out";
+                return Err(WebError::unprocessable(said));
+            }
+        };
         let mut digest = Context::new(&SHA256);
         let fields = order::HEADER_NAMES.map(|name| headers.get(name).map_or(&b""[..], |value| value.as_bytes()));
-        for part in [task.as_bytes()].into_iter().chain(fields).chain([body]) {
+        for part in [order.task().as_bytes()].into_iter().chain(fields).chain([body]) {
             digest.update(&(part.len() as u64).to_le_bytes());
             digest.update(part);
         }
@@ -64,6 +74,14 @@ fn own_word() -> Result<String, WebError> {
 }
 
 impl Intake {
+    /// Does the same as [`send_once`](Self::send_once), to its end: whoever asks may go away
+    /// meanwhile, and it is sent, and noted, all the same.
+    pub(super) async fn send_surely_once(&self, asked: AskedOnce, order: TaskOrder) -> Result<String, WebError> {
+        let intake = self.clone();
+        let sending = tokio::spawn(async move { intake.send_once(asked, order).await });
+        sending.await.map_err(|error| WebError::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?
+    }
+
     /// Sends a task unless that was done under this key before. Returns its id.
     pub(super) async fn send_once(&self, asked: AskedOnce, mut order: TaskOrder) -> Result<String, WebError> {
         let mut task = self.prepare(order.clone())?;

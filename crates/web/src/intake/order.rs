@@ -35,7 +35,9 @@ pub(super) const HEADER_NAMES: [HeaderName; 6] = [
 const PARENT: HeaderName = HeaderName::from_static("traceparent");
 const STATE: HeaderName = HeaderName::from_static("tracestate");
 /// Fields that a body may have, for people.
-const FIELDS: &str = "args, kwargs, id, queue, priority, eta, countdown, expires";
+const FIELDS: &str = "args, kwargs, id, queue, priority, eta, countdown, expires, idempotency_key";
+/// Field of a body that says what the header `Idempotency-Key` says.
+const KEY_FIELD: &str = "idempotency_key";
 
 /// Returns the trace that a request belongs to.
 pub(super) fn trace_of(headers: &HeaderMap) -> Option<TraceContext> {
@@ -55,6 +57,8 @@ pub(super) struct TaskOrder {
     eta: Option<SystemTime>,
     countdown: Option<Duration>,
     expires: Option<ExpiryTime>,
+    /// Key under which it is sent once.
+    key: Option<String>,
     /// The trace that the request belongs to.
     trace: Option<TraceContext>,
 }
@@ -107,6 +111,16 @@ impl TaskOrder {
             return Err(WebError::unprocessable("the line names no task: {\"task\": \"shop.price\", \"args\": [1]}"));
         }
         order.checked()
+    }
+
+    /// Returns its task's name.
+    pub(super) fn task(&self) -> &str {
+        &self.task
+    }
+
+    /// Returns the key under which it is to be sent once, as the body says it.
+    pub(super) fn key(&self) -> Option<&str> {
+        self.key.as_deref()
     }
 
     /// Returns the task, to be sent so.
@@ -168,7 +182,8 @@ impl TaskOrder {
             ("kwargs", other) => return Err(wrong(field, "an object", &other)),
             ("id", Value::Text(id)) => self.id = Some(name(field, &id)?),
             ("queue", Value::Text(queue)) => self.queue = Some(name(field, &queue)?),
-            ("id" | "queue", other) => return Err(wrong(field, "a text", &other)),
+            (KEY_FIELD, Value::Text(key)) => self.key = Some(name(field, key.trim())?),
+            ("id" | "queue" | KEY_FIELD, other) => return Err(wrong(field, "a text", &other)),
             ("priority", value) => {
                 let priority = value.as_i64().and_then(|priority| u8::try_from(priority).ok());
                 self.priority = Some(priority.ok_or_else(|| wrong(field, "a whole number from 0 to 255", &value))?);
@@ -263,6 +278,8 @@ mod tests {
             ("{\"expires\":\"x\"}", "expires is a number of seconds, or a time"),
             ("{\"eta\":\"2026-11-21T12:00:00Z\",\"countdown\":1}", "leave one out"),
             ("{\"id\":7}", "id is a text, not 7"),
+            ("{\"idempotency_key\":7}", "idempotency_key is a text, not 7"),
+            ("{\"idempotency_key\":\" \"}", "idempotency_key has 1 to 255 bytes"),
             ("{\"id\":\"\"}", "id has 1 to 255 bytes"),
             ("{\"queue\":\"a\\nb\"}", "no control characters"),
             ("{\"task\":\"x\"}", "named by the path"),

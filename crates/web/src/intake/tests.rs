@@ -313,7 +313,8 @@ async fn the_same_key_and_body_is_one_task_also_for_two_servers_at_once_and_afte
 /// Leaves the note that a server leaves which dies while it sends.
 async fn leave_note(door: &TestDoor, id: &str) {
     let headers: HeaderMap = [(KEY, HeaderValue::from_static("order 7"))].into_iter().collect();
-    let asked = AskedOnce::of("anybody on this machine", "add", &headers, b"").unwrap().unwrap();
+    let order = TaskOrder::of_body("add", &headers, b"").unwrap();
+    let asked = AskedOnce::of("anybody on this machine", &order, &headers, b"").unwrap().unwrap();
     let note = asked.note(id.to_owned(), "who died".to_owned());
     let shared = door.client.connected().shared().unwrap();
     assert_eq!(shared.note_send(&note).await.unwrap(), longshore_brokers::NotedSend::First);
@@ -365,4 +366,53 @@ async fn a_key_without_a_store_is_refused_with_what_to_add() {
     for key in ["", "  "] {
         assert_eq!(door.ask(("POST", "/api/v1/tasks/add", &[("idempotency-key", key)], "")).await.status(), 422);
     }
+}
+
+#[tokio::test]
+async fn a_key_in_the_body_is_a_key_and_stands_in_one_place() {
+    let door = TestDoor::new("key-field", |_| {});
+    let body = |args: &str| format!(r#"{{"args":{args},"idempotency_key":" order 7 "}}"#);
+    let first = json_of(door.ask(("POST", "/api/v1/tasks/add", &[], &body("[1]"))).await).await;
+    assert_eq!(json_of(door.ask(("POST", "/api/v1/tasks/add", &[], &body("[1]"))).await).await, first);
+    for (headers, body, expected) in [
+        (&[][..], body("[2]"), "take a new key"),
+        (&KEYED[..], r#"{"args":[1]}"#.to_owned(), "take a new key"),
+        (&KEYED[..], body("[1]"), "leave one out"),
+    ] {
+        let (status, message) = refusal_of(door.ask(("POST", "/api/v1/tasks/add", headers, &body)).await).await;
+        assert!(status == 422 && message.contains(expected), "{body}: {status} {message}");
+    }
+    assert_eq!(door.messages("celery").await.len(), 1);
+    assert_eq!(door.messages("celery").await[0].id, first["id"].as_str().unwrap());
+}
+
+#[tokio::test]
+async fn lines_with_a_key_are_sent_once_and_in_their_place() {
+    let door = TestDoor::new("key-lines", |_| {});
+    let line = |task: &str, key: &str| format!("{{\"task\":\"{task}\"{key}}}\n");
+    let key = |key: &str| format!(",\"idempotency_key\":\"{key}\"");
+    let body =
+        [line("a", ""), line("b", &key("k1")), line("c", &key("k2")), line("d", ""), line("b", &key("k1")), line("e", &key("k1"))].concat();
+    let told = lines_of(door.ask(("POST", "/api/v1/tasks", &LINES, &body)).await).await;
+    let numbers: Vec<_> = told.iter().map(|line| line["line"].as_u64().unwrap()).collect();
+    assert_eq!(numbers, [1, 2, 3, 4, 5, 6], "{told:?}");
+    assert!(told[1]["id"].is_string() && told[1]["id"] == told[4]["id"], "{told:?}");
+    assert_eq!(told[5]["error"]["status"], 422, "{told:?}");
+    let sent = async || door.messages("celery").await.into_iter().map(|message| message.task).collect::<Vec<_>>();
+    assert_eq!(sent().await, ["a", "b", "c", "d"]);
+    // The whole again, as whoever did not hear the answer sends it.
+    let again = lines_of(door.ask(("POST", "/api/v1/tasks", &LINES, &body)).await).await;
+    assert_eq!((&again[1], &again[2]), (&told[1], &told[2]));
+    assert_eq!(sent().await, ["a", "b", "c", "d", "a", "d"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn lines_with_a_key_wait_for_the_bucket_as_others_do() {
+    let rate = Rate { count: 1.0, per: Duration::from_secs(10), burst: 1 };
+    let door = TestDoor::new("key-meter", |options| options.rate = Some(rate));
+    let begun = Instant::now();
+    let body: String = (0..3).map(|n| format!("{{\"task\":\"add\",\"idempotency_key\":\"{n}\"}}\n")).collect();
+    let told = lines_of(door.ask(("POST", "/api/v1/tasks", &LINES, &body)).await).await;
+    assert!(told.iter().all(|line| line["id"].is_string()), "{told:?}");
+    assert_eq!((told.len(), begun.elapsed().as_secs()), (3, 20));
 }

@@ -14,6 +14,11 @@ pub(super) fn add(families: &mut Families, told: &Told<'_>) {
     if let Some(is_up) = told.broker {
         families.count(&names::CONNECTED, with(&Vec::new(), "connection", "broker"), u64::from(is_up));
     }
+    if let Some(counts) = told.intake {
+        for (outcome, count) in [("admitted", counts.sent), ("refused", counts.refused)] {
+            families.count(&names::INTAKE, with(&Vec::new(), "outcome", outcome), count);
+        }
+    }
     if let Some(count) = told.events_left_out {
         families.count(&names::EVENTS_DROPPED, with(&Vec::new(), "listener", "dashboard"), count);
     }

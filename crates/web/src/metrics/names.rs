@@ -62,5 +62,7 @@ families! {
     LIMIT_RATE: Gauge "longshore_limit_per_second", "Tasks that a shared limit lets start in a second.";
     LIMIT_AHEAD: Gauge "longshore_limit_ahead" in Seconds, "How far ahead slots of a shared limit are taken: who asks now waits so long.";
 
+    INTAKE: Counter "longshore_intake_tasks", "Tasks that came over HTTP: let in, and told to come again for want of room.";
+
     LEFT_OUT: Gauge "longshore_rows_left_out", "Numbers that this text has no room for.";
 }

@@ -177,3 +177,12 @@ async fn a_scrape_says_its_type_and_waits_for_nobody_who_does_not_run() {
     assert_eq!(answer(String::new()).headers()[header::CONTENT_TYPE], CONTENT_TYPE);
     assert_eq!(of_one(State(Readiness::starting())).await.status(), StatusCode::SERVICE_UNAVAILABLE);
 }
+
+#[test]
+fn an_intake_tells_what_was_let_in_and_what_was_not() {
+    let intake = Some(IntakeCounts { sent: 7, refused: 2, ..IntakeCounts::default() });
+    let text = text(&Told { intake, ..Told::default() });
+    let counted = rows(&text, "longshore_intake_tasks_total");
+    assert_eq!(counted, ["longshore_intake_tasks_total{outcome=\"admitted\"} 7", "longshore_intake_tasks_total{outcome=\"refused\"} 2"]);
+    assert!(!of(&[]).contains("longshore_intake"), "who takes none says nothing of it");
+}

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use longshore_ops::limits::{self, LimitInfo, LimitsRequest, SetLimit};
+use longshore_ops::limits::{self, LimitInfo, SetLimit};
 use minijinja::{context, value::Serde};
 
 use crate::{
@@ -30,7 +30,7 @@ pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes
 }
 
 async fn found(deployment: &Deployment) -> Result<Vec<LimitInfo>, WebError> {
-    Ok(limits::list(&deployment.client, &LimitsRequest::default()).await?)
+    Ok(limits::list(&deployment.client, &deployment.known).await?)
 }
 
 async fn list_page(deployment: Arc<Deployment>, _request: Arc<PageRequest>) -> Result<Page, WebError> {

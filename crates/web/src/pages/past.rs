@@ -69,10 +69,7 @@ pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes
         .api(counts.refuses(&[404, 503]), facts(frame, deployment, traffic))
 }
 
-/// Returns the history.
-///
-/// # Errors
-/// None is kept.
+/// Returns the history; an error says that none is kept.
 pub(super) fn history(deployment: &Deployment) -> Result<&Arc<History>, WebError> {
     let none = || WebError::new(StatusCode::NOT_FOUND, "no history is kept here: the dashboard was started without one");
     deployment.feed.history.as_ref().ok_or_else(none)

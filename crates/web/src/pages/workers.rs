@@ -1,4 +1,5 @@
-//! Workers, ours and Celery's: who is there, does what; grow, shrink, rates, queues, warm stop.
+//! Workers, ours and Celery's: who is there, does what; grow, shrink, autoscale, rates, time
+//! limits, queues, warm stop.
 
 use std::{
     sync::Arc,
@@ -20,6 +21,9 @@ use crate::{
     pages::{Asked, action, facts, orders},
 };
 
+/// Longest limit of time of a task that is taken: a year.
+const LONGEST_LIMIT: Duration = Duration::from_secs(366 * 86_400);
+
 /// Returns the pages, their action, and the facts as JSON.
 pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes {
     let all = Operation::get("/api/v1/workers", "Workers, Celery's too").answers("[Worker]").refuses(&[503]);
@@ -36,7 +40,15 @@ pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes
             .field(Field::text("task", "the task's name").required())
             .field(Field::text("rate", "such as 10/s, 30/m or 5/h; 0: none").required()),
     ];
-    let acts = acts.map(|operation| operation.refuses(&[404])).into_iter().chain([stop]);
+    let time_limit = Operation::act("/api/v1/workers/{node}/time_limit", "Sets after how long a worker ends a task")
+        .field(Field::text("task", "the task's name").required())
+        .field(Field::number("soft", "seconds after which it is told to end; absent: no limit"))
+        .field(Field::number("hard", "seconds after which it is ended; absent: no limit"));
+    let autoscale = Operation::act("/api/v1/workers/{node}/autoscale", "Sets between how many slots a worker scales by itself")
+        .field(Field::whole("max", "the most; absent: as before"))
+        .field(Field::whole("min", "the fewest; absent: as before"));
+    let acts = acts.into_iter().chain([time_limit, autoscale]);
+    let acts = acts.map(|operation| operation.refuses(&[404])).chain([stop]);
     Routes::new()
         .route("/workers", page(frame, deployment, list_page))
         .route("/workers/act", action(frame, deployment, do_it))
@@ -134,6 +146,42 @@ pub(crate) fn rate(text: &str) -> Result<Option<Rate>, WebError> {
     }
 }
 
+/// Reads the most or the fewest slots; nothing: as before.
+fn bound(asked: &Asked, name: &str) -> Result<Option<i64>, WebError> {
+    let text = asked.form.get(name).map(str::trim).filter(|text| !text.is_empty());
+    let read = |text: &str| text.parse::<i64>().ok().filter(|bound| (1..=10_000).contains(bound));
+    text.map(|text| read(text).ok_or_else(|| WebError::unprocessable(format!("{name} is a whole number from 1 to 10000")))).transpose()
+}
+
+/// Reads a limit of time in seconds; nothing: no limit.
+fn limit(asked: &Asked, name: &str) -> Result<Option<Duration>, WebError> {
+    let text = asked.form.get(name).map(str::trim).filter(|text| !text.is_empty());
+    let read = |text: &str| {
+        text.parse::<f64>().ok().filter(|seconds| *seconds > 0.0).and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+    };
+    let wrong = || WebError::unprocessable(format!("{name} is a number of seconds above 0; without one there is no limit"));
+    text.map(|text| read(text).filter(|limit| *limit <= LONGEST_LIMIT).ok_or_else(wrong)).transpose()
+}
+
+/// Returns what is asked for of a task's limits of time.
+fn time_limit(asked: &Asked) -> Result<WorkerAction, WebError> {
+    let (task, soft, hard) = (asked.text("task")?, limit(asked, "soft")?, limit(asked, "hard")?);
+    if soft.zip(hard).is_some_and(|(soft, hard)| soft > hard) {
+        return Err(WebError::unprocessable("soft is longer than hard: the task would be ended before it is told to end"));
+    }
+    Ok(WorkerAction::SetTimeLimit { task, soft, hard })
+}
+
+/// Returns what is asked for of the bounds of autoscale.
+fn autoscale(asked: &Asked) -> Result<WorkerAction, WebError> {
+    let (max, min) = (bound(asked, "max")?, bound(asked, "min")?);
+    match (max, min) {
+        (None, None) => Err(WebError::unprocessable("max and min are both empty: name one of them")),
+        (Some(max), Some(min)) if max < min => Err(WebError::unprocessable("max is less than min")),
+        (max, min) => Ok(WorkerAction::Autoscale { max, min }),
+    }
+}
+
 /// Returns what a form asks for.
 fn wanted(asked: &Asked) -> Result<WorkerAction, WebError> {
     let slots = || asked.text("slots")?.parse::<i64>().map_err(|_| WebError::unprocessable("slots are a whole number"));
@@ -143,6 +191,8 @@ fn wanted(asked: &Asked) -> Result<WorkerAction, WebError> {
         "shrink" => Ok(WorkerAction::Grow(-slots()?.clamp(1, 10_000))),
         "serve" => Ok(WorkerAction::Serve { queue: asked.text("queue")? }),
         "leave" => Ok(WorkerAction::Leave { queue: asked.text("queue")? }),
+        "time_limit" => time_limit(asked),
+        "autoscale" => autoscale(asked),
         "rate" => Ok(WorkerAction::SetRate { task: asked.text("task")?, rate: rate(&asked.text("rate")?)? }),
         _ => Err(asked.unknown()),
     }
@@ -167,8 +217,9 @@ async fn tell(deployment: &Deployment, asked: &Asked) -> Result<String, WebError
 }
 
 async fn do_it(deployment: Arc<Deployment>, asked: Asked, mut noted: Action) -> (Action, Result<String, WebError>) {
-    let words = ["node", "slots", "queue", "task", "rate"].into_iter().filter_map(|name| asked.form.get(name));
-    noted.to = words.collect::<Vec<_>>().join(" ");
+    let words = ["node", "slots", "queue", "task", "rate"].into_iter().filter_map(|name| asked.form.get(name)).map(str::to_owned);
+    let named = ["soft", "hard", "max", "min"].into_iter().filter_map(|name| Some(format!("{name}={}", asked.form.get(name)?)));
+    noted.to = words.chain(named).collect::<Vec<_>>().join(" ");
     let done = tell(&deployment, &asked).await;
     (noted, done)
 }
@@ -204,6 +255,44 @@ mod tests {
         assert_eq!(per_second("0"), Ok(None));
         for wrong in ["x", "-1/s", "1/y", "", "NaN", "1e99"] {
             assert!(super::rate(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    fn asked(fields: &[(&str, &str)]) -> Asked {
+        Asked::of(fields.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+
+    #[test]
+    fn time_limits_are_read_or_refused_in_words() {
+        let read = |soft: &str, hard: &str| time_limit(&asked(&[("task", "t"), ("soft", soft), ("hard", hard)]));
+        let set = |soft: Option<u64>, hard: Option<u64>| WorkerAction::SetTimeLimit {
+            task: "t".to_owned(),
+            soft: soft.map(Duration::from_millis),
+            hard: hard.map(Duration::from_millis),
+        };
+        assert_eq!(read(" 1.5", "2").unwrap(), set(Some(1_500), Some(2_000)));
+        assert_eq!((read("", "60").unwrap(), read("", "").unwrap()), (set(None, Some(60_000)), set(None, None)));
+        for (soft, hard, why) in [
+            ("0", "", "soft is a number"),
+            ("", "soon", "hard is a number"),
+            ("", "NaN", "above 0"),
+            ("1e300", "", "soft"),
+            ("3", "2", "longer than hard"),
+        ] {
+            assert!(read(soft, hard).unwrap_err().message.contains(why), "{soft} {hard}");
+        }
+        assert!(time_limit(&asked(&[("soft", "1")])).is_err(), "of which task?");
+    }
+
+    #[test]
+    fn bounds_of_autoscale_are_read_or_refused_in_words() {
+        let read = |max: &str, min: &str| autoscale(&asked(&[("max", max), ("min", min)]));
+        assert_eq!(read("8", " 2 ").unwrap(), WorkerAction::Autoscale { max: Some(8), min: Some(2) });
+        assert_eq!(read("", "2").unwrap(), WorkerAction::Autoscale { max: None, min: Some(2) });
+        for (max, min, why) in
+            [("", "", "both empty"), ("1", "2", "less than min"), ("0", "", "from 1"), ("", "-1", "from 1"), ("x", "", "whole number")]
+        {
+            assert!(read(max, min).unwrap_err().message.contains(why), "{max} {min}");
         }
     }
 }

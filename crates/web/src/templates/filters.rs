@@ -9,9 +9,12 @@ use minijinja::{Environment, Value};
 pub(crate) fn add(templates: &mut Environment<'_>) {
     templates.add_filter("count", |value: Value| value_or_dash(&value, count));
     templates.add_filter("seconds", |value: Value| value_or_dash(&value, seconds));
+    templates.add_filter("bytes", |value: Value| value_or_dash(&value, bytes));
     templates.add_filter("rate", |value: Value| value_or_dash(&value, rate));
     templates.add_filter("ago", |value: Value| value_or_dash(&value, |at| seconds((now() - at).max(0.0))));
     templates.add_filter("cut", |text: String, most: usize| longshore_ops::cut(&text, most));
+    // What workers say behind a task's name in `registered`: `name [rate_limit=10/s]`.
+    templates.add_filter("first_word", |text: String| text.split(' ').next().unwrap_or_default().to_owned());
     templates.add_filter("clock", |value: Value| clock(&value));
     templates.add_filter("time", |value: Value| time(&value));
     templates.add_filter("in_path", |text: String| in_path(&text));
@@ -87,6 +90,22 @@ pub(crate) fn seconds(seconds: f64) -> String {
     }
 }
 
+/// Shows a number of bytes: `512 KiB`, `87 MiB`, `1.5 GiB`.
+pub(crate) fn bytes(number: f64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    if number < 1024.0 {
+        return format!("{} B", count(number));
+    }
+    let mut size = number / 1024.0;
+    let mut unit = 0;
+    while size >= 1024.0 && unit + 1 < UNITS.len() {
+        size /= 1024.0;
+        unit += 1;
+    }
+    let digits = usize::from(size < 10.0);
+    format!("{size:.digits$} {}", UNITS[unit])
+}
+
 /// Shows a rate a second.
 pub(crate) fn rate(number: f64) -> String {
     if number > 0.0 && number < 0.95 {
@@ -106,6 +125,7 @@ mod tests {
             [0.0, 0.0004, 0.412, 3.24, 59.0, 192.0, 7_500.0, 273_600.0].map(seconds),
             ["0µs", "400µs", "412ms", "3.2s", "59s", "3m12s", "2h05m", "3d04h"]
         );
+        assert_eq!([0.0, 1_023.0, 1_024.0, 92_000_000.0, 1_610_612_736.0].map(bytes), ["0 B", "1,023 B", "1.0 KiB", "88 MiB", "1.5 GiB"]);
         assert_eq!([0.0, 0.05, 2.0, 99.4, 12_000.0].map(rate), ["0.0/s", "3/min", "2.0/s", "99.4/s", "12,000/s"]);
     }
 }

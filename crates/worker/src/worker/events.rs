@@ -21,8 +21,10 @@ use longshore_core::{
 use tokio::sync::{mpsc, watch};
 
 use super::{
+    intake::Intake,
     notice::{TaskChange, TaskNotice, WorkerEvent},
     shared::{RunningTasks, Shared},
+    used::{self, ProcessorShare},
 };
 
 /// Time between two heartbeats, as Celery's workers have it.
@@ -43,19 +45,19 @@ pub(crate) struct MonitorFeed {
 
 /// Order to the sender.
 enum MonitorOrder {
-    /// Send this.
-    Beat(Box<EventKind>),
+    /// Send a heartbeat, now.
+    Beat,
     /// Send what is heard of tasks from now on; nothing of them.
     Tasks(Option<Events<WorkerEvent>>),
 }
 
 impl MonitorFeed {
     /// Begins to send heartbeats; ends, with a last word, when `over` says so.
-    pub(crate) fn start(shared: Arc<Shared>, tasks: bool, over: watch::Receiver<bool>) -> (Self, tokio::task::JoinHandle<()>) {
+    pub(crate) fn start(teller: BeatTeller, tasks: bool, over: watch::Receiver<bool>) -> (Self, tokio::task::JoinHandle<()>) {
         let (orders, queue) = mpsc::unbounded_channel();
-        let own = Self { shared: shared.clone(), tasks: AtomicBool::new(false), orders };
+        let own = Self { shared: teller.shared.clone(), tasks: AtomicBool::new(false), orders };
         own.set(tasks);
-        (own, tokio::spawn(send(shared, queue, over)))
+        (own, tokio::spawn(send(teller, queue, over)))
     }
 
     /// Switches events of tasks on or off. Returns whether that was a change.
@@ -68,16 +70,16 @@ impl MonitorFeed {
         changed
     }
 
-    /// A heartbeat that was asked for.
+    /// Sends a heartbeat that was asked for.
     pub(crate) fn beat(&self) {
-        let beat = EventKind::WorkerHeartbeat(Heartbeat { active: None, processed: None, loadavg: None, ..beat(&self.shared) });
-        let _ = self.orders.send(MonitorOrder::Beat(Box::new(beat)));
+        let _ = self.orders.send(MonitorOrder::Beat);
     }
 }
 
 /// Sends what there is, together, and a heartbeat every two seconds.
-async fn send(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<MonitorOrder>, mut over: watch::Receiver<bool>) {
-    publish(&shared, vec![EventKind::WorkerOnline(beat(&shared))]).await;
+async fn send(mut teller: BeatTeller, mut orders: mpsc::UnboundedReceiver<MonitorOrder>, mut over: watch::Receiver<bool>) {
+    let shared = teller.shared.clone();
+    publish(&shared, vec![EventKind::WorkerOnline(teller.beat())]).await;
     let mut ticks = tokio::time::interval(BEAT);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut heeds: Option<Events<WorkerEvent>> = None;
@@ -87,11 +89,15 @@ async fn send(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<MonitorOr
             biased;
             // Remote control ends before the worker does: the last word comes all the same.
             Some(order) = orders.recv() => match order {
-                MonitorOrder::Beat(told) => publish(&shared, vec![*told]).await,
+                MonitorOrder::Beat => {
+                    // Celery's say as little where they are asked for one.
+                    let beat = Heartbeat { active: None, processed: None, loadavg: None, ..teller.beat() };
+                    publish(&shared, vec![EventKind::WorkerHeartbeat(beat)]).await;
+                }
                 MonitorOrder::Tasks(others) => heeds = others,
             },
             _ = over.changed() => break,
-            _ = ticks.tick() => publish(&shared, vec![EventKind::WorkerHeartbeat(beat(&shared))]).await,
+            _ = ticks.tick() => publish(&shared, vec![EventKind::WorkerHeartbeat(teller.beat())]).await,
             heard = next(&mut heeds) => {
                 let told = gather(&shared, heard, heeds.as_mut());
                 publish(&shared, told).await;
@@ -102,7 +108,7 @@ async fn send(shared: Arc<Shared>, mut orders: mpsc::UnboundedReceiver<MonitorOr
         let told = gather(&shared, heard, heeds.as_mut());
         publish(&shared, told).await;
     }
-    publish(&shared, vec![EventKind::WorkerOffline(beat(&shared))]).await;
+    publish(&shared, vec![EventKind::WorkerOffline(teller.beat())]).await;
 }
 
 /// Waits for what is heard next; for ever while nothing of tasks is sent.
@@ -161,42 +167,71 @@ async fn publish(shared: &Shared, told: Vec<EventKind>) {
     }
 }
 
-fn beat(shared: &Shared) -> Heartbeat {
-    let running = shared.running_tasks();
-    let active = running.lanes.iter().sum::<usize>();
-    Heartbeat {
-        freq: BEAT.as_secs_f64(),
-        active: Some(i64::try_from(active).unwrap_or(i64::MAX)),
-        processed: Some(i64::try_from(shared.counts.processed()).unwrap_or(i64::MAX)),
-        loadavg: loadavg(),
-        // Monitors compare these with what they know; the version is that of the protocol that we
-        // speak.
-        sw_ident: "longshore".to_owned(),
-        sw_ver: env!("CARGO_PKG_VERSION").to_owned(),
-        sw_sys: "Linux".to_owned(),
-        account: account(shared, &running),
-    }
+/// Makes heartbeats.
+pub(crate) struct BeatTeller {
+    shared: Arc<Shared>,
+    intake: Arc<Intake>,
+    /// Most messages that are claimed at once, where that is set.
+    prefetch: Option<usize>,
+    processors: ProcessorShare,
 }
 
-/// Returns what pages and tables want to know of this worker, in the words of its reply to `stats`;
-/// nothing where that would be long: then it has to be asked for.
-fn account(shared: &Shared, running: &RunningTasks) -> Option<Map> {
-    let ended = shared.counts.by_queue();
-    let serves = shared.consumer.serving();
-    if ended.len().max(serves.len()).max(running.queues.len()) > MOST_QUEUES {
-        return None;
+impl BeatTeller {
+    /// Tells of this worker.
+    pub(crate) fn new(shared: Arc<Shared>, intake: Arc<Intake>, prefetch: Option<usize>) -> Self {
+        Self { shared, intake, prefetch, processors: ProcessorShare::default() }
     }
-    let of_lanes = |counts: [usize; 4]| LaneKind::ALL.iter().map(|lane| (lane.as_str(), counts[*lane as usize] as i64)).collect::<Map>();
-    let uptime = shared.environment.now().duration_since(shared.started).as_secs();
-    Some(Map::from_iter([
-        ("uptime", Value::from(uptime)),
-        ("lanes", of_lanes(shared.load.slots()).into()),
-        ("running", of_lanes(running.lanes).into()),
-        ("running_by_queue", running.queues.iter().map(|(queue, count)| (&**queue, *count)).collect::<Map>().into()),
-        ("queues", ended.iter().map(|(queue, count)| (&**queue, *count)).collect::<Map>().into()),
-        ("serves", serves.iter().map(|queue| Value::from(&**queue)).collect::<Vec<_>>().into()),
-        ("stopping", shared.stopping.is_cancelled().into()),
-    ]))
+
+    fn beat(&mut self) -> Heartbeat {
+        let running = self.shared.running_tasks();
+        let active = running.lanes.iter().sum::<usize>();
+        Heartbeat {
+            freq: BEAT.as_secs_f64(),
+            active: Some(i64::try_from(active).unwrap_or(i64::MAX)),
+            processed: Some(i64::try_from(self.shared.counts.processed()).unwrap_or(i64::MAX)),
+            loadavg: loadavg(),
+            // Monitors compare these with what they know; the version is that of the protocol that
+            // we speak.
+            sw_ident: "longshore".to_owned(),
+            sw_ver: env!("CARGO_PKG_VERSION").to_owned(),
+            sw_sys: "Linux".to_owned(),
+            account: self.account(&running),
+        }
+    }
+
+    /// Returns what pages and tables want to know of this worker, mostly in the words of its reply
+    /// to `stats`; nothing where that would be long: then it has to be asked for.
+    fn account(&mut self, running: &RunningTasks) -> Option<Map> {
+        let shared = &self.shared;
+        let ended = shared.counts.by_queue();
+        let serves = shared.consumer.serving();
+        if ended.len().max(serves.len()).max(running.queues.len()) > MOST_QUEUES {
+            return None;
+        }
+        let whole = |count: u64| Value::from(i64::try_from(count).unwrap_or(i64::MAX));
+        let of_lanes =
+            |counts: [usize; 4]| LaneKind::ALL.iter().map(|lane| (lane.as_str(), counts[*lane as usize] as i64)).collect::<Map>();
+        let now = shared.environment.now();
+        let mut account = Map::from_iter([
+            ("uptime", Value::from(now.duration_since(shared.started).as_secs())),
+            ("lanes", of_lanes(shared.load.slots()).into()),
+            ("running", of_lanes(running.lanes).into()),
+            ("running_by_queue", running.queues.iter().map(|(queue, count)| (&**queue, *count)).collect::<Map>().into()),
+            ("queues", ended.iter().map(|(queue, count)| (&**queue, *count)).collect::<Map>().into()),
+            ("serves", serves.iter().map(|queue| Value::from(&**queue)).collect::<Vec<_>>().into()),
+            ("stopping", shared.stopping.is_cancelled().into()),
+            ("waiting", of_lanes(running.waiting).into()),
+            ("claimed", whole(shared.live().len() as u64)),
+            ("held", whole(self.intake.held_count() as u64)),
+            ("stalls", whole(shared.counts.stalls.load(Ordering::Relaxed))),
+        ]);
+        // What the system does not say is left out.
+        let used = used::processor_times().map(|(user, system)| user + system);
+        let facts = [("prefetch_count", self.prefetch.map(|most| most as u64)), ("rss", used::resident())];
+        facts.into_iter().for_each(|(name, count)| count.into_iter().for_each(|count| account.set(name, whole(count))));
+        self.processors.since_last(now, used).into_iter().for_each(|share| account.set("cpu", share));
+        Some(account)
+    }
 }
 
 fn loadavg() -> Option<[f64; 3]> {

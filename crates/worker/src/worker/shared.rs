@@ -73,12 +73,14 @@ pub(crate) struct Shared {
     set: Mutex<HashMap<Arc<str>, TaskOverride>>,
 }
 
-/// Tasks that run, counted at one moment.
+/// Tasks that run, and that wait for a slot, counted at one moment.
 #[derive(Debug, Default)]
 pub(crate) struct RunningTasks {
     /// By `lane as usize`.
     pub(crate) lanes: [usize; 4],
-    /// By the queue that they came from.
+    /// Those that are claimed and have not begun, by the lane that they wait for.
+    pub(crate) waiting: [usize; 4],
+    /// Those that run, by the queue that they came from.
     pub(crate) queues: BTreeMap<Arc<str>, u64>,
 }
 
@@ -143,6 +145,8 @@ pub(crate) struct Books {
     /// Messages that were given, not read, and are not held yet.
     pub(crate) given_unread: AtomicU64,
     pub(crate) events_dropped: AtomicU64,
+    /// Times that a task held up the async lane.
+    pub(crate) stalls: AtomicU64,
     /// Messages that somebody had been lent before.
     redelivered: AtomicU64,
     by_task: Mutex<HashMap<Arc<str>, u64>>,
@@ -161,6 +165,7 @@ impl Default for Books {
             ends: Mutex::new(ends),
             given_unread: AtomicU64::new(0),
             events_dropped: AtomicU64::new(0),
+            stalls: AtomicU64::new(0),
             redelivered: AtomicU64::new(0),
             by_task: Mutex::default(),
             by_queue: Mutex::default(),
@@ -307,11 +312,14 @@ impl Shared {
         self.live().values().filter(|work| work.started().is_some()).count()
     }
 
-    /// Counts the tasks that run.
+    /// Counts the tasks that run, and those that wait for a slot.
     pub(crate) fn running_tasks(&self) -> RunningTasks {
         let mut running = RunningTasks::default();
         for work in self.live().values() {
-            let Some(start) = work.started() else { continue };
+            let Some(start) = work.started() else {
+                running.waiting[work.task.lane as usize] += 1;
+                continue;
+            };
             running.lanes[start.lane as usize] += 1;
             match running.queues.get_mut(&work.queue) {
                 Some(count) => *count += 1,

@@ -14,7 +14,7 @@ use longshore_core::{
     watch::{Command, Connection, Events, Heard, Hub, Steer, Unsupported, View, ViewKind, Waiting},
 };
 
-use super::{Stopper, intake::Intake, notice::WorkerEvent, shared::Shared, slots::LaneSlots};
+use super::{Stopper, intake::Intake, notice::WorkerEvent, shared::Shared, slots::LaneSlots, used};
 
 /// The connections of a worker. They are told of by news of its broker and its result backend.
 pub(crate) struct ConnectionStates {
@@ -64,7 +64,9 @@ pub(crate) async fn pass_on(shared: Arc<Shared>, mut events: Events<Event>) {
     while let Some(heard) = events.next().await {
         match heard {
             Heard::Event(Event::Job { phase }) => shared.hub.post([WorkerEvent::Phase(phase)]),
-            Heard::Event(Event::Stalled { receipt: Some(receipt), held, .. }) => {
+            Heard::Event(Event::Stalled { receipt, held, .. }) => {
+                shared.counts.stalls.fetch_add(1, Ordering::Relaxed);
+                let Some(receipt) = receipt else { continue };
                 if told.len() >= MOST_STALLED {
                     told.clear();
                 }
@@ -145,18 +147,11 @@ impl WorkerFace {
             view.gauge("spans_total", &[("outcome", "sent")], counts.sent as f64);
             view.gauge("spans_total", &[("outcome", "lost")], counts.lost as f64);
         }
-        if let Some(bytes) = resident() {
-            view.gauge("process_resident_memory_bytes", &[], bytes);
+        if let Some(bytes) = used::resident() {
+            view.gauge("process_resident_memory_bytes", &[], bytes as f64);
         }
         Some(view)
     }
-}
-
-/// Returns how many bytes of memory this process has, where the system says so.
-fn resident() -> Option<f64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix("kB")?.trim().parse::<f64>().ok())?;
-    Some(kibibytes * 1024.0)
 }
 
 /// The handle's side of a [`WorkerFace`].

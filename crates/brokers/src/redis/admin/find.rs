@@ -21,6 +21,9 @@ use crate::{
     json,
 };
 
+/// Most pages of what is held that are looked through for one queue: ten thousand messages.
+const HELD_PAGES: usize = 20;
+
 /// A message that is held: its queue and bytes, who has it, since when or until when.
 struct HeldEntry {
     queue: String,
@@ -117,6 +120,22 @@ impl Admin<'_> {
             found.push(Found { queue, doing: Doing::Held { by, since }, raw });
         }
         Ok(())
+    }
+
+    /// Lists what is held of a queue, up to `most`, as far as the first [`HELD_PAGES`] tell.
+    pub(in super::super) async fn held_of(&self, queue: &str, most: usize) -> Result<Vec<Found>, Fail> {
+        let (mut found, mut cursor, mut nodes) = (Vec::new(), b"0".to_vec(), BTreeMap::new());
+        // A name that JSON writes as it is stands in each entry of its queue; others stay there.
+        let is_plain = queue.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+        for _ in 0..HELD_PAGES {
+            let page = self.held_page(&mut cursor, if is_plain { queue } else { "" }).await?;
+            let own = page.into_iter().filter(|held| held.queue == queue).take(most - found.len());
+            self.add_held(own, &mut nodes, &mut found).await?;
+            if cursor == b"0" || found.len() >= most {
+                break;
+            }
+        }
+        Ok(found)
     }
 
     /// Lists what is held and what waits, up to `most` of each in each queue.

@@ -14,7 +14,7 @@ use super::{
     answer::{ControlAnswer, ControlDone, ControlFacts, KnownTask, StatsFacts, WaitsFor},
     told::{registered, said, settings},
 };
-use crate::worker::{shared::Shared, view::bounded, work::ClaimedTask};
+use crate::worker::{shared::Shared, used, view::bounded, work::ClaimedTask};
 
 /// Puts an answer in Celery's words.
 pub(super) fn say(answer: ControlAnswer, shared: &Shared, clock: u64) -> Value {
@@ -200,15 +200,11 @@ fn port_of(url: &str) -> Option<i64> {
 /// Returns what the system says that this process used.
 fn rusage() -> Map {
     let mut map = Map::default();
-    let Ok(stat) = std::fs::read_to_string("/proc/self/stat") else { return map };
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_ascii_whitespace().collect();
-    // Fields 14 and 15 of proc(5), in ticks of 10 ms; the first two stand before the bracket.
-    let ticks = |at: usize| fields.get(at).and_then(|field| field.parse::<f64>().ok()).unwrap_or_default() / 100.0;
-    map.set("utime", ticks(11));
-    map.set("stime", ticks(12));
-    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
-    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix("kB")?.trim().parse::<i64>().ok());
-    map.set("maxrss", peak);
+    let Some((user, system)) = used::processor_times() else { return map };
+    map.set("utime", user);
+    map.set("stime", system);
+    // As the system counts it, in units of 1024 bytes.
+    map.set("maxrss", used::peak().and_then(|bytes| i64::try_from(bytes / 1024).ok()));
     map
 }
 
