@@ -11,7 +11,6 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use longshore_celery::crashes_of;
 use longshore_core::{Receipt, source::Fetched};
 use tokio::{
     sync::Notify,
@@ -152,6 +151,15 @@ impl State {
 
     fn session_of(&mut self, tag: Tag) -> Option<&mut Session> {
         self.sessions.iter_mut().flatten().find(|session| session.id == tag.session)
+    }
+
+    /// Leaves a message to the dead-letter exchange of its queue.
+    fn reject(&mut self, tag: Tag) {
+        let session = self.session_of(tag).filter(|session| session.outstanding.contains(&tag.tag));
+        if let Some(session) = session {
+            session.outstanding.remove(&tag.tag);
+            session.direct.reject(tag.tag);
+        }
     }
 
     /// Takes what nobody has claimed since then out of a channel's.
@@ -323,7 +331,7 @@ impl Shared {
             state.room = room;
             state.waits = taken.is_empty();
         }
-        into.extend(taken.into_iter().map(|(number, queue, arrived)| claimed(number, queue, &arrived.parcel, arrived.redelivered)));
+        into.extend(taken.into_iter().map(|(number, queue, arrived)| arrived.parcel.claimed(number, queue, arrived.redelivered)));
     }
 
     /// Wakes the feeds if a window is to be changed.
@@ -397,7 +405,7 @@ impl Shared {
                 continue;
             }
             plans.push(match self.ours(finish.receipt.0).await {
-                Some(lent) => Plan::of(finish, &lent, room),
+                Some(lent) => Plan::of(finish, &lent, (!self.declarer.is_to_reject(&lent.queue)).then_some(room)),
                 None => {
                     self.state().held.remove(finish.receipt.0, false);
                     Plan::Over(Ended::Refused)
@@ -444,6 +452,12 @@ impl Shared {
                         acks.extend(state.held.remove(number, true).and_then(|lent| lent.tag));
                         Ended::Done
                     }
+                    // Not remembered: if this is lost, it has to end so once more.
+                    Plan::Reject(_) => {
+                        let tag = state.held.remove(number, false).and_then(|lent| lent.tag);
+                        tag.into_iter().for_each(|tag| state.reject(tag));
+                        Ended::Done
+                    }
                     Plan::Back => {
                         backs.extend(state.held.remove(number, false).and_then(|lent| lent.tag));
                         Ended::Done
@@ -454,13 +468,6 @@ impl Shared {
         self.settle(acks, backs);
         ended
     }
-}
-
-fn claimed(number: u64, queue: Arc<str>, parcel: &Parcel, redelivered: bool) -> Claimed {
-    let raw = parcel.to_raw("", &queue);
-    // A classic queue says that a message was lent before, and not how often.
-    let crashes = crashes_of(&raw).max(u32::from(redelivered));
-    Claimed { receipt: Receipt(number), queue, raw, crashes, redelivered, given: false }
 }
 
 /// A consumer of some queues.

@@ -12,14 +12,19 @@ use lapin::{Channel, options::ConfirmSelectOptions};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    declare::{Declarer, Giving, Undeclared},
+    declare::{Declarer, Giving, LONGEST_NAME, Undeclared},
     delay::{self, Delays, LONG, seconds_until},
     direct::DirectChannel,
     fail::{advised, is_denied, is_not_found, is_precondition, refused, transient, words},
     link::{Link, Open, Wait, pause},
     parts::Parcel,
 };
-use crate::{error::BrokerError, message::Outgoing, names, news::Happened};
+use crate::{
+    error::BrokerError,
+    message::{Outgoing, unbound},
+    names,
+    news::Happened,
+};
 
 /// The largest body that a server takes unless it is told otherwise (`max_message_size`).
 const LARGEST: usize = 128 << 20;
@@ -54,7 +59,21 @@ impl Routed {
     /// # Errors
     /// AMQP cannot carry it; the reason, for people.
     pub(super) fn of(out: &Outgoing) -> Result<Self, String> {
-        Ok(Self { due: out.due, ..Self::to(&out.queue, Parcel::with_priority(&out.raw, out.priority)?) })
+        let to = Self { due: out.due, ..Self::to(&out.queue, Parcel::with_priority(&out.raw, out.priority)?) };
+        Ok(match &out.exchange {
+            None => to,
+            Some(through) => Self { exchange: through.name.clone(), key: through.key.clone(), queue: None, ..to },
+        })
+    }
+
+    /// Says whether it is for whoever listens.
+    fn is_for_listeners(&self) -> bool {
+        self.queue.is_none() && !self.mandatory
+    }
+
+    /// Returns the exchange that was named for it, which finds the queues: there must be one.
+    fn through(&self) -> Option<&Arc<str>> {
+        (self.queue.is_none() && self.mandatory && !self.exchange.is_empty()).then_some(&self.exchange)
     }
 
     pub(super) fn to(queue: &Arc<str>, parcel: Parcel) -> Self {
@@ -123,6 +142,15 @@ impl Publisher {
         let mut left: Vec<usize> = (0..batch.len()).filter(|at| refusals[*at].is_none()).collect();
         let (mut attempt, mut told, mut some_sent) = (0, false, false);
         let mut all_or_none = wait == Wait::Patience;
+        if all_or_none {
+            // A batch of which some was taken is sent once more, and what was refused shows now.
+            left.retain(|at| {
+                let routed = &batch[*at];
+                let is_unbound = routed.through().is_some() && self.declarer.is_unbound(&routed.exchange, &routed.key);
+                refusals[*at] = is_unbound.then(|| unbound(&routed.exchange, &routed.key));
+                !is_unbound
+            });
+        }
         if all_or_none && left.len() < batch.len() {
             return Ok(refusals);
         }
@@ -148,6 +176,10 @@ impl Publisher {
             for (at, sent) in places.into_iter().zip(sent) {
                 match sent {
                     Sent::Confirmed => some_sent = true,
+                    Sent::Returned if batch[at].through().is_some() => {
+                        self.declarer.note_unbound(&batch[at].exchange, &batch[at].key);
+                        refusals[at] = Some(unbound(&batch[at].exchange, &batch[at].key));
+                    }
                     Sent::Returned => {
                         batch[at].queue.iter().for_each(|queue| self.declarer.forget(queue));
                         self.delays.forget().await;
@@ -160,10 +192,11 @@ impl Publisher {
                     }
                     Sent::Channel(error) if is_precondition(&error) || is_denied(&error) => alone.push(at),
                     // An exchange is made by whoever names it; those of the delays are made here.
-                    Sent::Channel(error) if is_not_found(&error) && batch[at].queue.is_none() && wait == Wait::Patience => {
+                    Sent::Channel(error) if is_not_found(&error) && batch[at].is_for_listeners() && wait == Wait::Patience => {
                         return Err(transient(&outlet.open.place, &words(&error)));
                     }
                     Sent::Channel(error) if is_not_found(&error) => {
+                        self.declarer.forget_exchanges();
                         self.delays.forget().await;
                         trouble = Some(words(&error));
                         again.push(at);
@@ -270,7 +303,11 @@ impl Publisher {
     /// that it was lent.
     pub(super) async fn take_delayed(&self, queue: &Arc<str>) {
         if let Ok(open) = self.link.open(Wait::Forever).await {
-            let _ = self.delays.reach(&open, queue).await;
+            if self.delays.reach(&open, queue).await.is_ok_and(|reached| reached)
+                && let Some(spec) = self.declarer.spec(queue)
+            {
+                self.delays.reach_through(&open, &spec).await;
+            }
         }
     }
 
@@ -308,6 +345,9 @@ impl Publisher {
         if let Some(why) = routed.queue.as_ref().and_then(|queue| names::refused_key("", queue)) {
             return Some(why);
         }
+        if let Some(long) = [&routed.exchange, &routed.key].into_iter().find(|name| name.len() > LONGEST_NAME) {
+            return Some(format!("the name of an exchange or a routing key is {} bytes long; AMQP has {LONGEST_NAME} at most", long.len()));
+        }
         let size = routed.parcel.body.len();
         let largest = self.largest.load(Ordering::Relaxed);
         (size > largest).then(|| format!("its body of {size} bytes is larger than configured max size {largest} (`max_message_size`)"))
@@ -331,17 +371,28 @@ impl Publisher {
                 refusals[at] = Some(format!("its headers take {size} bytes, and a frame of this server's has room for {most}"));
                 continue;
             }
-            match &routed.queue {
-                None => ready.push((at, routed.clone())),
-                Some(queue) => match self.declarer.ensure(&outlet.open, queue).await {
-                    Ok(giving) => ready.push((at, self.delayed(outlet, routed, queue, giving).await)),
-                    Err(Undeclared::No(why)) => refusals[at] = Some(why),
-                    Err(Undeclared::Away(why) | Undeclared::Later(why)) if wait == Wait::Patience => {
-                        return Err(transient(&outlet.open.place, &why));
-                    }
-                    // The next round connects anew; a queue that is down gives it back.
-                    Err(Undeclared::Away(_) | Undeclared::Later(_)) => ready.push((at, routed.clone())),
+            let through = match routed.through() {
+                Some(exchange) => self.declarer.look_for_exchange(&outlet.open, exchange).await,
+                None => Ok(()),
+            };
+            let found = match (&routed.queue, through) {
+                (_, Err(error)) => Err(error),
+                (None, Ok(())) => Ok(routed.clone()),
+                // Another connection may not look for it; the worker that has it makes it.
+                (Some(queue), Ok(())) if self.declarer.spec(queue).is_some_and(|spec| spec.exclusive) => Ok(routed.clone()),
+                (Some(queue), Ok(())) => match self.declarer.ensure(&outlet.open, queue).await {
+                    Ok(giving) => Ok(self.delayed(outlet, routed, queue, giving).await),
+                    Err(error) => Err(error),
                 },
+            };
+            match found {
+                Ok(routed) => ready.push((at, routed)),
+                Err(Undeclared::No(why)) => refusals[at] = Some(why),
+                Err(Undeclared::Away(why) | Undeclared::Later(why)) if wait == Wait::Patience => {
+                    return Err(transient(&outlet.open.place, &why));
+                }
+                // The next round connects anew; a queue that is down gives it back.
+                Err(Undeclared::Away(_) | Undeclared::Later(_)) => ready.push((at, routed.clone())),
             }
         }
         Ok(ready)
@@ -422,7 +473,7 @@ impl Publisher {
 
 /// Sends messages for queues that a caller named, all or none as far as that shows beforehand.
 pub(super) async fn publish_all(publisher: &Publisher, place: &str, batch: &[Outgoing]) -> Result<(), BrokerError> {
-    names::check_all("", batch)?;
+    names::check("", batch.iter().filter(|out| out.exchange.is_none()).map(|out| &*out.queue))?;
     let routed = batch.iter().map(Routed::of).collect::<Result<Vec<_>, _>>().map_err(|why| refused(place, &why))?;
     let refusals = publisher.send(&routed, Wait::Patience).await?;
     refusals.into_iter().flatten().next().map_or(Ok(()), |why| Err(refused(place, &why)))

@@ -156,6 +156,7 @@ const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` find
 # [routes]                      # where tasks go that name no queue, also those that workers send on
 # "mail.*"        = "mail"
 # "reports.daily" = { queue = "slow", priority = 6 }
+# "media.*"       = { exchange = "media", exchange_type = "topic", routing_key = "media.video" }   # RabbitMQ
 
 # [worker]                      # flags of `longshore worker`
 # queues = ["celery", "cpu"]
