@@ -92,6 +92,14 @@ impl Declarer {
         locked(&self.specs).get(queue).cloned()
     }
 
+    /// Returns whether clients of Celery's send what is not due to the exchange of this queue by way
+    /// of the delay queues: they do where any queue is a quorum queue, and the exchange not direct.
+    pub(super) fn is_led_to(&self, queue: &str) -> bool {
+        let is_led = |spec: Arc<QueueSpec>| spec.exchange.is_some() && spec.exchange_type != "direct";
+        let is_quorum = |spec: &Arc<QueueSpec>| spec.kind.as_deref() == Some("quorum");
+        self.spec(queue).is_some_and(is_led) && (self.config.kind == QueueKind::Quorum || locked(&self.specs).values().any(is_quorum))
+    }
+
     /// Returns whether what is buried of a queue goes to its own dead-letter exchange.
     pub(super) fn is_to_reject(&self, queue: &str) -> bool {
         let of_all = self.config.dead == DeadLetterPlace::Exchange;

@@ -295,7 +295,7 @@ impl Publisher {
     /// Returns whether a queue is to be bound to where the server holds messages back: where others
     /// send with a delay, if it is not, and else if it was, and was deleted since.
     pub(super) fn is_to_bind(&self, queue: &str, for_others: bool) -> bool {
-        self.delays.is_to_bind(queue, for_others)
+        self.delays.is_to_bind(queue, for_others || self.declarer.is_led_to(queue))
     }
 
     /// Binds a queue to where the server holds messages back. Makes what it takes, over the

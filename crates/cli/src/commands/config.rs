@@ -158,6 +158,13 @@ const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` find
 # "reports.daily" = { queue = "slow", priority = 6 }
 # "media.*"       = { exchange = "media", exchange_type = "topic", routing_key = "media.video" }   # RabbitMQ
 
+# [queues.orders]               # how RabbitMQ makes a queue, as Celery's task_queues do
+# exchange      = "shop"
+# exchange_type = "topic"
+# routing_key   = "order.#"
+# max_priority  = 10
+# arguments     = { x-message-ttl = 60000 }
+
 # [worker]                      # flags of `longshore worker`
 # queues = ["celery", "cpu"]
 # grace  = "30s"

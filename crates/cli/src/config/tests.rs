@@ -236,7 +236,7 @@ fn a_queue_is_declared_as_its_section_says_and_mistakes_are_told_where_they_stan
 
     let text = "[queues.orders]\nexchange = \"shop\"\nexchange_type = \"topic\"\nrouting_key = \"order.#\"\nmax_priority = 10\narguments = { x-message-ttl = 60000, x-single-active-consumer = true, x-overflow = \"drop-head\" }\n[queues.bills]\ntype = \"quorum\"\ndead_letters = \"exchange\"\n[queues.news]\nexchange = \"news\"\nexchange_type = \"fanout\"\nexclusive = true\n";
     let orders = QueueSpec::new("orders").max_priority(10).bound("shop", "topic", "order.#").argument("x-message-ttl", 60_000);
-    let orders = orders.argument("x-single-active-consumer", true).argument("x-overflow", "drop-head");
+    let orders = orders.argument("x-overflow", "drop-head").argument("x-single-active-consumer", true);
     let mut found = World::new(text, "", &[]).load().queues().unwrap();
     found.iter_mut().for_each(|spec| spec.arguments.sort_by(|one, other| one.0.cmp(&other.0)));
     let expected = [
