@@ -13,10 +13,11 @@
 //! - `link.rs`: a connection that is replaced when it is lost
 //! - `parts.rs`: between an envelope and AMQP's properties, headers and body; `properties.rs`,
 //!   `envelope.rs`: both as bytes
-//! - `declare.rs`, `publish.rs`: queues, and what is sent to them; `delay.rs`: what is held back by
-//!   the server until it is due
+//! - `declare.rs`, `publish.rs`: queues, and what is sent to them; `sending.rs`: sending in rounds
+//!   until each message is confirmed; `delay.rs`: what is held back by the server until it is due
 //! - `feed.rs`: the channels that give, `window.rs`: how much they send ahead; `held.rs`: what was
-//!   delivered and has not ended; `plan.rs`: what an end takes; `consumer.rs` joins them
+//!   delivered and has not ended; `plan.rs`: what an end takes, `finish.rs`: ends, and those that
+//!   wait beside the others; `consumer.rs` joins them
 //! - `dead.rs`: dead letters; `manage.rs`: what the management plugin says of queues
 //! - `own.rs`: queues that hold no tasks; `schedules.rs`: schedules, which stand in one message
 //!   (`book.rs`) of one queue (`cell.rs`), and the line of schedulers (`line.rs`)
@@ -35,6 +36,7 @@ mod direct;
 mod envelope;
 mod fail;
 mod feed;
+mod finish;
 mod frames;
 mod headers;
 mod held;
@@ -48,6 +50,7 @@ mod properties;
 mod publish;
 mod rpc;
 mod schedules;
+mod sending;
 mod tap;
 #[cfg(test)]
 mod tests;

@@ -208,7 +208,9 @@ pub trait Consumer: Send + Sync {
     /// Ends messages, in order; one step for each message, one round trip for all. Waits for a
     /// broker that goes away, and then finds out what was done; and for one that can take nothing
     /// now (no memory, a full disk). What it refuses of one message alone is [`Ended::Impossible`],
-    /// and no concern of the others.
+    /// and no concern of the others. What a broker takes of all but one message may count as
+    /// [`Ended::Done`] for that one, too, while it still waits beside the others: it stays claimed
+    /// until what follows it is there, and a few may wait so.
     ///
     /// # Errors
     /// Nothing more can come of this consumer.

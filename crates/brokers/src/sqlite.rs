@@ -30,7 +30,7 @@
 //!   `sqlite/save.rs`: the one that copies what is committed into the file;
 //!   `sqlite/wake.rs`: waking across processes
 //! - `sqlite/queues.rs`: messages, in SQL; `sqlite/consumer.rs`: claiming and waiting
-//! - `sqlite/list.rs`: what lies there, for people
+//! - `sqlite/list.rs`: what lies there, for people; `sqlite/count.rs`: how much
 //! - `sqlite/shared.rs`: rates and revoked ids; `sqlite/runs.rs`: who runs what;
 //!   `sqlite/sends.rs`: what is sent once; `sqlite/schedules.rs`: schedules
 //! - `sqlite/owners.rs`: leases and rescue; `sqlite/life.rs`: who is alive
@@ -40,6 +40,7 @@
 mod beside;
 pub(crate) mod bus;
 mod consumer;
+mod count;
 mod file;
 mod life;
 mod list;

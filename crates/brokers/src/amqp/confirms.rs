@@ -47,6 +47,24 @@ impl Batch {
         (0..self.sends.len()).for_each(|at| self.end(at, ended(error)));
     }
 
+    /// Returns of how many nothing has been said.
+    pub(super) fn left(&self) -> usize {
+        self.left.load(Ordering::Acquire)
+    }
+
+    /// Returns those that were not taken, as far as is known.
+    pub(super) fn troubled(&self) -> Vec<usize> {
+        locked(&self.others).iter().map(|(at, _)| *at).collect()
+    }
+
+    /// Returns what was said of each, but for those of which nothing was.
+    pub(super) fn said(&self, unsaid: &[usize]) -> Vec<Option<Sent>> {
+        let mut said: Vec<Option<Sent>> = self.sends.iter().map(|_| Some(Sent::Confirmed)).collect();
+        locked(&self.others).drain(..).for_each(|(at, other)| said[at] = Some(other));
+        unsaid.iter().for_each(|at| said[*at] = None);
+        said
+    }
+
     /// Waits until the server has said something of each. One caller alone may wait.
     ///
     /// # Cancel safety
@@ -114,6 +132,12 @@ impl Confirms {
     pub(super) fn add(&self, batch: &Arc<Batch>) {
         let pending = |at| Pending { batch: batch.clone(), at, returned: false, over: false };
         locked(&self.0).pending.extend((0..batch.sends.len()).map(pending));
+    }
+
+    /// Returns those of a batch of which nothing has been said.
+    pub(super) fn unsaid(&self, batch: &Arc<Batch>) -> Vec<usize> {
+        let state = locked(&self.0);
+        state.pending.iter().filter(|one| !one.over && Arc::ptr_eq(&one.batch, batch)).map(|one| one.at).collect()
     }
 
     /// Takes a confirmation, of one number or of all up to it (0: all), or the opposite.
@@ -225,6 +249,19 @@ mod tests {
     }
 
     #[test]
+    fn what_was_confirmed_is_known_while_others_are_not() {
+        let (confirms, batch, other) = (Confirms::default(), batch(&["a", "b", "c"]), batch(&["d"]));
+        confirms.add(&batch);
+        confirms.add(&other);
+        confirms.confirm(1, false, true);
+        confirms.confirm(3, false, false);
+        assert_eq!((confirms.unsaid(&batch), confirms.unsaid(&other)), (vec![1], vec![0]));
+        assert_eq!((batch.left(), batch.troubled()), (1, vec![2]));
+        let said = batch.said(&confirms.unsaid(&batch));
+        assert!(matches!(said[..], [Some(Sent::Confirmed), None, Some(Sent::Nacked)]));
+    }
+
+    #[test]
     fn what_is_not_confirmed_ends_with_its_channel() {
         let (confirms, batch) = (Confirms::default(), batch(&["a", "b"]));
         confirms.add(&batch);
@@ -232,6 +269,7 @@ mod tests {
         confirms.fail(&std::io::Error::from(std::io::ErrorKind::BrokenPipe).into());
         assert_eq!(letters(&batch).as_deref(), Some("ca"));
         confirms.confirm(2, false, true);
+        assert!(confirms.unsaid(&batch).is_empty());
         let next = self::batch(&["c"]);
         next.fail(&std::io::Error::from(std::io::ErrorKind::BrokenPipe).into());
         assert_eq!(letters(&next).as_deref(), Some("a"));

@@ -2,7 +2,7 @@
 //! ends. Its channels are looked after by `feed.rs`.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     sync::{
         Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
@@ -13,8 +13,8 @@ use std::{
 use futures_util::future::BoxFuture;
 use longshore_core::{Receipt, source::Fetched};
 use tokio::{
-    sync::Notify,
-    time::{Instant, timeout_at},
+    sync::{Notify, Semaphore},
+    time::Instant,
 };
 
 use super::{
@@ -22,10 +22,11 @@ use super::{
     delay,
     direct::{Arrival, DirectChannel},
     feed,
+    finish::MOST_ASIDE,
     held::{Again, Held, Lent, Tag, acknowledgements},
     link::{Link, Wait, locked},
     parts::Parcel,
-    plan::{Plan, copy},
+    plan::copy,
     publish::{Publisher, Routed},
     window,
 };
@@ -33,13 +34,9 @@ use crate::{
     broker::{Consumer, OpenOptions},
     error::BrokerError,
     lease::Lease,
-    message::{Claimed, End, Ended, Finish},
+    message::{Claimed, Ended, Finish},
     rotation::Rotation,
 };
-
-/// Longest time for which an end waits for its message to come again, counted from when another
-/// channel was there.
-const COMES_AGAIN: Duration = Duration::from_secs(3);
 
 /// A message that the server has sent, and nobody has claimed.
 pub(super) struct Arrived {
@@ -88,7 +85,7 @@ pub(super) struct State {
     pub(super) gives: [bool; 2],
     /// Moments since which channels are there, or nothing is to come on one; `None` while one is to
     /// be made.
-    begun: [Option<Instant>; 2],
+    pub(super) begun: [Option<Instant>; 2],
     last_session: u64,
 }
 
@@ -114,6 +111,8 @@ pub(super) struct Shared {
     closed: AtomicBool,
     /// The channels are given up, and what they lent with them.
     left: AtomicBool,
+    /// Room for ends that wait beside the others.
+    pub(super) asides: Arc<Semaphore>,
 }
 
 impl State {
@@ -154,7 +153,7 @@ impl State {
     }
 
     /// Leaves a message to the dead-letter exchange of its queue.
-    fn reject(&mut self, tag: Tag) {
+    pub(super) fn reject(&mut self, tag: Tag) {
         let session = self.session_of(tag).filter(|session| session.outstanding.contains(&tag.tag));
         if let Some(session) = session {
             session.outstanding.remove(&tag.tag);
@@ -162,20 +161,19 @@ impl State {
         }
     }
 
-    /// Takes what nobody has claimed since then out of a channel's.
-    pub(super) fn unclaimed(&mut self, session: u64, since: Instant) -> Vec<u64> {
-        let mut tags = Vec::new();
-        for line in self.ready.values_mut() {
-            line.retain(|arrived| {
-                let stays = arrived.tag.session != session || arrived.at > since;
-                tags.extend((!stays).then_some(arrived.tag.tag));
-                stays
-            });
+    /// Takes what nobody has claimed since then out of a channel's, with the queues.
+    pub(super) fn unclaimed(&mut self, session: u64, since: Instant) -> Vec<(Arc<str>, Arrived)> {
+        let mut unclaimed = Vec::new();
+        for (queue, line) in &mut self.ready {
+            let (stay, go): (VecDeque<_>, VecDeque<_>) =
+                std::mem::take(line).into_iter().partition(|arrived| arrived.tag.session != session || arrived.at > since);
+            *line = stay;
+            unclaimed.extend(go.into_iter().map(|arrived| (queue.clone(), arrived)));
         }
         if let Some(session) = self.session_of(Tag { session, tag: 0 }) {
-            session.ready -= tags.len();
+            session.ready -= unclaimed.len();
         }
-        tags
+        unclaimed
     }
 
     /// Keeps a message until it is claimed. One whose channel is gone comes again.
@@ -293,6 +291,24 @@ impl Shared {
         self.arrived.notify_waiters();
     }
 
+    /// Gives messages back that nobody has claimed. Those that were lent in vain too often go back
+    /// as new ones: the server would throw them away.
+    pub(super) fn give_back(self: &Arc<Self>, unclaimed: Vec<(Arc<str>, Arrived)>) {
+        let (worn, backs): (Vec<_>, Vec<_>) = unclaimed.into_iter().partition(|(_, arrived)| arrived.parcel.is_worn());
+        self.settle(Vec::new(), backs.into_iter().map(|(_, arrived)| arrived.tag).collect());
+        if worn.is_empty() {
+            return;
+        }
+        let shared = self.clone();
+        self.runtime.spawn(async move {
+            let sends: Vec<Routed> = worn.iter().map(|(queue, arrived)| Routed::to(queue, copy(&arrived.parcel))).collect();
+            let Ok(refusals) = shared.publisher.send(&sends, Wait::Forever).await else { return };
+            let (acks, backs): (Vec<_>, Vec<_>) = worn.iter().zip(refusals).partition(|(_, refusal)| refusal.is_none());
+            let tags = |some: Vec<(&(Arc<str>, Arrived), Option<String>)>| some.iter().map(|((_, arrived), _)| arrived.tag).collect();
+            shared.settle(tags(acks), tags(backs));
+        });
+    }
+
     /// Notes that a channel is gone: what came on it may be anybody's. Returns how many messages
     /// were claimed of it.
     pub(super) fn lose(&self, giving: Giving) -> usize {
@@ -364,110 +380,6 @@ impl Shared {
             session.direct.settle(&acks, &backs);
         }
     }
-
-    /// Returns what is lent, with the tag under which it is ours now. Where its channel was lost,
-    /// it may come again: a server that is away is waited for.
-    async fn ours(&self, number: u64) -> Option<Lent> {
-        loop {
-            let arrived = self.arrived.notified();
-            tokio::pin!(arrived);
-            arrived.as_mut().enable();
-            let begun = {
-                let state = self.state();
-                let lent = state.held.get(number)?;
-                if lent.tag.is_some() {
-                    return Some(lent.clone());
-                }
-                match self.declarer.known(&lent.queue) {
-                    Some(giving) => state.begun[giving as usize],
-                    None => state.begun.into_iter().flatten().max(),
-                }
-            };
-            // Nothing is asked for any more, so it does not come here.
-            if self.is_closed() {
-                return None;
-            }
-            match begun {
-                Some(begun) => timeout_at(begun + COMES_AGAIN, arrived).await.ok()?,
-                None => arrived.await,
-            }
-        }
-    }
-
-    async fn finish_all(&self, batch: &[Finish]) -> Result<Vec<Ended>, BrokerError> {
-        let mut plans = Vec::with_capacity(batch.len());
-        let has_letter = batch.iter().any(|finish| matches!(finish.end, End::Dead { .. } | End::Junk { .. }));
-        let room = if has_letter { self.publisher.room(Wait::Forever).await? } else { 0 };
-        let mut ending = HashSet::new();
-        for finish in batch {
-            if finish.end != End::Keep && !ending.insert(finish.receipt) {
-                plans.push(Plan::Over(Ended::Refused));
-                continue;
-            }
-            plans.push(match self.ours(finish.receipt.0).await {
-                Some(lent) => Plan::of(finish, &lent, (!self.declarer.is_to_reject(&lent.queue)).then_some(room)),
-                None => {
-                    self.state().held.remove(finish.receipt.0, false);
-                    Plan::Over(Ended::Refused)
-                }
-            });
-        }
-        // What is confirmed is there; if this process ends before the acknowledgement, it is sent
-        // again.
-        let sends: Vec<Routed> = plans.iter().flat_map(Plan::sends).cloned().collect();
-        let checked = if sends.is_empty() { Vec::new() } else { self.publisher.check(&sends, Wait::Forever).await? };
-        let mut checks = checked.into_iter();
-        for plan in &mut plans {
-            let refusals: Vec<Option<String>> = checks.by_ref().take(plan.sends().len()).collect();
-            if let Some(reason) = refusals.into_iter().flatten().next() {
-                *plan = Plan::Over(Ended::Impossible { reason });
-            }
-        }
-        let sends: Vec<Routed> = plans.iter().flat_map(Plan::sends).cloned().collect();
-        if !sends.is_empty() {
-            let mut refusals = self.publisher.send(&sends, Wait::Forever).await?.into_iter();
-            for plan in &mut plans {
-                let refused = refusals.by_ref().take(plan.sends().len()).flatten().next();
-                if let Some(reason) = refused {
-                    *plan = Plan::Over(Ended::Impossible { reason });
-                }
-            }
-        }
-        Ok(self.end(batch, plans))
-    }
-
-    /// Says to the server what has ended.
-    fn end(&self, batch: &[Finish], plans: Vec<Plan>) -> Vec<Ended> {
-        let (mut acks, mut backs, mut ended) = (Vec::new(), Vec::new(), Vec::with_capacity(plans.len()));
-        {
-            let mut state = self.state();
-            for (finish, plan) in batch.iter().zip(plans) {
-                let number = finish.receipt.0;
-                ended.push(match plan {
-                    Plan::Over(ended) => ended,
-                    Plan::Keep(_) => Ended::Done,
-                    // Its tag may be another one by now, or gone: then the message comes again, and
-                    // what was sent on is sent twice.
-                    Plan::Ack(_) => {
-                        acks.extend(state.held.remove(number, true).and_then(|lent| lent.tag));
-                        Ended::Done
-                    }
-                    // Not remembered: if this is lost, it has to end so once more.
-                    Plan::Reject(_) => {
-                        let tag = state.held.remove(number, false).and_then(|lent| lent.tag);
-                        tag.into_iter().for_each(|tag| state.reject(tag));
-                        Ended::Done
-                    }
-                    Plan::Back => {
-                        backs.extend(state.held.remove(number, false).and_then(|lent| lent.tag));
-                        Ended::Done
-                    }
-                });
-            }
-        }
-        self.settle(acks, backs);
-        ended
-    }
 }
 
 /// A consumer of some queues.
@@ -503,6 +415,7 @@ impl AmqpConsumer {
             changed: Notify::new(),
             closed: AtomicBool::new(false),
             left: AtomicBool::new(false),
+            asides: Arc::new(Semaphore::new(MOST_ASIDE as usize)),
         });
         let feeds = [Giving::Classic, Giving::Fixed].map(|giving| tokio::spawn(feed::run(shared.clone(), giving, heartbeat)));
         Ok(Self { shared, feeds: feeds.into() })
@@ -511,6 +424,7 @@ impl AmqpConsumer {
 
 impl Drop for AmqpConsumer {
     fn drop(&mut self) {
+        self.shared.left.store(true, Ordering::Release);
         self.feeds.iter().for_each(tokio::task::JoinHandle::abort);
     }
 }
@@ -588,6 +502,7 @@ impl Consumer for AmqpConsumer {
     fn leave(&self) -> BoxFuture<'_, Result<(), BrokerError>> {
         Box::pin(async move {
             self.close();
+            self.shared.wait_for_asides().await;
             self.shared.left.store(true, Ordering::Release);
             self.shared.changed.notify_waiters();
             // With its connection the server takes back what is left.

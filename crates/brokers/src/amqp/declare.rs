@@ -13,7 +13,7 @@ use lapin::{
 };
 
 use super::{
-    fail::{Consequence, advised, consequence, is_denied, is_not_found, is_precondition, words},
+    fail::{Consequence, advised, consequence, is_denied, is_not_found, is_precondition, is_silence, words},
     link::{Open, locked},
     own, parts,
     url::{Config, QueueKind},
@@ -178,10 +178,17 @@ impl Declarer {
         if queue.len() > LONGEST_NAME {
             return Err(Undeclared::No(format!("the name of a queue is {} bytes long; AMQP has {LONGEST_NAME} at most", queue.len())));
         }
-        let giving =
+        let found =
             if self.config.passive && !own::is_own(queue) { look(open, queue, PASSIVE).await? } else { self.declare(open, queue).await? };
+        let giving = if open.limits_channels() { found } else { Giving::Fixed };
         locked(&self.known).insert(queue.clone(), giving);
         Ok(giving)
+    }
+
+    /// Notes that a queue knows no limit for a whole channel: it is of a kind that we have not
+    /// named, which its virtual host makes.
+    pub(super) fn gives_fixed(&self, queue: &Arc<str>) {
+        locked(&self.known).insert(queue.clone(), Giving::Fixed);
     }
 
     /// Returns what a queue is asked for with.
@@ -358,6 +365,9 @@ fn undeclared(queue: &str, error: &lapin::Error, not_made: &str) -> Undeclared {
         }
         let why = if not_made.is_empty() { words(error) } else { not_made.to_owned() };
         return Undeclared::No(format!("there is no queue {queue}, and none is made: {why}"));
+    }
+    if is_silence(error) {
+        return Undeclared::Later(format!("queue {queue}: {}", words(error)));
     }
     if consequence(error) != Consequence::Connection {
         return Undeclared::No(format!("queue {queue}: {}", advised(error, "configure")));

@@ -88,6 +88,8 @@ struct Out {
     bytes: Vec<u8>,
     /// Number of them that were written.
     at: usize,
+    /// Number of all that were written and forgotten.
+    forgotten: u64,
     /// Ours that wait for the end of a frame of lapin's.
     held: Vec<u8>,
     lapins: FrameEnds,
@@ -100,6 +102,8 @@ struct Out {
     /// Wakes it to write, as it asked, and to read.
     both: Option<(Waker, Waker)>,
     gone: Option<lapin::Error>,
+    /// Nobody waits for what is read here any more.
+    is_abandoned: bool,
 }
 
 impl Direct {
@@ -107,6 +111,7 @@ impl Direct {
         let out = Out {
             bytes: Vec::new(),
             at: 0,
+            forgotten: 0,
             held: Vec::new(),
             lapins: FrameEnds::default(),
             open: HashSet::new(),
@@ -114,6 +119,7 @@ impl Direct {
             waker: None,
             both: None,
             gone: None,
+            is_abandoned: false,
         };
         Arc::new(Self { sinks: Mutex::default(), out: Mutex::new(out) })
     }
@@ -133,6 +139,21 @@ impl Direct {
         locked(&self.sinks).insert(id, sink);
         locked(&self.out).open.insert(id);
         DirectChannel { direct: self.clone(), id, confirms, frame_max }
+    }
+
+    /// Ends a connection that is not made whole: lapin, which waits for its server, reads an end.
+    pub(super) fn abandon(&self) {
+        let waker = {
+            let mut out = locked(&self.out);
+            out.is_abandoned = true;
+            out.waker.take()
+        };
+        waker.into_iter().for_each(Waker::wake);
+    }
+
+    /// Returns whether nobody waits for what is read.
+    pub(super) fn is_abandoned(&self) -> bool {
+        locked(&self.out).is_abandoned
     }
 
     /// Lets the socket go.
@@ -244,7 +265,7 @@ impl Out {
     fn poll_flush(&mut self, cx: &mut Context<'_>, encrypted: Option<&mut Encrypted>) -> Poll<io::Result<()>> {
         let waker = self.both(cx);
         let cx = &mut Context::from_waker(&waker);
-        let Self { bytes, at, socket, .. } = self;
+        let Self { bytes, at, forgotten, socket, .. } = self;
         let socket: &mut Encrypted = match (encrypted, socket) {
             (Some(encrypted), _) => encrypted,
             (None, Some(socket)) => socket,
@@ -255,6 +276,10 @@ impl Out {
             match ready!(socket.as_mut().poll_write(cx, &bytes[*at..]))? {
                 0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
                 count => *at += count,
+            }
+            if *at >= MOST {
+                *forgotten += *at as u64;
+                bytes.drain(..std::mem::take(at));
             }
         }
         ready!(socket.poll_flush(cx))?;
@@ -274,12 +299,15 @@ impl Out {
         both
     }
 
-    /// Forgets what was written.
+    /// Forgets what was written: all of it, or a large part of what a slow socket leaves.
     fn written(&mut self) {
-        if self.at == self.bytes.len() {
+        if self.at == self.bytes.len() || self.at >= MOST {
+            self.bytes.drain(..self.at);
+            self.forgotten += self.at as u64;
             self.at = 0;
-            self.bytes.clear();
-            self.bytes.shrink_to(MOST);
+            if self.bytes.len() < MOST {
+                self.bytes.shrink_to(MOST);
+            }
         }
     }
 }
@@ -317,6 +345,18 @@ impl DirectChannel {
             }
         });
         batch
+    }
+
+    /// Returns those of a batch of which the server has said nothing.
+    pub(super) fn unsaid(&self, batch: &Arc<Batch>) -> Vec<usize> {
+        self.confirms.unsaid(batch)
+    }
+
+    /// Returns how many bytes a slow connection has taken so far; `None`: it has taken all. What
+    /// lapin writes by itself, heartbeats, is no progress.
+    pub(super) fn taken(&self) -> Option<u64> {
+        let out = locked(&self.direct.out);
+        (out.at < out.bytes.len()).then(|| out.forgotten + out.at as u64)
     }
 
     /// Acknowledges tags, of which each may mean all before it, too; and gives others back.

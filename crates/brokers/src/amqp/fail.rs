@@ -23,7 +23,7 @@ pub(super) enum Consequence {
 pub(super) fn consequence(error: &lapin::Error) -> Consequence {
     let Kind::ProtocolError(protocol) = error.kind() else {
         return match error.kind() {
-            Kind::InvalidChannelState(..) | Kind::InvalidChannel(_) | Kind::ChannelsLimitReached => Consequence::Channel,
+            Kind::ChannelsLimitReached => Consequence::Channel,
             Kind::InvalidProtocolVersion(_) | Kind::AuthProviderError(_) => Consequence::Refused,
             _ => Consequence::Connection,
         };
@@ -46,6 +46,17 @@ pub(super) fn is_not_found(error: &lapin::Error) -> bool {
 /// is too large, an acknowledgement that came too late.
 pub(super) fn is_precondition(error: &lapin::Error) -> bool {
     is_soft(error, &AMQPSoftError::PRECONDITIONFAILED)
+}
+
+/// Returns whether nothing was answered in time.
+pub(super) fn is_silence(error: &lapin::Error) -> bool {
+    matches!(error.kind(), Kind::IOError(error) if error.kind() == std::io::ErrorKind::TimedOut)
+}
+
+/// Returns whether the server cannot do what it was asked, and has ended the connection over it.
+pub(super) fn is_not_implemented(error: &lapin::Error) -> bool {
+    let not_implemented = AMQPErrorKind::Hard(AMQPHardError::NOTIMPLEMENTED);
+    matches!(error.kind(), Kind::ProtocolError(error) if *error.kind() == not_implemented)
 }
 
 fn is_soft(error: &lapin::Error, which: &AMQPSoftError) -> bool {

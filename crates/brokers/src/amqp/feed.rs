@@ -18,8 +18,7 @@ use super::{
     consumer::Shared,
     declare::{Giving, Undeclared},
     direct::{DirectChannel, Inbox},
-    fail::{Consequence, advised, consequence, is_not_found, words},
-    held::Tag,
+    fail::{Consequence, advised, consequence, is_not_found, is_not_implemented, words},
     link::{Open, Wait, pause},
     window,
 };
@@ -31,8 +30,9 @@ const LOOK: Duration = Duration::from_secs(5);
 const CLOSE: Duration = Duration::from_secs(3);
 /// Time after which what nobody claims goes back.
 const UNCLAIMED: Duration = Duration::from_secs(1);
-/// Time after which a queue that cannot be had is asked for again.
+/// Time after which a queue that cannot be had is asked for again, and one that does not answer.
 const AGAIN: Duration = Duration::from_secs(5);
+const RARELY: Duration = Duration::from_secs(60);
 /// Longest time that a queue has to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 const NO_ANSWER: &str = "it does not answer (a quorum queue without a leader?); look at it with `rabbitmq-queues quorum_status`, and make it anew where it \
@@ -130,9 +130,13 @@ fn is_to_wait(reasons: &Reasons, queue: &str) -> bool {
     reasons.get(queue).is_some_and(|(_, again)| *again > Instant::now())
 }
 
+fn silent(queue: &str) -> Result<Giving, Undeclared> {
+    Err(Undeclared::Later(format!("queue {queue}: {NO_ANSWER}")))
+}
+
 /// Notes a reason, and returns whether it is to be told.
-fn note(reasons: &mut Reasons, queue: &Arc<str>, why: &str) -> bool {
-    let before = reasons.insert(queue.clone(), (why.to_owned(), Instant::now() + AGAIN));
+fn note(reasons: &mut Reasons, queue: &Arc<str>, why: &str, again: Duration) -> bool {
+    let before = reasons.insert(queue.clone(), (why.to_owned(), Instant::now() + again));
     before.is_none_or(|(before, _)| before != why)
 }
 
@@ -179,8 +183,10 @@ impl Feed<'_> {
                             return lost;
                         }
                     }
-                    if let Some(serving) = serving {
-                        self.give_back(serving, Instant::now() - UNCLAIMED).await;
+                    if let Some(serving) = serving
+                        && let Err(lost) = self.give_back(serving, Instant::now() - UNCLAIMED).await
+                    {
+                        return lost;
                     }
                 }
             }
@@ -197,8 +203,7 @@ impl Feed<'_> {
         if let (true, Some(serving)) = (self.shared.is_closed(), slot.as_mut()) {
             // What was claimed ends on this channel; the rest is for others.
             self.cancel_all(serving).await?;
-            self.give_back(serving, Instant::now()).await;
-            return Ok(());
+            return self.give_back(serving, Instant::now()).await;
         }
         let queues = self.mine().await?;
         if slot.is_none() && queues.is_empty() {
@@ -265,7 +270,8 @@ impl Feed<'_> {
             if is_to_wait(self.missing, &queue) {
                 continue;
             }
-            match self.shared.declarer.ensure(self.open, &queue).await {
+            // One that does not answer holds up the others no longer than this.
+            match timeout(LOOK, self.shared.declarer.ensure(self.open, &queue)).await.unwrap_or_else(|_| silent(&queue)) {
                 Ok(giving) => {
                     if self.missing.remove(&queue).is_some() && giving == self.giving {
                         self.tell(format!("queue {queue} is there"));
@@ -276,8 +282,9 @@ impl Feed<'_> {
                 }
                 // Both channels look; one of them tells.
                 Err(Undeclared::No(why) | Undeclared::Later(why)) => {
-                    if note(self.missing, &queue, &why) && self.giving == Giving::Classic {
-                        self.tell_refusal(&queue, &why);
+                    let again = if why.ends_with(NO_ANSWER) { RARELY } else { AGAIN };
+                    if note(self.missing, &queue, &why, again) && self.giving == Giving::Classic {
+                        self.tell_refusal(&queue, &why, again);
                     }
                 }
                 Err(Undeclared::Away(why)) => return Err(Lost::Away(why)),
@@ -286,14 +293,14 @@ impl Feed<'_> {
         Ok(mine)
     }
 
-    fn tell_refusal(&self, queue: &str, why: &str) {
-        self.tell(format!("nothing is taken from queue {queue}: {why}; asked again every {} s", AGAIN.as_secs()));
+    fn tell_refusal(&self, queue: &str, why: &str, again: Duration) {
+        self.tell(format!("nothing is taken from queue {queue}: {why}; asked again every {} s", again.as_secs()));
     }
 
     /// Notes that a queue does not take us.
     fn keep_out(&mut self, queue: &Arc<str>, why: &str) {
-        if note(self.kept_out, queue, why) {
-            self.tell_refusal(queue, why);
+        if note(self.kept_out, queue, why, AGAIN) {
+            self.tell_refusal(queue, why, AGAIN);
         }
     }
 
@@ -338,7 +345,12 @@ impl Feed<'_> {
         let asked = channel.basic_consume((**queue).into(), tag.into(), BasicConsumeOptions::default(), FieldTable::default());
         match timeout(ANSWER, asked).await {
             Ok(Ok(consumer)) => Ok(consumer),
-            Ok(Err(error)) if consequence(&error) == Consequence::Connection => Err(Unserved::Away(words(&error))),
+            Ok(Err(error)) if consequence(&error) == Consequence::Connection => {
+                if is_not_implemented(&error) && self.giving == Giving::Classic {
+                    self.shared.declarer.gives_fixed(queue);
+                }
+                Err(Unserved::Away(words(&error)))
+            }
             Ok(Err(error)) => {
                 if is_not_found(&error) {
                     self.shared.declarer.forget(queue);
@@ -459,17 +471,17 @@ impl Feed<'_> {
     }
 
     /// Gives back what has come until then and nobody claims, for others to do.
-    async fn give_back(&self, serving: &mut Serving, since: Instant) {
-        let tags = self.shared.state().unclaimed(serving.session, since);
-        if tags.is_empty() {
-            return;
+    async fn give_back(&self, serving: &mut Serving, since: Instant) -> Result<(), Lost> {
+        let unclaimed = self.shared.state().unclaimed(serving.session, since);
+        if unclaimed.is_empty() {
+            return Ok(());
         }
         // First it must not come again at once.
         self.shared.state().gives[self.giving as usize] = false;
-        if self.cancel_all(serving).await.is_ok() {
-            let session = serving.session;
-            self.shared.settle(Vec::new(), tags.into_iter().map(|tag| Tag { session, tag }).collect());
-        }
+        // Where that is not answered, the channel ends, and with it what it has lent.
+        self.cancel_all(serving).await?;
+        self.shared.give_back(unclaimed);
+        Ok(())
     }
 }
 

@@ -2,12 +2,14 @@
 //! ends with its channel, and the same message may come back under another.
 
 use std::{
-    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    collections::{BTreeSet, HashMap, VecDeque},
     hash::{BuildHasher as _, BuildHasherDefault, Hash as _, Hasher, RandomState},
     sync::Arc,
+    time::Duration,
 };
 
 use lapin::types::AMQPValue;
+use tokio::time::Instant;
 
 use super::parts::Parcel;
 
@@ -42,8 +44,12 @@ const OVER: usize = 8192;
 /// Bytes from which on a message is not remembered whole: 32 MiB for all.
 const LARGE: usize = 4096;
 
-/// Beginning of the server's own headers, which are others whenever a message comes again.
-const SERVERS: &str = "x-d";
+/// Time for which a message that has ended is known when it comes again.
+const DOUBTED_FOR: Duration = Duration::from_secs(15 * 60);
+
+/// Beginnings of the server's own headers, which are others whenever a message comes again:
+/// `x-death`, `x-delivery-count`, and `x-acquired-count` of RabbitMQ 4.3.
+const SERVERS: [&str; 2] = ["x-d", "x-acquired-count"];
 
 /// A message that was delivered.
 #[derive(Clone)]
@@ -62,8 +68,8 @@ pub(super) struct Held {
     /// Contents of what ended last, with the channel that carried the acknowledgement, and its
     /// place among all: the acknowledgement may be lost with the channel.
     over: VecDeque<Over>,
-    /// Contents of those of them whose channel is gone.
-    doubtful: HashSet<u64>,
+    /// Contents of those of them whose channel is gone, and since when: each may come again once.
+    doubtful: HashMap<u64, Vec<Instant>>,
     next: u64,
     ends: u64,
     hasher: RandomState,
@@ -101,7 +107,7 @@ impl Default for Held {
             lent: HashMap::default(),
             lost: HashMap::new(),
             over: VecDeque::new(),
-            doubtful: HashSet::new(),
+            doubtful: HashMap::new(),
             next: 1,
             ends: 0,
             hasher: RandomState::new(),
@@ -118,10 +124,12 @@ impl Held {
         (queue, id, name, &parcel.body).hash(&mut hasher);
         // Attempts of a task differ in their headers alone.
         if let Some(headers) = properties.headers() {
-            headers.inner().iter().filter(|(name, _)| !name.as_str().starts_with(SERVERS)).for_each(|(name, value)| {
-                name.as_str().hash(&mut hasher);
-                hash(value, &mut hasher);
-            });
+            headers.inner().iter().filter(|(name, _)| !SERVERS.iter().any(|server| name.as_str().starts_with(server))).for_each(
+                |(name, value)| {
+                    name.as_str().hash(&mut hasher);
+                    hash(value, &mut hasher);
+                },
+            );
         }
         hasher.finish()
     }
@@ -143,7 +151,36 @@ impl Held {
                 return Again::Ours;
             }
         }
-        if self.doubtful.contains(&key) { Again::Over } else { Again::New }
+        if !self.was_doubted(key) {
+            return Again::New;
+        }
+        // Its acknowledgement may be lost once more.
+        self.ends += 1;
+        self.remember(Over { queue: queue.into(), what: OverParcel::Key(key), session: tag.session, place: self.ends });
+        Again::Over
+    }
+
+    /// Returns whether such a message has ended here not long ago, of which the server may not have
+    /// heard; the next one like it is another.
+    fn was_doubted(&mut self, key: u64) -> bool {
+        let Some(since) = self.doubtful.get_mut(&key) else { return false };
+        since.retain(|since| since.elapsed() < DOUBTED_FOR);
+        let is_known = since.pop().is_some();
+        if since.is_empty() {
+            self.doubtful.remove(&key);
+        }
+        is_known
+    }
+
+    fn doubt(&mut self, key: u64) {
+        self.doubtful.entry(key).or_default().push(Instant::now());
+    }
+
+    fn remember(&mut self, over: Over) {
+        if self.over.len() == OVER {
+            self.over.pop_front();
+        }
+        self.over.push_back(over);
     }
 
     /// Takes a message in, and returns its number.
@@ -173,17 +210,18 @@ impl Held {
             }
         }
         if ended {
-            if self.over.len() == OVER {
-                self.over.pop_front();
-            }
+            let Some(Tag { session, .. }) = lent.tag else {
+                // Its channel is gone already.
+                self.doubt(self.key(&lent.queue, &lent.parcel));
+                return Some(lent);
+            };
             self.ends += 1;
-            let session = lent.tag.map_or(0, |tag| tag.session);
             let is_large = lent.parcel.body.len() + lent.parcel.properties.bytes().len() > LARGE;
             let what = match is_large {
                 true => OverParcel::Key(self.key(&lent.queue, &lent.parcel)),
                 false => OverParcel::Whole(lent.parcel.clone()),
             };
-            self.over.push_back(Over { queue: lent.queue.clone(), what, session, place: self.ends });
+            self.remember(Over { queue: lent.queue.clone(), what, session, place: self.ends });
         }
         Some(lent)
     }
@@ -215,7 +253,7 @@ impl Held {
             self.lost.entry(key).or_default().push(*number);
         }
         if self.doubtful.len() > OVER {
-            self.doubtful.clear();
+            self.doubtful.retain(|_, since| since.iter().any(|since| since.elapsed() < DOUBTED_FOR));
         }
         let (gone, kept) = std::mem::take(&mut self.over).into_iter().partition(|over| over.session == session);
         self.over = kept;
@@ -225,7 +263,7 @@ impl Held {
                 OverParcel::Whole(parcel) => self.key(&over.queue, &parcel),
                 OverParcel::Key(key) => key,
             };
-            self.doubtful.insert(key);
+            self.doubt(key);
         }
         numbers.len()
     }
@@ -307,6 +345,42 @@ mod tests {
         assert_eq!(Arc::strong_count(&large), 1);
         held.lose(1);
         assert_eq!(held.again("q", &large, tag(2, 1)), Again::Over);
+    }
+
+    #[test]
+    fn what_has_ended_is_known_each_time_that_it_comes_again_and_another_one_like_it_is_new() {
+        let mut held = Held::default();
+        let one = held.add("q".into(), parcel("one"), tag(1, 1));
+        held.remove(one, true);
+        held.lose(1);
+        assert_eq!(held.again("q", &parcel("one"), tag(2, 1)), Again::Over);
+        assert_eq!(held.again("q", &parcel("one"), tag(2, 2)), Again::New, "the same task, sent once more");
+        held.lose(2);
+        assert_eq!(held.again("q", &parcel("one"), tag(3, 1)), Again::Over, "the second acknowledgement was lost, too");
+        // It ends while its channel is gone.
+        let two = held.add("q".into(), parcel("two"), tag(3, 2));
+        held.lose(3);
+        held.remove(two, true);
+        assert_eq!(held.again("q", &parcel("two"), tag(4, 1)), Again::Over);
+    }
+
+    #[test]
+    fn headers_of_the_server_make_no_other_message() {
+        let with = |name: &str| {
+            let mut headers = lapin::types::FieldTable::default();
+            headers.insert("retries".into(), AMQPValue::LongInt(1));
+            headers.insert(name.into(), AMQPValue::LongLongInt(1));
+            Parcel::read(&lapin::BasicProperties::default().with_headers(headers), b"one".to_vec())
+        };
+        for name in ["x-death", "x-delivery-count", "x-acquired-count"] {
+            let mut held = Held::default();
+            let mut plain = lapin::types::FieldTable::default();
+            plain.insert("retries".into(), AMQPValue::LongInt(1));
+            let plain = Parcel::read(&lapin::BasicProperties::default().with_headers(plain), b"one".to_vec());
+            held.add("q".into(), Arc::new(plain), tag(1, 1));
+            held.lose(1);
+            assert_eq!(held.again("q", &with(name), tag(2, 1)), Again::Ours, "{name}");
+        }
     }
 
     #[test]

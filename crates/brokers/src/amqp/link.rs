@@ -87,16 +87,25 @@ pub(super) struct Open {
     notice: Notice,
 }
 
-/// Waits for what a server has to say, so long at most; time in which it has said that it takes
-/// nothing does not count. `None`: it says nothing.
-async fn within<T>(most: Duration, blocked: &AtomicBool, said: impl Future<Output = T>) -> Option<T> {
+/// Waits for what a server has to say, so long at most since there was progress; time in which it
+/// has said that it takes nothing does not count. `None`: it says nothing.
+async fn within<T, P: PartialEq>(
+    most: Duration,
+    blocked: &AtomicBool,
+    progress: impl Fn() -> P,
+    said: impl Future<Output = T>,
+) -> Option<T> {
     let mut said = pin!(said);
-    let mut silent = Duration::ZERO;
+    let (mut silent, mut before) = (Duration::ZERO, progress());
     while silent < most {
         match timeout(LOOK, said.as_mut()).await {
             Ok(said) => return Some(said),
             Err(_) if blocked.load(Ordering::Relaxed) => silent = Duration::ZERO,
             Err(_) => silent += LOOK,
+        }
+        let now = progress();
+        if now != before {
+            (silent, before) = (Duration::ZERO, now);
         }
     }
     None
@@ -111,7 +120,7 @@ impl Open {
     /// Waits for the answer to what any server answers. One that does not has lost it, whatever
     /// else it does: the connection is given up, and the next one is another.
     pub(super) async fn answer<T>(&self, asked: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
-        match within(self.most, &self.blocked, asked).await {
+        match within(self.most, &self.blocked, || (), asked).await {
             Some(answered) => answered,
             None => {
                 let error = unanswered();
@@ -132,12 +141,17 @@ impl Open {
     /// Waits for the answer of a queue or an exchange. One that does not answer harms no other:
     /// the connection is kept.
     pub(super) async fn answer_of_queue<T>(&self, asked: impl Future<Output = lapin::Result<T>>) -> lapin::Result<T> {
-        within(self.most, &self.blocked, asked).await.unwrap_or_else(|| Err(unanswered()))
+        within(self.most, &self.blocked, || (), asked).await.unwrap_or_else(|| Err(unanswered()))
     }
 
     /// Makes a channel.
     pub(super) async fn channel(&self) -> lapin::Result<Channel> {
         self.answer(self.connection.create_channel()).await
+    }
+
+    /// Returns whether the server limits what all queues of a channel send together.
+    pub(super) fn limits_channels(&self) -> bool {
+        limits_channels(&self.version)
     }
 
     /// Returns the largest frame that may be sent.
@@ -147,6 +161,14 @@ impl Open {
             size => size as usize,
         }
     }
+}
+
+/// Returns whether a server of this name and version keeps `global` limits: RabbitMQ answers them,
+/// from 4.3 on, and takes them for those of each consumer.
+fn limits_channels(version: &str) -> bool {
+    let Some((_, number)) = version.rsplit_once(' ') else { return true };
+    let mut parts = number.split('.').map(|part| part.parse::<u32>().unwrap_or(0));
+    !version.starts_with("RabbitMQ") || (parts.next().unwrap_or(0), parts.next().unwrap_or(0)) < (4, 3)
 }
 
 /// A way to the server, for any number of callers.
@@ -171,6 +193,16 @@ struct LinkState {
     trouble: Mutex<Option<String>>,
     /// Number of the server that answered last: all connections go to the same, if they can.
     server: AtomicUsize,
+}
+
+/// An attempt to connect. One that is dropped before it is over leaves no thread and no socket
+/// behind.
+struct Attempt(Option<Arc<Direct>>);
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        self.0.take().iter().for_each(|direct| direct.abandon());
+    }
 }
 
 /// Failure of one attempt to connect.
@@ -228,9 +260,22 @@ impl Link {
         self.blocked.load(Ordering::Relaxed)
     }
 
-    /// Waits for what a server has to say of what it was sent, so long at most. `None`: nothing.
-    pub(super) async fn said<T>(&self, most: Duration, said: impl Future<Output = T>) -> Option<T> {
-        within(most, &self.blocked, said).await
+    /// Waits for what a server has to say of what it was sent, so long at most since there was
+    /// progress. `None`: nothing.
+    pub(super) async fn said<T, P: PartialEq>(&self, most: Duration, progress: impl Fn() -> P, said: impl Future<Output = T>) -> Option<T> {
+        within(most, &self.blocked, progress, said).await
+    }
+
+    /// Returns how long a server may say nothing of what it was sent.
+    pub(super) fn silence(&self, wait: Wait) -> Duration {
+        let patience = self.config.patience;
+        if wait == Wait::Patience { patience } else { patience.saturating_mul(PATIENCES) }
+    }
+
+    /// Returns the error of a caller whose patience is over.
+    pub(super) fn late(&self) -> BrokerError {
+        let why = self.trouble().unwrap_or_else(|| "no answer".to_owned());
+        transient(&self.place(), &format!("{why} (waited for {:.1} s)", self.config.patience.as_secs_f64()))
     }
 
     /// Says why it is away, or takes nothing, if it does.
@@ -277,10 +322,7 @@ impl Link {
         };
         match wait {
             Wait::Forever => fetch.await,
-            Wait::Patience => timeout_at(until, fetch).await.unwrap_or_else(|_| {
-                let why = self.trouble().unwrap_or_else(|| "no answer".to_owned());
-                Err(transient(&self.place(), &format!("{why} (waited for {:.1} s)", self.config.patience.as_secs_f64())))
-            }),
+            Wait::Patience => timeout_at(until, fetch).await.unwrap_or_else(|_| Err(self.late())),
         }
     }
 
@@ -374,6 +416,7 @@ impl Link {
             _ => Unable::Away(error.to_string()),
         })?;
         let (version, direct) = (stream.version(), stream.direct());
+        let mut attempt = Attempt(Some(direct.clone()));
         // lapin asks for a socket once, since it may not connect by itself.
         let stream = Mutex::new(Some(stream));
         let uri = AMQPUri {
@@ -398,6 +441,7 @@ impl Link {
             let greeted = !locked(&version).is_empty();
             self.unable(&error, greeted)
         })?;
+        attempt.0 = None;
         self.listen(&connection, direct.clone(), server.to_string());
         let version = locked(&version).clone();
         Ok(Open {
@@ -465,6 +509,20 @@ fn unanswered() -> lapin::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_that_know_no_limits_of_channels_are_told_from_others() {
+        for (version, limits) in [
+            ("RabbitMQ 3.10.8", true),
+            ("RabbitMQ 4.2.1", true),
+            ("RabbitMQ 4.3.0-beta.1", false),
+            ("RabbitMQ 5.0.0", false),
+            ("LavinMQ 4.9.0", true),
+            ("", true),
+        ] {
+            assert_eq!(limits_channels(version), limits, "{version}");
+        }
+    }
 
     #[test]
     fn a_silent_server_leaves_time_for_the_next_and_has_more_with_each_attempt() {

@@ -16,7 +16,7 @@ use crate::message::Claimed;
 const DEPTH: usize = 48;
 /// Headers that are for the server. Sent again, its own would make it drop what comes round to a
 /// queue a second time, and the sender's (`CC`) would send a copy to other queues each time.
-pub(super) const SERVERS: [&str; 10] = [
+pub(super) const SERVERS: [&str; 11] = [
     "CC",
     "BCC",
     "x-death",
@@ -26,8 +26,14 @@ pub(super) const SERVERS: [&str; 10] = [
     "x-last-death-exchange",
     "x-last-death-queue",
     "x-last-death-reason",
-    "x-delivery-count",
+    DELIVERIES,
+    "x-acquired-count",
 ];
+/// The header in which a quorum queue says how often it has lent a message in vain.
+const DELIVERIES: &str = "x-delivery-count";
+/// Such deliveries from which on a message does not go back to its place: from RabbitMQ 4.0 on the
+/// twenty-first is its last.
+const WORN: i64 = 10;
 /// The header of a body that is a message as it is, because it is no envelope.
 const AS_IT_IS: &str = "x-longshore-raw";
 
@@ -39,6 +45,20 @@ pub(super) struct Parcel {
 }
 
 impl Parcel {
+    /// Returns whether it was lent in vain so often that it goes back as a new one.
+    pub(super) fn is_worn(&self) -> bool {
+        if memchr::memmem::find(self.properties.bytes(), DELIVERIES.as_bytes()).is_none() {
+            return false;
+        }
+        let properties = self.properties.parse();
+        let count = properties.headers().as_ref().and_then(|headers| headers.inner().get(DELIVERIES).cloned());
+        match count {
+            Some(AMQPValue::LongLongInt(count)) => count >= WORN,
+            Some(AMQPValue::LongInt(count)) => i64::from(count) >= WORN,
+            _ => false,
+        }
+    }
+
     /// Makes it of an envelope, or of whatever else was sent.
     ///
     /// # Errors

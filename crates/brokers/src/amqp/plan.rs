@@ -11,6 +11,8 @@ pub(super) enum Plan {
     Keep(Vec<Routed>),
     /// These are sent, and it is acknowledged.
     Ack(Vec<Routed>),
+    /// The same beside the others, when it can be sent.
+    Aside,
     /// These are sent, and it is left to the dead-letter exchange of its queue.
     Reject(Vec<Routed>),
     /// It goes back to its place.
@@ -34,7 +36,7 @@ impl Plan {
         }
         match &finish.end {
             End::Keep => return Self::Keep(sends),
-            End::Back { front: true } if sends.is_empty() => return Self::Back,
+            End::Back { front: true } if sends.is_empty() && !lent.parcel.is_worn() => return Self::Back,
             End::Back { .. } => sends.push(Routed::to(&lent.queue, copy(&lent.parcel))),
             End::Dead { reason } | End::Junk { reason } => {
                 let Some(room) = room else { return Self::Reject(sends) };
@@ -47,7 +49,7 @@ impl Plan {
 
     pub(super) fn sends(&self) -> &[Routed] {
         match self {
-            Self::Over(_) | Self::Back => &[],
+            Self::Over(_) | Self::Aside | Self::Back => &[],
             Self::Keep(sends) | Self::Ack(sends) | Self::Reject(sends) => sends,
         }
     }

@@ -15,29 +15,22 @@ use super::{
     declare::{Declarer, Giving, LONGEST_NAME, Undeclared},
     delay::{self, Delays, LONG, seconds_until},
     direct::DirectChannel,
-    fail::{advised, is_denied, is_not_found, is_precondition, refused, transient, words},
+    fail::{advised, is_denied, is_precondition, refused, transient, words},
     link::{Link, Open, Wait, pause},
     parts::Parcel,
+    sending::{Sending, Troubles, UNCONFIRMED},
 };
 use crate::{
     error::BrokerError,
     message::{Outgoing, unbound},
     names,
-    news::Happened,
 };
 
 /// The largest body that a server takes unless it is told otherwise (`max_message_size`).
 const LARGEST: usize = 128 << 20;
 
-/// Bytes of a body from which on a message goes alone.
-const LARGE: usize = 128 << 10;
-
-/// Time that a channel has to close, and the time that is given for each message.
+/// Time that a channel has to close.
 const CLOSE: Duration = Duration::from_millis(250);
-const MESSAGE: Duration = Duration::from_millis(2);
-/// Longest time without a word of the server's before something is sent once more that has to be.
-const SILENT: Duration = Duration::from_secs(30);
-const UNCONFIRMED: &str = "it confirms nothing of what it was sent (a queue without a leader?); unknown whether it was taken";
 
 /// A message and where it goes.
 #[derive(Clone)]
@@ -67,12 +60,12 @@ impl Routed {
     }
 
     /// Says whether it is for whoever listens.
-    fn is_for_listeners(&self) -> bool {
+    pub(super) fn is_for_listeners(&self) -> bool {
         self.queue.is_none() && !self.mandatory
     }
 
     /// Returns the exchange that was named for it, which finds the queues: there must be one.
-    fn through(&self) -> Option<&Arc<str>> {
+    pub(super) fn through(&self) -> Option<&Arc<str>> {
         (self.queue.is_none() && self.mandatory && !self.exchange.is_empty()).then_some(&self.exchange)
     }
 
@@ -100,7 +93,7 @@ pub(super) enum Sent {
 }
 
 /// Outcome of sending a message alone, where another with it had ended the channel.
-enum Alone {
+pub(super) enum Alone {
     Confirmed,
     /// It can never be sent: the reason.
     Never(String),
@@ -109,19 +102,20 @@ enum Alone {
 }
 
 /// A channel on which messages are confirmed.
-struct Outlet {
+pub(super) struct Outlet {
     // Given back before the channel ends.
-    direct: DirectChannel,
-    open: Arc<Open>,
+    pub(super) direct: DirectChannel,
+    pub(super) open: Arc<Open>,
     channel: Channel,
 }
 
 /// Sends for any number of callers.
 pub(super) struct Publisher {
-    link: Arc<Link>,
-    declarer: Arc<Declarer>,
-    delays: Delays,
-    outlet: tokio::sync::Mutex<Option<Arc<Outlet>>>,
+    pub(super) link: Arc<Link>,
+    pub(super) declarer: Arc<Declarer>,
+    pub(super) delays: Delays,
+    pub(super) outlet: tokio::sync::Mutex<Option<Arc<Outlet>>>,
+    pub(super) troubles: Troubles,
     /// Largest body that the server takes, as far as it has said so.
     largest: AtomicUsize,
 }
@@ -129,7 +123,14 @@ pub(super) struct Publisher {
 impl Publisher {
     pub(super) fn new(link: Arc<Link>, declarer: Arc<Declarer>) -> Self {
         let delays = Delays::new(link.notice().clone());
-        Self { link, declarer, delays, outlet: tokio::sync::Mutex::default(), largest: AtomicUsize::new(LARGEST) }
+        Self {
+            link,
+            declarer,
+            delays,
+            outlet: tokio::sync::Mutex::default(),
+            troubles: Troubles::default(),
+            largest: AtomicUsize::new(LARGEST),
+        }
     }
 
     /// Sends messages, in order. Returns for each that can never be sent why; all others are
@@ -138,115 +139,29 @@ impl Publisher {
     /// # Errors
     /// With patience. Transient: unknown which were sent.
     pub(super) async fn send(&self, batch: &[Routed], wait: Wait) -> Result<Vec<Option<String>>, BrokerError> {
-        let mut refusals: Vec<Option<String>> = batch.iter().map(|routed| self.impossible(routed)).collect();
-        let mut left: Vec<usize> = (0..batch.len()).filter(|at| refusals[*at].is_none()).collect();
-        let (mut attempt, mut told, mut some_sent) = (0, false, false);
-        let mut all_or_none = wait == Wait::Patience;
-        if all_or_none {
-            // A batch of which some was taken is sent once more, and what was refused shows now.
-            left.retain(|at| {
-                let routed = &batch[*at];
-                let is_unbound = routed.through().is_some() && self.declarer.is_unbound(&routed.exchange, &routed.key);
-                refusals[*at] = is_unbound.then(|| unbound(&routed.exchange, &routed.key));
-                !is_unbound
-            });
-        }
-        if all_or_none && left.len() < batch.len() {
-            return Ok(refusals);
-        }
-        while !left.is_empty() {
-            let outlet = self.outlet(wait).await?;
-            let ready = self.declare(&outlet, batch, left, &mut refusals, wait).await?;
-            if all_or_none && refusals.iter().any(Option::is_some) {
-                return Ok(refusals);
-            }
-            all_or_none = false;
-            let (ready, later) = first_run(ready);
-            let (places, sends): (Vec<usize>, Vec<Routed>) = ready.into_iter().unzip();
-            let batch_sent = outlet.direct.publish(sends);
-            let Some(sent) = self.confirmed(batch_sent.sent(), places.len(), wait).await else {
-                self.give_up(&outlet).await;
-                if wait == Wait::Patience {
-                    return Err(transient(&outlet.open.place, UNCONFIRMED));
-                }
-                left = places.into_iter().chain(later).collect();
-                continue;
-            };
-            let (mut again, mut alone, mut trouble) = (Vec::new(), Vec::new(), None);
-            for (at, sent) in places.into_iter().zip(sent) {
-                match sent {
-                    Sent::Confirmed => some_sent = true,
-                    Sent::Returned if batch[at].through().is_some() => {
-                        self.declarer.note_unbound(&batch[at].exchange, &batch[at].key);
-                        refusals[at] = Some(unbound(&batch[at].exchange, &batch[at].key));
-                    }
-                    Sent::Returned => {
-                        batch[at].queue.iter().for_each(|queue| self.declarer.forget(queue));
-                        self.delays.forget().await;
-                        trouble = Some(format!("nobody takes what is sent to {}", batch[at].key));
-                        again.push(at);
-                    }
-                    Sent::Nacked => {
-                        trouble = Some(format!("it does not take what is sent to {} (a limit of the queue?)", batch[at].key));
-                        again.push(at);
-                    }
-                    Sent::Channel(error) if is_precondition(&error) || is_denied(&error) => alone.push(at),
-                    // An exchange is made by whoever names it; those of the delays are made here.
-                    Sent::Channel(error) if is_not_found(&error) && batch[at].is_for_listeners() && wait == Wait::Patience => {
-                        return Err(transient(&outlet.open.place, &words(&error)));
-                    }
-                    Sent::Channel(error) if is_not_found(&error) => {
-                        self.declarer.forget_exchanges();
-                        self.delays.forget().await;
-                        trouble = Some(words(&error));
-                        again.push(at);
-                    }
-                    Sent::Channel(error) | Sent::Away(error) if wait == Wait::Patience => {
-                        return Err(transient(&outlet.open.place, &words(&error)));
-                    }
-                    Sent::Channel(_) | Sent::Away(_) => again.push(at),
+        let mut sending = self.begin(batch.to_vec());
+        if wait == Wait::Patience {
+            // A batch of which some was taken is asked for once more, and what was refused shows now.
+            for (routed, refusal) in batch.iter().zip(&mut sending.refusals) {
+                if routed.through().is_some() && self.declarer.is_unbound(&routed.exchange, &routed.key) {
+                    refusal.get_or_insert_with(|| unbound(&routed.exchange, &routed.key));
                 }
             }
-            // Some message is to blame for the end of the channel. It shows which when each goes
-            // alone.
-            for at in alone {
-                match self.send_alone(&batch[at], wait).await? {
-                    Alone::Confirmed => some_sent = true,
-                    Alone::Never(why) => refusals[at] = Some(why),
-                    Alone::Again(why) => {
-                        trouble = Some(why);
-                        again.push(at);
-                    }
-                }
-            }
-            let in_trouble = !again.is_empty();
-            left = in_order(again, later);
-            if let Some(trouble) = trouble.filter(|_| !left.is_empty()) {
-                if wait == Wait::Patience && attempt >= 4 {
-                    return Err(transient(&outlet.open.place, &trouble));
-                }
-                if attempt >= 2 && !std::mem::replace(&mut told, true) {
-                    let reason = format!("rabbitmq at {}: {trouble}; asked again", outlet.open.place);
-                    (self.link.notice())(&Happened::Refused { reason }.into());
-                }
-            }
-            if in_trouble {
-                sleep(pause(attempt)).await;
-                attempt += 1;
+            if sending.is_refused() {
+                return Ok(sending.refusals);
             }
         }
-        if told {
-            self.tell_able();
-        }
+        self.go_on(&mut sending, wait, None).await?;
         match wait {
-            Wait::Patience => self.all_or_none(refusals, some_sent),
-            Wait::Forever => Ok(refusals),
+            Wait::Patience => self.all_or_none(sending.refusals, sending.some_sent),
+            Wait::Forever => Ok(sending.refusals),
         }
     }
 
-    fn tell_able(&self) {
-        let server = format!("rabbitmq at {}", self.link.place());
-        (self.link.notice())(&Happened::Able { server, again: crate::Ability::Take }.into());
+    /// Begins to send: looks what can never be sent.
+    pub(super) fn begin(&self, sends: Vec<Routed>) -> Sending {
+        let refusals = sends.iter().map(|routed| self.impossible(routed)).collect();
+        Sending::new(sends, refusals)
     }
 
     /// Returns the refusals if they are all that was to be sent, or none is: whoever sends a batch
@@ -255,22 +170,6 @@ impl Publisher {
         match refusals.iter().flatten().next().filter(|_| some_sent) {
             Some(why) => Err(transient(&self.link.place(), &format!("{why}; others that went with it were taken"))),
             None => Ok(refusals),
-        }
-    }
-
-    /// Waits until the server has said something of each of so many messages. `None`: it takes what
-    /// it is given, and says nothing for too long (a queue without a leader, a frozen server).
-    async fn confirmed<T>(&self, sends: impl Future<Output = T>, count: usize, wait: Wait) -> Option<T> {
-        let patience = if wait == Wait::Patience { self.link.config().patience } else { SILENT };
-        let most = patience + MESSAGE * u32::try_from(count).unwrap_or(u32::MAX);
-        self.link.said(most, sends).await
-    }
-
-    /// Sends nothing more on a channel.
-    async fn give_up(&self, outlet: &Arc<Outlet>) {
-        let mut slot = self.outlet.lock().await;
-        if slot.as_ref().is_some_and(|other| Arc::ptr_eq(other, outlet)) {
-            *slot = None;
         }
     }
 
@@ -354,7 +253,7 @@ impl Publisher {
     }
 
     /// Finds the queues of what is to be sent, and its way there. Returns what can be sent.
-    async fn declare(
+    pub(super) async fn declare(
         &self,
         outlet: &Outlet,
         batch: &[Routed],
@@ -410,8 +309,16 @@ impl Publisher {
         delay::routed(queue, routed.parcel.clone(), seconds)
     }
 
-    async fn outlet(&self, wait: Wait) -> Result<Arc<Outlet>, BrokerError> {
-        let mut slot = self.outlet.lock().await;
+    /// Returns the channel that all send on; makes one if there is none.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub(super) async fn outlet(&self, wait: Wait) -> Result<Arc<Outlet>, BrokerError> {
+        let mut slot = match wait {
+            Wait::Forever => self.outlet.lock().await,
+            // Somebody with more patience may be making one.
+            Wait::Patience => timeout(self.link.config().patience, self.outlet.lock()).await.map_err(|_| self.link.late())?,
+        };
         if let Some(outlet) = slot.as_ref().filter(|outlet| outlet.open.is_up() && outlet.channel.status().connected()) {
             return Ok(outlet.clone());
         }
@@ -446,7 +353,7 @@ impl Publisher {
     ///
     /// # Errors
     /// With patience. Transient: unknown whether it was sent. Refused: we may not.
-    async fn send_alone(&self, routed: &Routed, wait: Wait) -> Result<Alone, BrokerError> {
+    pub(super) async fn send_alone(&self, routed: &Routed, wait: Wait) -> Result<Alone, BrokerError> {
         match self.try_alone(routed, wait).await {
             Ok(Sent::Confirmed) => Ok(Alone::Confirmed),
             Err(error) if wait == Wait::Patience => Err(error),
@@ -463,7 +370,7 @@ impl Publisher {
     async fn try_alone(&self, routed: &Routed, wait: Wait) -> Result<Sent, BrokerError> {
         let outlet = self.new_outlet(wait).await?;
         let batch = outlet.direct.publish(vec![routed.clone()]);
-        let sent = self.confirmed(batch.sent(), 1, wait).await;
+        let sent = self.confirmed(&outlet, &batch, wait).await;
         let Outlet { direct, open, channel } = outlet;
         drop(direct);
         let _ = timeout(CLOSE, channel.close(200, "".into())).await;
@@ -477,23 +384,6 @@ pub(super) async fn publish_all(publisher: &Publisher, place: &str, batch: &[Out
     let routed = batch.iter().map(Routed::of).collect::<Result<Vec<_>, _>>().map_err(|why| refused(place, &why))?;
     let refusals = publisher.send(&routed, Wait::Patience).await?;
     refusals.into_iter().flatten().next().map_or(Ok(()), |why| Err(refused(place, &why)))
-}
-
-/// Returns places of both, in order.
-fn in_order(mut some: Vec<usize>, others: Vec<usize>) -> Vec<usize> {
-    some.extend(others);
-    some.sort_unstable();
-    some
-}
-
-/// Returns those that go together, and the places of the others: a large one goes alone, behind
-/// those that went before. A server that takes none so large ends the channel, and nobody else
-/// shall be in doubt.
-fn first_run(mut ready: Vec<(usize, Routed)>) -> (Vec<(usize, Routed)>, Vec<usize>) {
-    let is_large = |(_, routed): &(usize, Routed)| routed.parcel.body.len() > LARGE;
-    let count = ready.iter().position(is_large).unwrap_or(ready.len()).max(1);
-    let later = ready.split_off(count.min(ready.len())).into_iter().map(|(at, _)| at).collect();
-    (ready, later)
 }
 
 /// Returns the largest body that a server takes, of a refusal that names it.

@@ -1,5 +1,6 @@
 //! The suite on a real server, and what only RabbitMQ can get wrong.
 
+mod asides;
 mod closing;
 mod deleted;
 mod exchanges;

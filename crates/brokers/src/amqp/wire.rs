@@ -122,6 +122,9 @@ impl futures_io::AsyncRead for WireStream {
             this.direct.wakes(cx.waker());
             this.waker = Some(cx.waker().clone());
         }
+        if !this.greeted && this.direct.is_abandoned() {
+            return Poll::Ready(Ok(0));
+        }
         let mut reads = 0;
         while this.at == this.ready.len() {
             if reads == IN_A_ROW {

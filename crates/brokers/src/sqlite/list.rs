@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use rusqlite::{Connection, OptionalExtension, params};
 
-use super::queues::{now, time};
+use super::{
+    count,
+    queues::{now, time},
+};
 use crate::{
     broker::QueueState,
     ends::Looked,
@@ -60,15 +63,18 @@ pub(crate) fn later(conn: &Connection, names: &[Arc<str>], most: usize) -> rusql
     Ok(found)
 }
 
+/// Returns what these queues look like at one moment; no names ask for all that are known.
 pub(crate) fn states(conn: &Connection, names: &[Arc<str>]) -> rusqlite::Result<Vec<QueueState>> {
-    if !names.is_empty() {
-        return names.iter().map(|name| state(conn, name)).collect();
-    }
-    names_of(conn)?.iter().map(|name| state(conn, name)).collect()
+    let moment = conn.unchecked_transaction()?;
+    let known = if names.is_empty() { names_of(&moment)? } else { names.to_vec() };
+    let ready = count::ready(&moment, &known)?;
+    let states = known.iter().zip(ready).map(|(name, ready)| state(&moment, name, ready)).collect();
+    moment.finish()?;
+    states
 }
 
 /// Returns the queues that are known.
-fn names_of(conn: &Connection) -> rusqlite::Result<Vec<String>> {
+fn names_of(conn: &Connection) -> rusqlite::Result<Vec<Arc<str>>> {
     let mut all = conn.prepare_cached("SELECT name FROM queues UNION SELECT queue FROM paused UNION SELECT queue FROM dead ORDER BY 1")?;
     all.query_map([], |row| row.get(0))?.collect()
 }
@@ -87,11 +93,11 @@ const OLDEST: &str =
             ORDER BY id DESC LIMIT 1), 9223372036854775807)) AS oldest
     FROM priorities, places ORDER BY oldest LIMIT 1";
 
-fn state(conn: &Connection, name: &str) -> rusqlite::Result<QueueState> {
+/// Returns what a queue looks like in which so many are ready.
+fn state(conn: &Connection, name: &str, ready: u64) -> rusqlite::Result<QueueState> {
     let now = now();
     let count = |sql: &str| conn.prepare_cached(sql)?.query_row(params![name, now], |row| row.get::<_, i64>(0)).map(i64::unsigned_abs);
     // Each counts both parameters in, so that one closure serves all.
-    let ready = count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NULL AND due IS NULL AND ?2 > 0")?;
     let overdue = count("SELECT count(*) FROM messages WHERE queue = ?1 AND owner IS NULL AND due <= ?2")?;
     let oldest: Option<i64> = conn.prepare_cached(OLDEST)?.query_row([name], |row| row.get(0))?;
     let paused: Option<(String, i64)> = conn
@@ -155,20 +161,19 @@ pub(crate) fn find(conn: &Connection, id: &str) -> rusqlite::Result<Vec<Found>> 
 /// Lists what is lent, what waits and what is held back, up to `most` of each in each queue.
 pub(crate) fn list(conn: &Connection, queue: Option<&str>, most: usize) -> rusqlite::Result<Vec<Found>> {
     let limit = i64::try_from(most).unwrap_or(i64::MAX);
-    let names = queue.map_or_else(|| names_of(conn), |name| Ok(vec![name.to_owned()]))?;
+    let names = queue.map_or_else(|| names_of(conn), |name| Ok(vec![name.into()]))?;
     let mut held = conn.prepare_cached(
         "SELECT node, held_since, raw FROM messages JOIN owners ON owner = number WHERE queue = ?1 ORDER BY held_since, id LIMIT ?2",
     )?;
     let mut later =
         conn.prepare_cached("SELECT due, raw FROM messages WHERE queue = ?1 AND owner IS NULL AND due > ?3 ORDER BY due, id LIMIT ?2")?;
     let mut found = Vec::new();
-    for queue in names {
+    for QueueState { name: queue, waiting: of, .. } in states(conn, &names)? {
         let lent = held.query_map(params![queue, limit], |row| {
             let doing = Doing::Held { by: row.get(0)?, since: row.get::<_, Option<i64>>(1)?.map(time) };
             Ok(Found { queue: queue.clone(), doing, raw: row.get(2)? })
         })?;
         found.extend(lent.collect::<rusqlite::Result<Vec<_>>>()?);
-        let of = state(conn, &queue)?.waiting;
         let line = (1_u64..).zip(waiting(conn, &queue, limit)?);
         let waits = |place: u64| Doing::Waiting { place, of: of.max(place), since: None };
         found.extend(line.map(|(place, raw)| Found { queue: queue.clone(), doing: waits(place), raw }));

@@ -26,7 +26,7 @@ use crate::{
 };
 
 /// Longest time that something takes that comes.
-const SOON: Duration = Duration::from_secs(40);
+pub(super) const SOON: Duration = Duration::from_secs(40);
 
 pub(super) type Said = Arc<Mutex<Vec<String>>>;
 
@@ -48,7 +48,7 @@ fn permit(url: &str, name: &str, permissions: [&str; 3]) {
 }
 
 /// Declares a queue in the server, with these properties and arguments.
-fn declare(url: &str, queue: &str, durable: bool, auto_delete: bool, arguments: &str, owner: &str) {
+pub(super) fn declare(url: &str, queue: &str, durable: bool, auto_delete: bool, arguments: &str, owner: &str) {
     let vhost = vhost_of(url);
     rabbit::shared().unwrap().eval(&format!(
         r#"rabbit_amqqueue:declare(rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>), {durable}, {auto_delete}, {arguments}, {owner}, <<"test">>), ok."#
@@ -62,21 +62,21 @@ pub(super) fn connect(url: &str) -> (Connected, Said) {
     (connect_with(url, Some("memory://amqp-refusals"), Arc::new(notice)).unwrap(), said)
 }
 
-fn message(queue: &str) -> Outgoing {
+pub(super) fn message(queue: &str) -> Outgoing {
     outgoing(queue, queue, SystemTime::now(), false)
 }
 
-async fn open(connected: &Connected, queues: &[&str]) -> Arc<dyn Consumer> {
+pub(super) async fn open(connected: &Connected, queues: &[&str]) -> Arc<dyn Consumer> {
     connected.broker.open(OpenOptions::new("w@test", queues.iter().copied())).await.unwrap()
 }
 
-async fn claim(consumer: &Arc<dyn Consumer>) -> Claimed {
+pub(super) async fn claim(consumer: &Arc<dyn Consumer>) -> Claimed {
     let mut claimed = Vec::new();
     timeout(SOON, consumer.claim(1, &mut claimed)).await.expect("a message comes").unwrap();
     claimed.remove(0)
 }
 
-fn ack(claimed: &Claimed) -> Finish {
+pub(super) fn ack(claimed: &Claimed) -> Finish {
     Finish { receipt: claimed.receipt, publish: Vec::new(), results: Vec::new(), part: None, end: End::Ack }
 }
 

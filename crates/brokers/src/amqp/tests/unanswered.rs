@@ -126,6 +126,29 @@ async fn a_connection_that_does_not_answer_what_it_is_asked_is_given_up_and_the_
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_takes_connections_and_says_nothing_is_left_with_none_of_them() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    let (ends, ended) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let ends = ends.clone();
+            thread::spawn(move || {
+                let _ = io::copy(&mut stream, &mut io::sink());
+                let _ = ends.send(());
+            });
+        }
+    });
+    // Of two servers each has a third of the patience.
+    let (connected, _) = connect(&format!("amqp://127.0.0.1:{port}/?patience=0.3&heartbeat=60;amqp://localhost:{port}/"));
+    let error = connected.broker.publish(&[outgoing("q", "one", SystemTime::now(), false)]).await.unwrap_err();
+    assert_eq!(error.kind, ErrorKind::Transient, "{}", error.message);
+    for number in 0..2 {
+        assert!(ended.recv_timeout(Duration::from_secs(20)).is_ok(), "{number} of them were ended: {}", error.message);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_queue_that_does_not_answer_ends_as_transient_and_its_connection_is_kept() {
     let server = Forgetful::start(QUEUE_DECLARE, 1);
     let (connected, _) = connect(&server.url());
