@@ -201,12 +201,11 @@ impl Publisher {
     /// connection that sends: that of a consumer would live on for as long as this takes, with all
     /// that it was lent.
     pub(super) async fn take_delayed(&self, queue: &Arc<str>) {
-        if let Ok(open) = self.link.open(Wait::Forever).await {
-            if self.delays.reach(&open, queue).await.is_ok_and(|reached| reached)
-                && let Some(spec) = self.declarer.spec(queue)
-            {
-                self.delays.reach_through(&open, &spec).await;
-            }
+        if let Ok(open) = self.link.open(Wait::Forever).await
+            && self.delays.reach(&open, queue).await.is_ok_and(|reached| reached)
+            && let Some(spec) = self.declarer.spec(queue)
+        {
+            self.delays.reach_through(&open, &spec).await;
         }
     }
 
