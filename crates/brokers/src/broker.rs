@@ -97,8 +97,8 @@ pub trait Broker: Send + Sync {
         names::refused_queue(name)
     }
 
-    /// Takes how queues are declared that are more than their names. Returns what of it means nothing
-    /// here, for people; `None` where all of it does.
+    /// Takes how queues are declared that are more than their names. Returns for people what of it
+    /// means nothing here; `None` where all of it does.
     fn declare_as(&self, queues: &[QueueSpec]) -> Option<String> {
         let names: Vec<&str> = queues.iter().map(|spec| &*spec.name).collect();
         (!names.is_empty()).then(|| {

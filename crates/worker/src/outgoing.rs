@@ -55,7 +55,7 @@ fn way<'a>(routing: &'a Routing, route: Option<&'a Route>, default_queue: &'a st
     let kind = named(routing.exchange_type.as_ref()).or_else(|| of_route(|route| route.exchange_type.as_ref()));
     let is_direct = kind.is_none_or(|kind| kind == "direct");
     match (exchange, key) {
-        // The key of an exchange of its own name is that queue, as an exchange without a name has it.
+        // The key of an exchange of its own name is that queue, as without an exchange.
         (Some(exchange), Some(key)) if is_direct && exchange == key => Way::Queue(key),
         (Some(exchange), Some(key)) => Way::Exchange(through(exchange, kind, key)),
         (Some(exchange), None) if !is_direct => Way::Exchange(through(exchange, kind, "")),

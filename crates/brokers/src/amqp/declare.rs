@@ -92,8 +92,8 @@ impl Declarer {
         locked(&self.specs).get(queue).cloned()
     }
 
-    /// Returns whether clients of Celery's send what is not due to the exchange of this queue by way
-    /// of the delay queues: they do where any queue is a quorum queue, and the exchange not direct.
+    /// Returns whether clients of Celery's send what is not due to the exchange of this queue by
+    /// way of the delay queues: they do where any is a quorum queue, and the exchange not direct.
     pub(super) fn is_led_to(&self, queue: &str) -> bool {
         let is_led = |spec: Arc<QueueSpec>| spec.exchange.is_some() && spec.exchange_type != "direct";
         let is_quorum = |spec: &Arc<QueueSpec>| spec.kind.as_deref() == Some("quorum");

@@ -141,7 +141,7 @@ impl Publisher {
     pub(super) async fn send(&self, batch: &[Routed], wait: Wait) -> Result<Vec<Option<String>>, BrokerError> {
         let mut sending = self.begin(batch.to_vec());
         if wait == Wait::Patience {
-            // A batch of which some was taken is asked for once more, and what was refused shows now.
+            // A batch of which some was taken is asked for once more: what was refused shows now.
             for (routed, refusal) in batch.iter().zip(&mut sending.refusals) {
                 if routed.through().is_some() && self.declarer.is_unbound(&routed.exchange, &routed.key) {
                     refusal.get_or_insert_with(|| unbound(&routed.exchange, &routed.key));
