@@ -34,7 +34,7 @@ class Worker:
     """A worker process; `kind` says whose."""
 
     def __init__(self, lab, kind, name=None, queues="celery", concurrency=2, pool="prefork", conf=None, flags=(), python=None, wait=True,
-                 visibility_timeout=None, lease=None, broker=None, results=None, env=None, routes=None, program=None):
+                 visibility_timeout=None, lease=None, broker=None, results=None, env=None, routes=None, config="", program=None):
         self.lab, self.kind = lab, kind
         self.node = f"{name or f'{kind}{len(lab.workers) + 1}'}@lab"
         log = lab.folder / f"{self.node}-{len(lab.workers)}.log"
@@ -57,10 +57,10 @@ class Worker:
             if lease is not None:
                 argv += ["--lease", f"{lease}s"]
             argv += flags
-            if routes:
-                config = lab.folder / f"{self.node}-{len(lab.workers)}.toml"
-                config.write_text("[routes]\n" + "".join(f"{json.dumps(task)} = {inline(to)}\n" for task, to in routes.items()))
-                env = {"LONGSHORE_CONFIG": str(config), **(env or {})}
+            if routes or config:
+                file = lab.folder / f"{self.node}-{len(lab.workers)}.toml"
+                file.write_text(config + "[routes]\n" + "".join(f"{json.dumps(task)} = {inline(to)}\n" for task, to in (routes or {}).items()))
+                env = {"LONGSHORE_CONFIG": str(file), **(env or {})}
             self.ready = r"\bready\b"
         self.process = Process(argv, log, env=env, cwd=HERE, name=self.node)
         if wait:

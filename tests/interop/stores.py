@@ -8,8 +8,11 @@ from ourclient import Client
 
 
 class Store:
-    def __init__(self, lab, broker):
-        self.lab, self.broker = lab, broker
+    # A delay for which a worker holds what is not due, in seconds.
+    held = 1800
+
+    def __init__(self, lab, broker, results=None):
+        self.lab, self.broker, self.results = lab, broker, results or broker
         self.client = Client(broker)
 
     def send(self, task, calls, **options):
@@ -75,6 +78,26 @@ class SqliteStore(Store):
     def close(self):
         super().close()
         self.reader.close()
+
+
+class RabbitStore(RedisStore):
+    """A virtual host of a RabbitMQ, with the results in a database of a redis-server."""
+
+    # What is due later waits in the server, whose clock runs on.
+    held = 20
+
+    def __init__(self, lab, rabbit):
+        self.rabbit, self.vhost = rabbit, rabbit.vhost()
+        Store.__init__(self, lab, rabbit.url(self.vhost), lab.results_url)
+
+    def _counts(self, is_meant):
+        return {name: row[:2] for name, row in self.rabbit.queues(self.vhost).items() if is_meant(name) and sum(row[:2])}
+
+    def left(self):
+        return {**self.lab.left(), **self._counts(lambda name: name == "celery" or name.startswith("celery_delayed_"))}
+
+    def dead(self):
+        return list(self._counts(lambda name: name.startswith(("longshore.dead.", "longshore.junk."))).items())
 
 
 STORES = {"redis": RedisStore, "sqlite": SqliteStore}

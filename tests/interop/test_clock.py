@@ -8,7 +8,7 @@ from clock import Clock
 from lab import Lab
 from procs import eventually
 from servers import RedisServer
-from stores import STORES
+from stores import STORES, RabbitStore
 from test_rounds import Ledgers, finish, nothing_is_left
 
 pytestmark = [pytest.mark.alone, pytest.mark.ours]
@@ -21,15 +21,15 @@ def clock(tmp_path):
     return Clock(tmp_path / "clock")
 
 
-@pytest.fixture(params=STORES)
+@pytest.fixture(params=[*STORES, pytest.param("rabbit", marks=pytest.mark.amqp)])
 def store(request, own_lab):
-    store = STORES[request.param](own_lab)
+    store = RabbitStore(own_lab, request.getfixturevalue("rabbit")) if request.param == "rabbit" else STORES[request.param](own_lab)
     yield store
     store.close()
 
 
 def worker(lab, store, **options):
-    return lab.worker(concurrency=2, broker=store.broker, results=store.broker, **options)
+    return lab.worker(concurrency=2, broker=store.broker, results=store.results, **options)
 
 
 @pytest.mark.limit(60)
@@ -56,7 +56,7 @@ def test_what_waits_for_its_time_sees_the_clock_jump_and_what_has_expired_too(ow
     worker(lab, store, env=clock.env)
     [due, expired] = [
         store.send("marked", [(path, tag)], **options)[0]
-        for tag, options in {"due": {"countdown": HOUR / 2}, "expired": {"countdown": HOUR / 2, "expires": 2 * HOUR / 3}}.items()
+        for tag, options in {"due": {"countdown": store.held}, "expired": {"countdown": store.held, "expires": store.held * 4 / 3}}.items()
     ]
     assert store.send("add", [(1, 1)]) and eventually(lambda: not lab.starts(path), 1)
     time.sleep(1)

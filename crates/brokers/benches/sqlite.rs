@@ -149,7 +149,7 @@ impl Ours {
     }
 
     fn publish(&self, message: &[u8], tasks: usize) -> Anything<()> {
-        let batch = vec![Outgoing { queue: "q".into(), priority: 0, due: None, raw: message.to_vec() }; BATCH];
+        let batch = vec![Outgoing { queue: "q".into(), exchange: None, priority: 0, due: None, raw: message.to_vec() }; BATCH];
         self.runtime.block_on(async {
             for _ in 0..tasks / BATCH {
                 self.broker.publish(&batch).await?;

@@ -85,6 +85,7 @@ use crate::{
     message::Outgoing,
     names,
     news::{News, Notice},
+    queue_spec::QueueSpec,
 };
 
 /// A broker at this URL. It is connected to when it is first needed, on the runtime that is current
@@ -98,6 +99,8 @@ use crate::{
 ///   times as long for each answer
 /// - `queue_type`: `classic` or `quorum`, for the queues that are declared here
 /// - `max_priority`: of the queues that are declared here (`task_queue_max_priority`)
+/// - `dead`: `reject` leaves what workers reject or bury to the dead-letter exchange of its queue,
+///   where `keep` (as it is by itself) keeps it with its reason
 /// - `declare`: `passive` looks for queues and makes none
 /// - `management`: `http://host:15672`, or the port alone: where the management plugin is asked for
 ///   the list of all queues, and for what is lent, as the user of this URL
@@ -221,6 +224,11 @@ impl Broker for AmqpBroker {
         names::refused_queue(name).or_else(|| refused_name(name))
     }
 
+    fn declare_as(&self, queues: &[QueueSpec]) -> Option<String> {
+        self.declarer.declare_as(queues);
+        None
+    }
+
     fn open(&self, options: OpenOptions) -> BoxFuture<'_, Result<Arc<dyn Consumer>, BrokerError>> {
         Box::pin(async move {
             for queue in &options.queues {
@@ -234,7 +242,7 @@ impl Broker for AmqpBroker {
 
     fn publish<'a>(&'a self, batch: &'a [Outgoing]) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(async move {
-            for out in batch {
+            for out in batch.iter().filter(|out| out.exchange.is_none()) {
                 check(&self.link.place(), &out.queue)?;
             }
             publish::publish_all(&self.publisher, &self.link.place(), batch).await

@@ -18,6 +18,7 @@ use crate::{
     lease::Lease,
     message::{Claimed, Ended, Finish, Outgoing},
     names,
+    queue_spec::QueueSpec,
 };
 
 /// Settings of a consumer.
@@ -94,6 +95,19 @@ pub trait Broker: Send + Sync {
     /// Says why it has no queue of this name; `None` if it may have one.
     fn refused_queue(&self, name: &str) -> Option<String> {
         names::refused_queue(name)
+    }
+
+    /// Takes how queues are declared that are more than their names. Returns for people what of it
+    /// means nothing here; `None` where all of it does.
+    fn declare_as(&self, queues: &[QueueSpec]) -> Option<String> {
+        let names: Vec<&str> = queues.iter().map(|spec| &*spec.name).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "{}: queues have a name and nothing else here; what is said of {} (type, arguments, exchange) holds on RabbitMQ alone",
+                self.url(),
+                names.join(", ")
+            )
+        })
     }
 
     /// Opens a consumer. Queues come into being by being named.

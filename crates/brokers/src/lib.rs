@@ -41,6 +41,7 @@ mod message;
 mod names;
 mod news;
 mod pattern;
+mod queue_spec;
 mod rates;
 #[cfg(feature = "redis")]
 pub mod redis;
@@ -66,9 +67,10 @@ pub use halves::{
     ScheduleBook, ScheduleRow, SchedulerName, Schedules, SharedState, Subscription,
 };
 pub use mask::{HIDDEN, is_secret, mask, mask_text, mask_value, mask_words};
-pub use message::{Claimed, End, Ended, Finish, Outgoing};
+pub use message::{Claimed, End, Ended, Exchange, Finish, Outgoing};
 pub use names::refused_queue;
 pub use news::{Ability, Half, Happened, News, Notice};
+pub use queue_spec::{DeadLetterPlace, QueueSpec};
 pub use rates::{AHEAD, BUCKET, Slot};
 pub use results::{ChordPart, Key, Page, PartState, ResultBackend, Stored, Watch};
 pub use send_notes::{NotedEnd, NotedSend, SendNote};

@@ -6,11 +6,13 @@ use longshore_core::Receipt;
 
 use crate::results::{ChordPart, PartState, Stored};
 
-/// A message on its way into a queue. Routing is done: the queue is known.
+/// A message on its way into a queue, which is known, or through an exchange, which knows them.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Outgoing {
-    /// The queue.
+    /// The queue. Through an exchange a name for people alone: the routing key.
     pub queue: Arc<str>,
+    /// The exchange that finds the queues, in place of `queue`. A broker that has none refuses it.
+    pub exchange: Option<Arc<Exchange>>,
     /// 0 is served first, and all from 9 on as 9; where priorities are AMQP's, the largest number
     /// is.
     pub priority: u8,
@@ -19,6 +21,38 @@ pub struct Outgoing {
     pub due: Option<SystemTime>,
     /// The message, encoded.
     pub raw: Vec<u8>,
+}
+
+/// Exchange that a message goes through: it gives a copy to each queue that is bound to it for such
+/// a key. Where there is no such queue the message is refused, never dropped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Exchange {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its type (`direct`, `topic`, `fanout`, `headers`), where the sender knows it.
+    pub kind: Option<Arc<str>>,
+    /// The routing key; empty where the exchange needs none.
+    pub key: Arc<str>,
+}
+
+impl Exchange {
+    /// Says that a broker has no exchanges.
+    pub(crate) fn unknown_here(&self) -> String {
+        let Self { name, key, .. } = self;
+        format!(
+            "exchange {name} (routing key `{key}`): this broker has queues and no exchanges; name a queue in the route or in the call, \
+             or use RabbitMQ"
+        )
+    }
+}
+
+/// Says that no queue takes what is sent through an exchange with this key.
+#[cfg(any(feature = "redis", feature = "amqp"))]
+pub(crate) fn unbound(exchange: &str, key: &str) -> String {
+    format!(
+        "exchange {exchange} has no queue for the routing key `{key}`: nobody would get it; start the worker that declares the queue, or \
+         bind one to the exchange"
+    )
 }
 
 /// A message lent to a consumer until it is finished or handed back.

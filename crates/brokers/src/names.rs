@@ -50,7 +50,7 @@ pub(crate) fn check<'a>(prefix: &str, names: impl IntoIterator<Item = &'a str>) 
     refused.map_or(Ok(()), |message| Err(BrokerError { kind: ErrorKind::Refused, message }))
 }
 
-/// Refuses messages for queues that may not be.
+/// Refuses messages for queues that may not be, and all that are to go through an exchange.
 pub(crate) fn check_all(prefix: &str, batch: &[Outgoing]) -> Result<(), BrokerError> {
     refused_among(prefix, batch).map_or(Ok(()), |message| Err(BrokerError { kind: ErrorKind::Refused, message }))
 }
@@ -59,6 +59,9 @@ pub(crate) fn check_all(prefix: &str, batch: &[Outgoing]) -> Result<(), BrokerEr
 pub(crate) fn refused_among(prefix: &str, batch: &[Outgoing]) -> Option<String> {
     let mut last = None;
     batch.iter().find_map(|message| {
+        if let Some(exchange) = &message.exchange {
+            return Some(exchange.unknown_here());
+        }
         // Most messages of a batch are for one queue.
         if last == Some(&message.queue) {
             return None;
@@ -70,7 +73,8 @@ pub(crate) fn refused_among(prefix: &str, batch: &[Outgoing]) -> Option<String> 
 
 #[cfg(test)]
 mod tests {
-    use super::{refused_key, refused_queue};
+    use super::{refused_among, refused_key, refused_queue};
+    use crate::message::{Exchange, Outgoing};
 
     #[test]
     fn names_of_other_keys_are_no_queues_and_all_others_are() {
@@ -91,6 +95,15 @@ mod tests {
         for name in ["celery", "unacked2", "my-celery-task-meta-x", "longshore", "celery-task", "kombu", "a:b", "größe"] {
             assert_eq!(refused_queue(name), None, "{name}");
         }
+    }
+
+    #[test]
+    fn a_broker_without_exchanges_refuses_them_by_name() {
+        let exchange = Exchange { name: "media".into(), kind: None, key: "media.video".into() };
+        let out = |exchange| Outgoing { queue: "q".into(), exchange, priority: 0, due: None, raw: Vec::new() };
+        let why = refused_among("", &[out(None), out(Some(exchange.into()))]).unwrap();
+        assert!(why.contains("exchange media") && why.contains("`media.video`") && why.contains("name a queue"), "{why}");
+        assert_eq!(refused_among("", &[out(None)]), None);
     }
 
     #[test]

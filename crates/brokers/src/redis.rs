@@ -9,6 +9,7 @@
 //!   whether its callers look for their answers themselves; `pubsub.rs`: the one for listening
 //! - `publish.rs`, `wait.rs`, `claim.rs`, `finish.rs`: the way of a message, `listeners.rs`: who of
 //!   many is woken by it, `early.rs`: of one that is given; `consumer.rs` joins them
+//! - `exchanges.rs`: exchanges, which are sets of bindings
 //! - `lease.rs`: the sign of life; `watcher.rs`: who looks for the dead; `rescue.rs`: what they
 //!   have left; `marks.rs`: what is read of a message; `dead.rs`: dead letters
 //! - `shared.rs`: rates and revoked ids; `schedules.rs`: schedules
@@ -25,6 +26,7 @@ mod connection;
 mod consumer;
 mod dead;
 mod early;
+mod exchanges;
 mod fail;
 mod finish;
 mod layout;
@@ -183,8 +185,9 @@ impl RedisBroker {
         if batch.is_empty() {
             return Ok(());
         }
-        self.declare(batch).await?;
-        Ok(publish::all(&self.link, &self.layout, batch, once).await?)
+        let batch = exchanges::spread(&self.link, &self.layout, batch, Wait::Patience).await?;
+        self.declare(&batch).await?;
+        Ok(publish::all(&self.link, &self.layout, &batch, once).await?)
     }
 
     /// Refuses messages that the server does not take, and says that their queues exist.
@@ -417,7 +420,15 @@ impl Schedules for RedisBroker {
 
     fn fire<'a>(&'a self, firing: &'a Firing) -> BoxFuture<'a, Result<Fired, BrokerError>> {
         Box::pin(async move {
-            self.declare(firing.message.as_slice()).await?;
+            let message = firing.message.as_slice();
+            let mut message = exchanges::spread(&self.link, &self.layout, message, Wait::Patience).await?.into_owned();
+            self.declare(&message).await?;
+            // The step that notes it has room for one.
+            if message.len() > 1 {
+                let why = format!("schedule {}: its exchange has {} queues, and on Redis it is sent to one", firing.name, message.len());
+                return Err(Fail::Refused(why).into());
+            }
+            let firing = &Firing { message: message.pop(), ..firing.clone() };
             Ok(schedules::fire(&self.link, &self.layout, firing).await?)
         })
     }

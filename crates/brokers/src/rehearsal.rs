@@ -218,7 +218,11 @@ mod tests {
     async fn what_was_delivered_on_a_lost_connection_comes_again_in_another_term_and_is_refused() {
         let broker = Rehearsal::open("lost");
         let connected = broker.clone().beside(crate::connect("memory://rehearsal-lost", None).unwrap());
-        connected.broker.publish(&[Outgoing { queue: "q".into(), priority: 0, due: None, raw: b"{}".to_vec() }]).await.unwrap();
+        connected
+            .broker
+            .publish(&[Outgoing { queue: "q".into(), exchange: None, priority: 0, due: None, raw: b"{}".to_vec() }])
+            .await
+            .unwrap();
         let options = crate::OpenOptions::new("w@test", ["q"]);
         let consumer = connected.broker.open(options).await.unwrap();
         let mut claimed = Vec::new();

@@ -19,7 +19,13 @@ use longshore_core::{ErrorKind, source::Fetched};
 const SOON: Duration = Duration::from_secs(20);
 
 fn message(queue: &str, id: &str) -> Outgoing {
-    Outgoing { queue: queue.into(), priority: 0, due: None, raw: format!(r#"{{"headers": {{"id": "{id}"}}}}"#).into_bytes() }
+    Outgoing {
+        queue: queue.into(),
+        exchange: None,
+        priority: 0,
+        due: None,
+        raw: format!(r#"{{"headers": {{"id": "{id}"}}}}"#).into_bytes(),
+    }
 }
 
 fn id(claimed: &Claimed) -> String {

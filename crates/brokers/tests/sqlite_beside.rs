@@ -164,7 +164,7 @@ async fn one_file_has_one_bell_whatever_it_is_called() {
     let consumer = open(&*direct, Duration::from_secs(60)).await;
     let send = async {
         tokio::time::sleep(Duration::from_millis(200)).await;
-        linked.publish(&[Outgoing { queue: "q".into(), priority: 0, due: None, raw: b"{}".to_vec() }]).await.unwrap();
+        linked.publish(&[Outgoing { queue: "q".into(), exchange: None, priority: 0, due: None, raw: b"{}".to_vec() }]).await.unwrap();
         Instant::now()
     };
     let claim = async {

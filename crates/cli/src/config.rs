@@ -22,6 +22,7 @@ mod error;
 mod expand;
 mod file;
 mod listing;
+mod queues;
 mod run;
 mod schedules;
 mod schema;
@@ -33,6 +34,7 @@ pub mod trust;
 
 pub use error::{ConfigError, ConfigErrors};
 pub use listing::Validate;
+use longshore_worker::Route;
 pub use run::RunSettings;
 use schema::{Key, Kind, nearest};
 pub use section::RUN_WORDS;
@@ -407,31 +409,43 @@ impl Config {
     }
 
     /// Returns where tasks go that name no queue, in the order of the lines of `[routes]`, those of
-    /// the stronger file first: pattern, queue, priority.
+    /// the stronger file first: pattern and route.
     ///
     /// # Errors
     /// A `${VAR}` that is not set; a priority beyond 255.
-    pub fn routes(&self) -> Result<Vec<(String, Option<String>, Option<u8>)>, ConfigError> {
+    pub fn routes(&self) -> Result<Vec<(String, Route)>, ConfigError> {
         let mut found = Vec::new();
         for (id, section) in &self.sections {
             let SectionId::Route(pattern) = id else { continue };
             let setting = |key: &str| section.get(key).map(|setting| self.expanded(setting)).transpose();
-            let queue = setting("queue")?.and_then(|setting| setting.value.into_text());
-            let priority = match setting("priority")? {
+            let text = |key: &str| Ok::<_, ConfigError>(setting(key)?.and_then(|setting| setting.value.into_text()));
+            let mut route = Route::default();
+            (route.queue, route.exchange) = (text("queue")?, text("exchange")?);
+            (route.exchange_type, route.routing_key) = (text("exchange-type")?, text("routing-key")?);
+            route.priority = match setting("priority")? {
                 None => None,
                 Some(set) => match set.values().first().and_then(|text| text.parse::<u8>().ok()) {
                     None => return Err(set.wrong("priority", &id.place(), "a priority is a number from 0 to 9, on RabbitMQ to 255")),
                     priority => priority,
                 },
             };
-            if let (Some(""), Some(set)) = (queue.as_deref(), section.get("queue")) {
-                return Err(set.wrong("queue", &id.place(), "a queue has a name"));
+            for (key, text, what) in
+                [("queue", &route.queue, "a queue has a name"), ("exchange", &route.exchange, "an exchange has a name")]
+            {
+                if let (Some(""), Some(set)) = (text.as_deref(), section.get(key)) {
+                    return Err(set.wrong(key, &id.place(), what));
+                }
+            }
+            let is_direct = route.exchange_type.as_deref().is_none_or(|kind| kind == "direct");
+            if let (Some(set), None, true) = (section.get("exchange"), &route.routing_key, is_direct) {
+                let what = "a direct exchange needs a `routing-key`; another type is said by `exchange-type`";
+                return Err(set.wrong("exchange", &id.place(), what));
             }
             let place = |setting: &Setting| match &setting.origin {
                 Origin::File { path, line } => (self.files.iter().position(|file| file == path), *line),
                 Origin::Env(_) => (None, 0),
             };
-            found.push((section.values().map(place).min(), (pattern.clone(), queue, priority)));
+            found.push((section.values().map(place).min(), (pattern.clone(), route)));
         }
         found.sort_by_key(|(place, _)| *place);
         Ok(found.into_iter().map(|(_, route)| route).collect())

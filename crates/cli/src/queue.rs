@@ -157,12 +157,9 @@ pub fn configured(app: &App, config: &Config, global: &Global) -> Result<(App, V
     for name in config.tasks() {
         own.extend(config.task_queue(name)?.map(|queue| (name.to_owned(), Route::queue(queue))));
     }
-    let routes = config.routes()?.into_iter().map(|(pattern, queue, priority)| {
-        let mut route = Route::default();
-        (route.queue, route.priority) = (queue, priority);
-        (pattern, route)
-    });
-    let routes: Vec<_> = own.into_iter().chain(routes).collect();
+    let routes: Vec<_> = own.into_iter().chain(config.routes()?).collect();
     settings.routes.splice(..0, routes);
+    // What is configured stands behind what the program says, and goes before it.
+    settings.queues.extend(config.queues()?);
     Ok((app, specs))
 }

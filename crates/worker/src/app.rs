@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use longshore_brokers::{Connected, News, Notice};
+use longshore_brokers::{Connected, News, Notice, QueueSpec};
 use longshore_celery::{Compression, control::Command};
 
 use crate::{
@@ -102,6 +102,22 @@ impl App {
     #[must_use]
     pub fn route(mut self, task: impl Into<String>, to: impl Into<Route>) -> Self {
         self.settings_mut().routes.push((task.into(), to.into()));
+        self
+    }
+
+    /// Says how a queue is declared, as Celery's `task_queues` does: whoever comes first makes it.
+    /// A queue that is there already is taken as it is. Only RabbitMQ has more of a queue than its
+    /// name; elsewhere it is left out, and that is said.
+    /// ```
+    /// use longshore_worker::{App, QueueSpec};
+    ///
+    /// let orders = QueueSpec::new("orders").bound("orders", "topic", "order.#").max_priority(10);
+    /// let app = App::new().queue(orders);
+    /// assert_eq!(app.settings().queues[0].exchange_type, "topic");
+    /// ```
+    #[must_use]
+    pub fn queue(mut self, queue: QueueSpec) -> Self {
+        self.settings_mut().queues.push(queue);
         self
     }
 

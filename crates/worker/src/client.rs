@@ -20,7 +20,7 @@ pub use prepared::PreparedTask;
 
 use crate::{
     answer::Answer,
-    connections::{Connections, unserved::UnservedQueues},
+    connections::{Connections, declare, unserved::UnservedQueues},
     environment::Environment,
     error::ClientError,
     outgoing,
@@ -87,6 +87,8 @@ impl Client {
     pub(crate) fn open(parts: ClientParts) -> Result<Self, ClientError> {
         let told = parts.told.clone().unwrap_or_else(|| Arc::new(|_: &longshore_brokers::News| {}));
         let connected = longshore_brokers::connect_with(&parts.settings.broker, parts.settings.results.as_deref(), told)?;
+        // A worker says what of it the broker leaves out.
+        declare(&parts.settings, &connected)?;
         Ok(Self::new(parts, connected))
     }
 
@@ -282,7 +284,10 @@ impl Client {
                 }
             }
             let outgoing = self.outgoing(send, &mut spans);
-            queue.get_or_insert_with(|| outgoing.queue.clone());
+            // Of one that goes through an exchange nobody knows who serves it.
+            if outgoing.exchange.is_none() {
+                queue.get_or_insert_with(|| outgoing.queue.clone());
+            }
             batch.push(outgoing);
         }
         self.put(&batch, spans).await.map(|()| queue)

@@ -3,6 +3,7 @@
 pub(crate) mod unserved;
 
 use longshore_brokers::{BrokerError, Connected, Key, Notice, Stored};
+use longshore_core::ErrorKind;
 
 use crate::{environment::Environment, settings::Settings};
 use unserved::UnservedQueues;
@@ -27,4 +28,14 @@ impl Connections {
             .store(&[Stored { key: Key::Group(group.to_owned()), doc, expires, keep_success: false, reply_to: None }])
             .await
     }
+}
+
+/// Tells a broker how queues are declared. Returns what of it means nothing there, for people.
+///
+/// # Errors
+/// Refused: no server would take it.
+pub(crate) fn declare(settings: &Settings, connected: &Connected) -> Result<Option<String>, BrokerError> {
+    let wrong = settings.queues.iter().find_map(|queue| queue.check().err());
+    wrong.map_or(Ok(()), |message| Err(BrokerError { kind: ErrorKind::Refused, message }))?;
+    Ok(connected.broker.declare_as(&settings.queues))
 }

@@ -49,6 +49,7 @@ pub use environment::Environment;
 pub use error::{ClientError, RemoteError};
 pub use failure::Failure;
 pub use isolated::{IsolatedAnswer, IsolatedCall, IsolatedFailure, init_app, init_app_with, isolated_entry};
+pub use longshore_brokers::{DeadLetterPlace, QueueSpec};
 pub use longshore_celery::TraceContext;
 pub use longshore_macros::task;
 pub use longshore_schedule::{MissedPolicy, NextDue, ScheduleSpec, Timing};

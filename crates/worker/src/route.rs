@@ -2,11 +2,14 @@
 
 use longshore_celery::glob;
 
-/// Route for the calls of a task that name no queue: a queue, a priority, or both.
+/// Route for the calls of a task that name no queue: a queue or an exchange, a priority, or both.
 /// ```
 /// use longshore_worker::{App, Route};
 ///
-/// let app = App::new().route("mail.*", "mail").route("reports.daily", Route::queue("slow").priority(6));
+/// let app = App::new()
+///     .route("mail.*", "mail")
+///     .route("reports.daily", Route::queue("slow").priority(6))
+///     .route("media.*", Route::exchange("media", "topic", "media.video"));
 /// assert_eq!(app.settings().route_of("reports.daily").queue.as_deref(), Some("slow"));
 /// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -14,6 +17,13 @@ use longshore_celery::glob;
 pub struct Route {
     /// The queue; the default one where absent.
     pub queue: Option<String>,
+    /// The exchange that finds the queues, in place of one queue. Only RabbitMQ has exchanges, and
+    /// Redis the bindings of Celery's workers.
+    pub exchange: Option<String>,
+    /// Its type: `direct` where absent, which needs a routing key.
+    pub exchange_type: Option<String>,
+    /// The routing key.
+    pub routing_key: Option<String>,
     /// The priority, 0 to 9, on RabbitMQ to 255; 0 where absent.
     pub priority: Option<u8>,
 }
@@ -21,7 +31,14 @@ pub struct Route {
 impl Route {
     /// Makes a route to this queue.
     pub fn queue(queue: impl Into<String>) -> Self {
-        Self { queue: Some(queue.into()), priority: None }
+        Self { queue: Some(queue.into()), ..Self::default() }
+    }
+
+    /// Makes a route through this exchange of this type (`direct`, `topic`, `fanout`), with this
+    /// routing key.
+    pub fn exchange(exchange: impl Into<String>, kind: impl Into<String>, routing_key: impl Into<String>) -> Self {
+        let (exchange, exchange_type, routing_key) = (Some(exchange.into()), Some(kind.into()), Some(routing_key.into()));
+        Self { exchange, exchange_type, routing_key, ..Self::default() }
     }
 
     /// Sets the priority of calls that name none.

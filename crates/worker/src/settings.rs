@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use longshore_brokers::QueueSpec;
 use longshore_celery::{Compression, canvas::ErrbackStyle};
 
 use crate::route::{self, Route};
@@ -19,6 +20,8 @@ pub struct Settings {
     /// Routes of tasks, by their names or by patterns of these (`mail.*`). A name goes before
     /// patterns, of these the first that matches counts.
     pub routes: Vec<(String, Route)>,
+    /// Queues that are declared with more than their names, where the broker can (RabbitMQ).
+    pub queues: Vec<QueueSpec>,
     /// Time for which results are kept; for ever, where absent. One day.
     pub result_expires: Option<Duration>,
     /// True where results carry the task's name, arguments, worker and queue.
@@ -44,6 +47,7 @@ impl Default for Settings {
             results: None,
             default_queue: "celery".to_owned(),
             routes: Vec::new(),
+            queues: Vec::new(),
             result_expires: Some(Self::DAY),
             result_extended: false,
             task_send_sent_event: false,

@@ -70,6 +70,7 @@ use crate::{
     app::App,
     beat::{Scheduler, SchedulerOptions},
     client::Client,
+    connections::declare,
     environment::Environment,
 };
 
@@ -221,6 +222,9 @@ impl Worker {
         let environment = app.registry().environment;
         let queues = if options.queues.is_empty() { vec![settings.default_queue.clone()] } else { options.queues.clone() };
         let early = app.is_early();
+        if let (Some(left_out), Some(told)) = (declare(&settings, &connected)?, &app.told) {
+            told(&News::remark(left_out));
+        }
         let mut open = OpenOptions::new(options.node.as_str(), queues.iter().map(String::as_str));
         (open.lease, open.visibility_timeout, open.early) = (options.lease, options.visibility_timeout, early);
         (open.order, open.takes_delayed) = (options.order.clone(), true);

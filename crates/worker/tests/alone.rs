@@ -21,7 +21,7 @@ fn message(task: &str, number: u32, crashes: u32) -> Outgoing {
     let (task, id) = (task.to_owned(), format!("{task}-{number}"));
     let raw = Message { id, task, routing_key: "celery".to_owned(), ..Message::default() }.encode(Encoding::Json);
     let raw = if crashes > 0 { mark_crashed(&raw, crashes, 0).unwrap() } else { raw };
-    Outgoing { queue: "celery".into(), priority: 0, due: None, raw }
+    Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -96,7 +96,7 @@ async fn what_comes_due_while_nobody_is_let_start_is_not_loaded() {
         .map(|number| {
             let (task, id, routing_key) = ("later".to_owned(), format!("later-{number}"), "celery".to_owned());
             let raw = Message { id, task, routing_key, eta: Some(eta), ..Message::default() }.encode(Encoding::Json);
-            Outgoing { queue: "celery".into(), priority: 0, due: None, raw }
+            Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw }
         })
         .collect();
     broker.publish(&all).await.unwrap();

@@ -47,7 +47,7 @@ impl Bench {
     async fn send(&self, task: &str, ids: impl IntoIterator<Item = String>, eta: Option<SystemTime>) {
         let outgoing = |id: String| {
             let message = Message { task: task.to_owned(), id, eta, routing_key: "celery".to_owned(), ..Message::default() };
-            Outgoing { queue: "celery".into(), priority: 0, due: eta, raw: message.encode(Encoding::Json) }
+            Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: eta, raw: message.encode(Encoding::Json) }
         };
         self.broker.publish(&ids.into_iter().map(outgoing).collect::<Vec<_>>()).await.unwrap();
     }
@@ -180,7 +180,11 @@ async fn what_cannot_be_run_is_a_dead_letter() {
     let Some(bench) = Bench::new([task]) else { return };
     let worker = bench.worker(2).await;
     bench.send("no.such", ["a".to_owned()], None).await;
-    bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw: b"{not json".to_vec() }]).await.unwrap();
+    bench
+        .broker
+        .publish(&[Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw: b"{not json".to_vec() }])
+        .await
+        .unwrap();
     let begun = Instant::now();
     while bench.connected.letters().unwrap().dead(None).await.unwrap().len() < 2 {
         assert!(begun.elapsed() < SOON);
@@ -271,7 +275,7 @@ async fn what_follows_a_task_is_sent_once_though_answers_are_lost() {
         let outgoing = |number: u32| {
             let (task, id, callbacks) = (name.clone(), format!("{round}-{number}"), vec![link.clone()]);
             let message = Message { task, id, callbacks, routing_key: "celery".to_owned(), ..Message::default() };
-            Outgoing { queue: "celery".into(), priority: 0, due: None, raw: message.encode(Encoding::Json) }
+            Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw: message.encode(Encoding::Json) }
         };
         bench.broker.publish(&(0..EACH).map(outgoing).collect::<Vec<_>>()).await.unwrap();
         for _ in 0..EACH {

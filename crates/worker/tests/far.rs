@@ -26,7 +26,7 @@ impl Far {
         let outgoing = |(number, task): (usize, &&str)| {
             let message =
                 Message { task: (*task).to_owned(), id: number.to_string(), routing_key: "celery".to_owned(), ..Message::default() };
-            Outgoing { queue: "celery".into(), priority: 0, due: None, raw: message.encode(Encoding::Json) }
+            Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw: message.encode(Encoding::Json) }
         };
         broker.publish(&tasks.iter().enumerate().map(outgoing).collect::<Vec<_>>()).await.expect("published");
         let proxy = Proxy::start(server.port());

@@ -25,7 +25,7 @@ const LARGE: usize = 40 << 20;
 const LONG: Duration = Duration::from_millis(600);
 
 fn outgoing(raw: Vec<u8>) -> Outgoing {
-    Outgoing { queue: "celery".into(), priority: 0, due: None, raw }
+    Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw }
 }
 
 /// A message of a task that is known, with an argument of this length.

@@ -63,7 +63,7 @@ async fn send(broker: &dyn Broker, queue: &str, message: Message) -> String {
     let message = Message { id: id.clone(), routing_key: queue.to_owned(), ..message };
     // Not held back by the broker, so that a worker claims it at once and holds it, as with Redis.
     let raw = message.encode(Encoding::Json);
-    broker.publish(&[Outgoing { queue: queue.into(), priority: 0, due: None, raw }]).await.unwrap();
+    broker.publish(&[Outgoing { queue: queue.into(), exchange: None, priority: 0, due: None, raw }]).await.unwrap();
     id
 }
 
@@ -198,7 +198,7 @@ async fn what_waits_for_its_time_is_scheduled(url: &str, due: bool) {
     let message = |id: &str, queue: &str| Message { eta, id: id.to_owned(), routing_key: queue.to_owned(), ..call("limited") };
     let outgoing = |id: &str, queue: &str| {
         let raw = message(id, queue).encode(Encoding::Json);
-        Outgoing { queue: queue.into(), priority: 0, due: eta.filter(|_| due), raw }
+        Outgoing { queue: queue.into(), exchange: None, priority: 0, due: eta.filter(|_| due), raw }
     };
     broker.publish(&[outgoing("mine", "a"), outgoing("not-mine", "b")]).await.unwrap();
     let worker = start(url, "one", "a", task).await;

@@ -11,7 +11,6 @@ use std::{
 };
 
 use futures_util::future::BoxFuture;
-use longshore_celery::crashes_of;
 use longshore_core::{Receipt, source::Fetched};
 use tokio::{
     sync::{Notify, Semaphore},
@@ -151,6 +150,15 @@ impl State {
 
     fn session_of(&mut self, tag: Tag) -> Option<&mut Session> {
         self.sessions.iter_mut().flatten().find(|session| session.id == tag.session)
+    }
+
+    /// Leaves a message to the dead-letter exchange of its queue.
+    pub(super) fn reject(&mut self, tag: Tag) {
+        let session = self.session_of(tag).filter(|session| session.outstanding.contains(&tag.tag));
+        if let Some(session) = session {
+            session.outstanding.remove(&tag.tag);
+            session.direct.reject(tag.tag);
+        }
     }
 
     /// Takes what nobody has claimed since then out of a channel's, with the queues.
@@ -339,7 +347,7 @@ impl Shared {
             state.room = room;
             state.waits = taken.is_empty();
         }
-        into.extend(taken.into_iter().map(|(number, queue, arrived)| claimed(number, queue, &arrived.parcel, arrived.redelivered)));
+        into.extend(taken.into_iter().map(|(number, queue, arrived)| arrived.parcel.claimed(number, queue, arrived.redelivered)));
     }
 
     /// Wakes the feeds if a window is to be changed.
@@ -372,13 +380,6 @@ impl Shared {
             session.direct.settle(&acks, &backs);
         }
     }
-}
-
-fn claimed(number: u64, queue: Arc<str>, parcel: &Parcel, redelivered: bool) -> Claimed {
-    let raw = parcel.to_raw("", &queue);
-    // A classic queue says that a message was lent before, and not how often.
-    let crashes = crashes_of(&raw).max(u32::from(redelivered));
-    Claimed { receipt: Receipt(number), queue, raw, crashes, redelivered, given: false }
 }
 
 /// A consumer of some queues.

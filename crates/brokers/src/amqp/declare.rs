@@ -1,8 +1,9 @@
 //! Queues as Celery declares them, or as they are: what is there already is taken as it is.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use lapin::{
@@ -14,10 +15,13 @@ use lapin::{
 use super::{
     fail::{Consequence, advised, consequence, is_denied, is_not_found, is_precondition, is_silence, words},
     link::{Open, locked},
-    own,
+    own, parts,
     url::{Config, QueueKind},
 };
-use crate::news::{News, Notice};
+use crate::{
+    news::{News, Notice},
+    queue_spec::{DeadLetterPlace, QueueSpec},
+};
 
 /// Names of queues have so many bytes at most.
 pub(super) const LONGEST_NAME: usize = 255;
@@ -25,6 +29,12 @@ pub(super) const LONGEST_NAME: usize = 255;
 const PASSIVE: &str = "`declare=passive` stands in the URL; declare it, or leave that out";
 /// Arguments that a queue may have and we have not named, before we stop asking for the next.
 const MOST_SURPRISES: usize = 16;
+
+/// Time for which an exchange is known to have no queue for a key: longer than it takes to ask once
+/// more for what was refused, shorter than it takes to start a worker.
+const UNBOUND: Duration = Duration::from_secs(1);
+/// Most pairs of exchange and key that are known so.
+const MOST_UNBOUND: usize = 1_000;
 
 /// Way in which a queue gives out messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +62,12 @@ pub(super) struct Declarer {
     config: Arc<Config>,
     notice: Notice,
     known: Mutex<HashMap<Arc<str>, Giving>>,
+    /// Queues that are declared in a way of their own.
+    specs: Mutex<HashMap<Arc<str>, Arc<QueueSpec>>>,
+    /// Exchanges that were found.
+    exchanges: Mutex<HashSet<Arc<str>>>,
+    /// Exchanges and keys for which there was no queue just now.
+    unbound: Mutex<HashMap<(Arc<str>, Arc<str>), Instant>>,
 }
 
 /// Options and arguments that a queue is asked for with.
@@ -63,12 +79,83 @@ struct Asked {
 
 impl Declarer {
     pub(super) fn new(config: Arc<Config>, notice: Notice) -> Self {
-        Self { config, notice, known: Mutex::default() }
+        Self { config, notice, known: Mutex::default(), specs: Mutex::default(), exchanges: Mutex::default(), unbound: Mutex::default() }
+    }
+
+    /// Takes how these queues are declared.
+    pub(super) fn declare_as(&self, queues: &[QueueSpec]) {
+        locked(&self.specs).extend(queues.iter().map(|spec| (spec.name.clone(), Arc::new(spec.clone()))));
+    }
+
+    /// Returns how a queue is declared, where that was said.
+    pub(super) fn spec(&self, queue: &str) -> Option<Arc<QueueSpec>> {
+        locked(&self.specs).get(queue).cloned()
+    }
+
+    /// Returns whether clients of Celery's send what is not due to the exchange of this queue by
+    /// way of the delay queues: they do where any is a quorum queue, and the exchange not direct.
+    pub(super) fn is_led_to(&self, queue: &str) -> bool {
+        let is_led = |spec: Arc<QueueSpec>| spec.exchange.is_some() && spec.exchange_type != "direct";
+        let is_quorum = |spec: &Arc<QueueSpec>| spec.kind.as_deref() == Some("quorum");
+        self.spec(queue).is_some_and(is_led) && (self.config.kind == QueueKind::Quorum || locked(&self.specs).values().any(is_quorum))
+    }
+
+    /// Returns whether what is buried of a queue goes to its own dead-letter exchange.
+    pub(super) fn is_to_reject(&self, queue: &str) -> bool {
+        let of_all = self.config.dead == DeadLetterPlace::Exchange;
+        of_all || self.spec(queue).is_some_and(|spec| spec.dead_letters == DeadLetterPlace::Exchange)
     }
 
     /// Forgets a queue: it is not there any more.
     pub(super) fn forget(&self, queue: &str) {
         locked(&self.known).remove(queue);
+    }
+
+    /// Forgets all exchanges: one of them is not there any more.
+    pub(super) fn forget_exchanges(&self) {
+        locked(&self.exchanges).clear();
+    }
+
+    /// Notes that an exchange has no queue for a key.
+    pub(super) fn note_unbound(&self, exchange: &Arc<str>, key: &Arc<str>) {
+        let mut unbound = locked(&self.unbound);
+        unbound.retain(|_, at| at.elapsed() < UNBOUND);
+        if unbound.len() < MOST_UNBOUND {
+            unbound.insert((exchange.clone(), key.clone()), Instant::now());
+        }
+    }
+
+    /// Returns whether an exchange had no queue for a key a moment ago.
+    pub(super) fn is_unbound(&self, exchange: &Arc<str>, key: &Arc<str>) -> bool {
+        let unbound = locked(&self.unbound);
+        !unbound.is_empty() && unbound.get(&(exchange.clone(), key.clone())).is_some_and(|at| at.elapsed() < UNBOUND)
+    }
+
+    /// Finds an exchange that was named for a message. Whoever binds queues to it makes it, and
+    /// knows of what type it is.
+    pub(super) async fn look_for_exchange(&self, open: &Open, exchange: &Arc<str>) -> Result<(), Undeclared> {
+        if locked(&self.exchanges).contains(exchange) {
+            return Ok(());
+        }
+        let channel = channel(open).await?;
+        let options = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+        // Nobody looks at the type of one that is only looked for.
+        let found = channel.exchange_declare((**exchange).into(), ExchangeKind::Direct, options, FieldTable::default());
+        match open.answer_of_queue(found).await {
+            Ok(()) => {
+                let _ = channel.close(200, "".into()).await;
+                locked(&self.exchanges).insert(exchange.clone());
+                Ok(())
+            }
+            Err(error) if is_not_found(&error) => Err(Undeclared::No(format!(
+                "there is no exchange {exchange}: start the worker that declares it with its queues, or declare it; {}",
+                words(&error)
+            ))),
+            Err(error) if consequence(&error) != Consequence::Connection => {
+                Err(Undeclared::No(format!("exchange {exchange}: {}", advised(&error, "configure"))))
+            }
+            Err(error) => Err(Undeclared::Away(words(&error))),
+        }
     }
 
     /// Returns the names of the queues that were found or made.
@@ -104,38 +191,54 @@ impl Declarer {
         locked(&self.known).insert(queue.clone(), Giving::Fixed);
     }
 
-    fn asked(&self, queue: &str) -> Asked {
-        let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    /// Returns what a queue is asked for with.
+    ///
+    /// # Errors
+    /// AMQP cannot carry it; the reason, for people.
+    fn asked(&self, queue: &str, spec: Option<&QueueSpec>) -> Result<Asked, String> {
+        let mut options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
         if own::is_own(queue) {
-            return Asked { options, arguments: own::arguments(queue, self.config.kind) };
+            return Ok(Asked { options, arguments: own::arguments(queue, self.config.kind) });
         }
         let mut arguments = FieldTable::default();
-        if self.config.kind == QueueKind::Quorum {
+        let kind = spec.and_then(|spec| spec.kind.as_deref());
+        // Classic is what no argument means, to Celery as well.
+        let is_quorum = kind.map_or(self.config.kind == QueueKind::Quorum, |kind| kind == "quorum");
+        if is_quorum {
             arguments.insert("x-queue-type".into(), text("quorum"));
         }
-        if let Some(most) = self.config.max_priority {
+        let most = spec.and_then(|spec| spec.max_priority).or(self.config.max_priority.filter(|_| !is_quorum));
+        if let Some(most) = most {
             arguments.insert("x-max-priority".into(), AMQPValue::LongInt(most.into()));
         }
-        Asked { options, arguments }
+        if let Some(spec) = spec {
+            (options.durable, options.auto_delete, options.exclusive) = (spec.durable, spec.auto_delete, spec.exclusive);
+            for (name, value) in &spec.arguments {
+                arguments.insert(parts::short("argument", name)?, parts::field(value)?);
+            }
+        }
+        Ok(Asked { options, arguments })
     }
 
     /// Declares as Celery does. A queue that is there and differs is taken as it is: the server
     /// names one difference at a time.
     async fn declare(&self, open: &Open, queue: &Arc<str>) -> Result<Giving, Undeclared> {
-        let mut asked = self.asked(queue);
+        let spec = self.spec(queue);
+        let mut asked = self.asked(queue, spec.as_deref()).map_err(|why| Undeclared::No(format!("queue {queue}: {why}")))?;
         let mut found = Vec::new();
         for _ in 0..MOST_SURPRISES {
             let channel = channel(open).await?;
             match open.answer_of_queue(channel.queue_declare((**queue).into(), asked.options, asked.arguments.clone())).await {
                 Ok(_) => {
-                    if own::is_own(queue) {
-                        // Nothing of Celery's.
-                    } else if found.is_empty() {
-                        bind(open, &channel, queue).await;
-                    } else {
-                        let text =
-                            format!("rabbitmq at {}: queue {queue} is there already with {}; taken as it is", open.place, found.join(", "));
-                        (self.notice)(&News::remark(text));
+                    if !found.is_empty() && !own::is_own(queue) {
+                        let found = found.join(", ");
+                        self.tell(format!("rabbitmq at {}: queue {queue} is there already with {found}; taken as it is", open.place));
+                    }
+                    match spec.as_deref().filter(|spec| spec.exchange.is_some()) {
+                        Some(spec) => self.bind_as(open, spec).await?,
+                        // Nothing of Celery's, or somebody else's to bind.
+                        None if own::is_own(queue) || !found.is_empty() => {}
+                        None => bind(open, &channel, queue).await,
                     }
                     let _ = channel.close(200, "".into()).await;
                     return Ok(asked.giving());
@@ -153,6 +256,52 @@ impl Declarer {
             }
         }
         look(open, queue, "").await
+    }
+}
+
+impl Declarer {
+    fn tell(&self, text: String) {
+        (self.notice)(&News::remark(text));
+    }
+
+    /// Makes the exchange of a queue as Celery does, and binds the queue to it. An exchange that is
+    /// there and differs is taken as it is.
+    async fn bind_as(&self, open: &Open, spec: &QueueSpec) -> Result<(), Undeclared> {
+        let Some(exchange) = spec.exchange.as_deref().filter(|exchange| !exchange.is_empty()) else { return Ok(()) };
+        let queue = &spec.name;
+        let kind = match spec.exchange_type.as_str() {
+            "direct" => ExchangeKind::Direct,
+            "topic" => ExchangeKind::Topic,
+            "fanout" => ExchangeKind::Fanout,
+            "headers" => ExchangeKind::Headers,
+            other => ExchangeKind::Custom(other.to_owned()),
+        };
+        let mut channel = channel(open).await?;
+        let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+        match open.answer_of_queue(channel.exchange_declare(exchange.into(), kind, options, FieldTable::default())).await {
+            Ok(()) => {}
+            Err(error) if consequence(&error) == Consequence::Connection => return Err(Undeclared::Away(words(&error))),
+            Err(error) => {
+                let why = advised(&error, "configure");
+                self.tell(format!("rabbitmq at {}: exchange {exchange} of queue {queue} is taken as it is: {why}", open.place));
+                channel = self::channel(open).await?;
+            }
+        }
+        let options = QueueBindOptions::default();
+        let bound = channel.queue_bind((**queue).into(), exchange.into(), spec.routing_key.as_str().into(), options, FieldTable::default());
+        match open.answer_of_queue(bound).await {
+            Ok(()) => {
+                let _ = channel.close(200, "".into()).await;
+                Ok(())
+            }
+            Err(error) if consequence(&error) == Consequence::Connection => Err(Undeclared::Away(words(&error))),
+            // It can be used without; who sends through the exchange is told that it has no queue.
+            Err(error) => {
+                let why = advised(&error, "write to");
+                self.tell(format!("rabbitmq at {}: queue {queue} is not bound to exchange {exchange}: {why}", open.place));
+                Ok(())
+            }
+        }
     }
 }
 

@@ -24,7 +24,10 @@ use super::{
     properties::RawValue,
     publish::Routed,
 };
-use crate::news::{News, Notice};
+use crate::{
+    news::{News, Notice},
+    queue_spec::QueueSpec,
+};
 
 /// Levels, each of a bit of the delay: the longest is eight years.
 const LEVELS: usize = 28;
@@ -119,6 +122,28 @@ impl Delays {
                 // Else it is gone just now, or what was made is.
                 Ok(false)
             }
+        }
+    }
+
+    /// Leads what others hold back for the exchange of a queue on to it, and from it to the queue,
+    /// as Celery's workers do: their keys have the bits before them. A direct exchange has no
+    /// patterns.
+    pub(super) async fn reach_through(&self, open: &Open, spec: &QueueSpec) {
+        let Some(exchange) = spec.exchange.as_deref().filter(|_| spec.exchange_type != "direct") else { return };
+        let pattern = if spec.routing_key.starts_with('#') { spec.routing_key.clone() } else { format!("#.{}", spec.routing_key) };
+        let Ok(channel) = open.channel().await else { return };
+        let (options, arguments) = (ExchangeBindOptions::default(), FieldTable::default());
+        let led = channel.exchange_bind(exchange.into(), DELIVERY.into(), pattern.as_str().into(), options, arguments);
+        let (name, options) = ((*spec.name).into(), QueueBindOptions::default());
+        let bound = channel.queue_bind(name, exchange.into(), pattern.as_str().into(), options, FieldTable::default());
+        let done = async {
+            open.answer_of_queue(led).await?;
+            open.answer_of_queue(bound).await
+        };
+        match done.await {
+            Ok(()) => drop(channel.close(200, "".into()).await),
+            Err(error) if consequence(&error) == Consequence::Connection => {}
+            Err(error) => self.never(open, &error),
         }
     }
 

@@ -371,6 +371,14 @@ impl DirectChannel {
         });
     }
 
+    /// Gives one back that nobody is to be given again.
+    pub(super) fn reject(&self, tag: u64) {
+        let mut out = locked(&self.direct.out);
+        if self.end_of(&out).is_none() {
+            out.send(|bytes| frames::reject(self.id, tag, bytes));
+        }
+    }
+
     fn end_of(&self, out: &Out) -> Option<lapin::Error> {
         if out.open.contains(&self.id) {
             return None;

@@ -8,7 +8,15 @@ use std::{collections::HashSet, ops::Range, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, timeout, timeout_at};
 
-use super::{consumer::Shared, dead, held::Lent, link::Wait, plan::Plan, publish::Routed, sending::Sending};
+use super::{
+    consumer::{Shared, State},
+    dead,
+    held::Lent,
+    link::Wait,
+    plan::Plan,
+    publish::Routed,
+    sending::Sending,
+};
 use crate::{
     error::BrokerError,
     message::{End, Ended, Finish},
@@ -31,6 +39,8 @@ struct Waiting {
     number: u64,
     /// Places of what it sends.
     places: Range<usize>,
+    /// It is left to the dead-letter exchange of its queue then.
+    rejects: bool,
 }
 
 impl Shared {
@@ -92,7 +102,7 @@ impl Shared {
         let mut waiting = Vec::new();
         for ((finish, plan), places) in batch.iter().zip(&mut plans).zip(places) {
             if places.clone().any(|place| open.contains(&place)) {
-                waiting.push(Waiting { number: finish.receipt.0, places });
+                waiting.push(Waiting { number: finish.receipt.0, places, rejects: matches!(plan, Plan::Reject(_)) });
                 *plan = Plan::Aside;
             } else if let Some(reason) = sending.refusals[places].iter_mut().find_map(Option::take) {
                 *plan = Plan::Over(Ended::Impossible { reason });
@@ -103,7 +113,7 @@ impl Shared {
             self.put_aside(sending, waiting).await;
         }
         for (number, sends) in asides {
-            let waiting = Waiting { number, places: 0..sends.len() };
+            let waiting = Waiting { number, places: 0..sends.len(), rejects: false };
             self.put_aside(self.publisher.begin(sends), vec![waiting]).await;
         }
         Ok(ended)
@@ -120,7 +130,7 @@ impl Shared {
                 continue;
             }
             plans.push(match self.ours(finish.receipt.0).await {
-                Some(lent) => Plan::of(finish, &lent, room),
+                Some(lent) => Plan::of(finish, &lent, (!self.declarer.is_to_reject(&lent.queue)).then_some(room)),
                 None => {
                     self.state().held.remove(finish.receipt.0, false);
                     Plan::Over(Ended::Refused)
@@ -188,7 +198,11 @@ impl Shared {
             waiting = still;
             for one in over {
                 let refusal = sending.refusals[one.places].iter_mut().find_map(Option::take);
-                self.end_one(one.number, refusal).await;
+                if one.rejects {
+                    Self::reject(&mut self.state(), one.number);
+                } else {
+                    self.end_one(one.number, refusal).await;
+                }
             }
         }
     }
@@ -207,6 +221,13 @@ impl Shared {
         }
         let tag = self.state().held.remove(number, true).and_then(|lent| lent.tag);
         self.settle(tag.into_iter().collect(), Vec::new());
+    }
+
+    /// Leaves a message to the dead-letter exchange of its queue. It is not remembered: if this is
+    /// lost with its channel, it has to end so once more.
+    fn reject(state: &mut State, number: u64) {
+        let tag = state.held.remove(number, false).and_then(|lent| lent.tag);
+        tag.into_iter().for_each(|tag| state.reject(tag));
     }
 
     /// Gives those that wait beside the others a last moment, and says how many come again.
@@ -234,6 +255,10 @@ impl Shared {
                     // what was sent on is sent twice.
                     Plan::Ack(_) => {
                         acks.extend(state.held.remove(number, true).and_then(|lent| lent.tag));
+                        Ended::Done
+                    }
+                    Plan::Reject(_) => {
+                        Self::reject(&mut state, number);
                         Ended::Done
                     }
                     Plan::Back => {

@@ -82,6 +82,16 @@ pub(super) fn give_back(channel: u16, tag: u64, out: &mut Vec<u8>) {
     });
 }
 
+/// Writes that a message is rejected: its queue has it dead-lettered, or drops it.
+pub(super) fn reject(channel: u16, tag: u64, out: &mut Vec<u8>) {
+    frame(METHOD, channel, out, |out| {
+        out.extend_from_slice(&[0, 60, 0, 90]);
+        out.extend_from_slice(&tag.to_be_bytes());
+        // Not requeued.
+        out.push(0);
+    });
+}
+
 /// Writes a sign of life.
 pub(super) fn heartbeat(out: &mut Vec<u8>) {
     frame(8, 0, out, |_| {});
@@ -201,6 +211,13 @@ mod tests {
         assert_eq!(out[..HEAD], *b"\x01\0\x01\0\0\0\x0d");
         assert_eq!(Method::read(&out[HEAD..HEAD + 13]), Some(Method::Confirm { tag: 5, multiple: true, ok: true }));
         assert_eq!(Method::read(&out[21 + HEAD..]), Some(Method::Confirm { tag: 6, multiple: false, ok: false }));
+    }
+
+    #[test]
+    fn a_rejection_is_of_one_message_that_nobody_is_given_again() {
+        let mut out = Vec::new();
+        reject(1, 6, &mut out);
+        assert_eq!(out, *b"\x01\0\x01\0\0\0\x0d\0\x3c\0\x5a\0\0\0\0\0\0\0\x06\0\xce");
     }
 
     #[test]

@@ -1,14 +1,16 @@
 //! Messages between kombu's envelope and AMQP's properties, headers and body.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldArray, FieldTable, LongString, ShortString},
 };
-use longshore_celery::{Map, MessageParts, Value};
+use longshore_celery::{Map, MessageParts, Value, crashes_of};
+use longshore_core::Receipt;
 
 use super::{envelope, properties::RawProperties};
+use crate::message::Claimed;
 
 /// The deepest nesting of an envelope that is taken apart. What is deeper travels as it is.
 const DEPTH: usize = 48;
@@ -104,6 +106,14 @@ impl Parcel {
         envelope::write(&fields, &self.body, exchange, routing_key)
     }
 
+    /// Returns it as it is lent under this number.
+    pub(super) fn claimed(&self, number: u64, queue: Arc<str>, redelivered: bool) -> Claimed {
+        let raw = self.to_raw("", &queue);
+        // A classic queue says that a message was lent before, and not how often.
+        let crashes = crashes_of(&raw).max(u32::from(redelivered));
+        Claimed { receipt: Receipt(number), queue, raw, crashes, redelivered, given: false }
+    }
+
     /// Returns it as one that was never delivered.
     pub(super) fn fresh(&self) -> Self {
         let from = self.properties.parse();
@@ -172,7 +182,7 @@ fn is_expiration(text: &str) -> bool {
     text.bytes().all(|byte| byte.is_ascii_digit()) && text.parse::<u32>().is_ok()
 }
 
-fn short(name: &str, text: &str) -> Result<ShortString, String> {
+pub(super) fn short(name: &str, text: &str) -> Result<ShortString, String> {
     ShortString::try_new(text).map_err(|_| format!("its {name} is {} bytes long; AMQP carries 255 at most", text.len()))
 }
 
@@ -185,7 +195,7 @@ fn table(map: &Map) -> Result<FieldTable, String> {
     Ok(table)
 }
 
-fn field(value: &Value) -> Result<AMQPValue, String> {
+pub(super) fn field(value: &Value) -> Result<AMQPValue, String> {
     Ok(match value {
         Value::Null => AMQPValue::Void,
         Value::Bool(is) => AMQPValue::Boolean(*is),

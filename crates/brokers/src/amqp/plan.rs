@@ -13,13 +13,16 @@ pub(super) enum Plan {
     Ack(Vec<Routed>),
     /// The same beside the others, when it can be sent.
     Aside,
+    /// These are sent, and it is left to the dead-letter exchange of its queue.
+    Reject(Vec<Routed>),
     /// It goes back to its place.
     Back,
 }
 
 impl Plan {
-    /// Makes it; a letter's properties have so much room.
-    pub(super) fn of(finish: &Finish, lent: &Lent, room: usize) -> Self {
+    /// Makes it; a letter's properties have so much room, and there is none where what is buried is
+    /// the queue's own to place.
+    pub(super) fn of(finish: &Finish, lent: &Lent, room: Option<usize>) -> Self {
         if finish.part.is_some() {
             return Self::Over(Ended::Impossible { reason: rpc::NO_CHORDS.to_owned() });
         }
@@ -35,8 +38,10 @@ impl Plan {
             End::Keep => return Self::Keep(sends),
             End::Back { front: true } if sends.is_empty() && !lent.parcel.is_worn() => return Self::Back,
             End::Back { .. } => sends.push(Routed::to(&lent.queue, copy(&lent.parcel))),
-            End::Dead { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, false, room)),
-            End::Junk { reason } => sends.push(dead::letter(&lent.queue, &lent.parcel, reason, true, room)),
+            End::Dead { reason } | End::Junk { reason } => {
+                let Some(room) = room else { return Self::Reject(sends) };
+                sends.push(dead::letter(&lent.queue, &lent.parcel, reason, matches!(finish.end, End::Junk { .. }), room));
+            }
             End::Ack => {}
         }
         Self::Ack(sends)
@@ -45,7 +50,7 @@ impl Plan {
     pub(super) fn sends(&self) -> &[Routed] {
         match self {
             Self::Over(_) | Self::Aside | Self::Back => &[],
-            Self::Keep(sends) | Self::Ack(sends) => sends,
+            Self::Keep(sends) | Self::Ack(sends) | Self::Reject(sends) => sends,
         }
     }
 }

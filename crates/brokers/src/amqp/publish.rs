@@ -12,7 +12,7 @@ use lapin::{Channel, options::ConfirmSelectOptions};
 use tokio::time::{sleep, timeout};
 
 use super::{
-    declare::{Declarer, Giving, Undeclared},
+    declare::{Declarer, Giving, LONGEST_NAME, Undeclared},
     delay::{self, Delays, LONG, seconds_until},
     direct::DirectChannel,
     fail::{advised, is_denied, is_precondition, refused, transient, words},
@@ -20,7 +20,11 @@ use super::{
     parts::Parcel,
     sending::{Sending, Troubles, UNCONFIRMED},
 };
-use crate::{error::BrokerError, message::Outgoing, names};
+use crate::{
+    error::BrokerError,
+    message::{Outgoing, unbound},
+    names,
+};
 
 /// The largest body that a server takes unless it is told otherwise (`max_message_size`).
 const LARGEST: usize = 128 << 20;
@@ -48,7 +52,21 @@ impl Routed {
     /// # Errors
     /// AMQP cannot carry it; the reason, for people.
     pub(super) fn of(out: &Outgoing) -> Result<Self, String> {
-        Ok(Self { due: out.due, ..Self::to(&out.queue, Parcel::with_priority(&out.raw, out.priority)?) })
+        let to = Self { due: out.due, ..Self::to(&out.queue, Parcel::with_priority(&out.raw, out.priority)?) };
+        Ok(match &out.exchange {
+            None => to,
+            Some(through) => Self { exchange: through.name.clone(), key: through.key.clone(), queue: None, ..to },
+        })
+    }
+
+    /// Says whether it is for whoever listens.
+    pub(super) fn is_for_listeners(&self) -> bool {
+        self.queue.is_none() && !self.mandatory
+    }
+
+    /// Returns the exchange that was named for it, which finds the queues: there must be one.
+    pub(super) fn through(&self) -> Option<&Arc<str>> {
+        (self.queue.is_none() && self.mandatory && !self.exchange.is_empty()).then_some(&self.exchange)
     }
 
     pub(super) fn to(queue: &Arc<str>, parcel: Parcel) -> Self {
@@ -122,8 +140,16 @@ impl Publisher {
     /// With patience. Transient: unknown which were sent.
     pub(super) async fn send(&self, batch: &[Routed], wait: Wait) -> Result<Vec<Option<String>>, BrokerError> {
         let mut sending = self.begin(batch.to_vec());
-        if wait == Wait::Patience && sending.is_refused() {
-            return Ok(sending.refusals);
+        if wait == Wait::Patience {
+            // A batch of which some was taken is asked for once more: what was refused shows now.
+            for (routed, refusal) in batch.iter().zip(&mut sending.refusals) {
+                if routed.through().is_some() && self.declarer.is_unbound(&routed.exchange, &routed.key) {
+                    refusal.get_or_insert_with(|| unbound(&routed.exchange, &routed.key));
+                }
+            }
+            if sending.is_refused() {
+                return Ok(sending.refusals);
+            }
         }
         self.go_on(&mut sending, wait, None).await?;
         match wait {
@@ -168,15 +194,18 @@ impl Publisher {
     /// Returns whether a queue is to be bound to where the server holds messages back: where others
     /// send with a delay, if it is not, and else if it was, and was deleted since.
     pub(super) fn is_to_bind(&self, queue: &str, for_others: bool) -> bool {
-        self.delays.is_to_bind(queue, for_others)
+        self.delays.is_to_bind(queue, for_others || self.declarer.is_led_to(queue))
     }
 
     /// Binds a queue to where the server holds messages back. Makes what it takes, over the
     /// connection that sends: that of a consumer would live on for as long as this takes, with all
     /// that it was lent.
     pub(super) async fn take_delayed(&self, queue: &Arc<str>) {
-        if let Ok(open) = self.link.open(Wait::Forever).await {
-            let _ = self.delays.reach(&open, queue).await;
+        if let Ok(open) = self.link.open(Wait::Forever).await
+            && self.delays.reach(&open, queue).await.is_ok_and(|reached| reached)
+            && let Some(spec) = self.declarer.spec(queue)
+        {
+            self.delays.reach_through(&open, &spec).await;
         }
     }
 
@@ -214,6 +243,9 @@ impl Publisher {
         if let Some(why) = routed.queue.as_ref().and_then(|queue| names::refused_key("", queue)) {
             return Some(why);
         }
+        if let Some(long) = [&routed.exchange, &routed.key].into_iter().find(|name| name.len() > LONGEST_NAME) {
+            return Some(format!("the name of an exchange or a routing key is {} bytes long; AMQP has {LONGEST_NAME} at most", long.len()));
+        }
         let size = routed.parcel.body.len();
         let largest = self.largest.load(Ordering::Relaxed);
         (size > largest).then(|| format!("its body of {size} bytes is larger than configured max size {largest} (`max_message_size`)"))
@@ -237,17 +269,28 @@ impl Publisher {
                 refusals[at] = Some(format!("its headers take {size} bytes, and a frame of this server's has room for {most}"));
                 continue;
             }
-            match &routed.queue {
-                None => ready.push((at, routed.clone())),
-                Some(queue) => match self.declarer.ensure(&outlet.open, queue).await {
-                    Ok(giving) => ready.push((at, self.delayed(outlet, routed, queue, giving).await)),
-                    Err(Undeclared::No(why)) => refusals[at] = Some(why),
-                    Err(Undeclared::Away(why) | Undeclared::Later(why)) if wait == Wait::Patience => {
-                        return Err(transient(&outlet.open.place, &why));
-                    }
-                    // The next round connects anew; a queue that is down gives it back.
-                    Err(Undeclared::Away(_) | Undeclared::Later(_)) => ready.push((at, routed.clone())),
+            let through = match routed.through() {
+                Some(exchange) => self.declarer.look_for_exchange(&outlet.open, exchange).await,
+                None => Ok(()),
+            };
+            let found = match (&routed.queue, through) {
+                (_, Err(error)) => Err(error),
+                (None, Ok(())) => Ok(routed.clone()),
+                // Another connection may not look for it; the worker that has it makes it.
+                (Some(queue), Ok(())) if self.declarer.spec(queue).is_some_and(|spec| spec.exclusive) => Ok(routed.clone()),
+                (Some(queue), Ok(())) => match self.declarer.ensure(&outlet.open, queue).await {
+                    Ok(giving) => Ok(self.delayed(outlet, routed, queue, giving).await),
+                    Err(error) => Err(error),
                 },
+            };
+            match found {
+                Ok(routed) => ready.push((at, routed)),
+                Err(Undeclared::No(why)) => refusals[at] = Some(why),
+                Err(Undeclared::Away(why) | Undeclared::Later(why)) if wait == Wait::Patience => {
+                    return Err(transient(&outlet.open.place, &why));
+                }
+                // The next round connects anew; a queue that is down gives it back.
+                Err(Undeclared::Away(_) | Undeclared::Later(_)) => ready.push((at, routed.clone())),
             }
         }
         Ok(ready)
@@ -336,7 +379,7 @@ impl Publisher {
 
 /// Sends messages for queues that a caller named, all or none as far as that shows beforehand.
 pub(super) async fn publish_all(publisher: &Publisher, place: &str, batch: &[Outgoing]) -> Result<(), BrokerError> {
-    names::check_all("", batch)?;
+    names::check("", batch.iter().filter(|out| out.exchange.is_none()).map(|out| &*out.queue))?;
     let routed = batch.iter().map(Routed::of).collect::<Result<Vec<_>, _>>().map_err(|why| refused(place, &why))?;
     let refusals = publisher.send(&routed, Wait::Patience).await?;
     refusals.into_iter().flatten().next().map_or(Ok(()), |why| Err(refused(place, &why)))

@@ -15,7 +15,7 @@ use super::{
     link::{Wait, locked, pause},
     publish::{Alone, Outlet, Publisher, Routed, Sent},
 };
-use crate::{error::BrokerError, news::Happened};
+use crate::{error::BrokerError, message::unbound, news::Happened};
 
 /// Bytes of a body from which on a message goes alone.
 const LARGE: usize = 128 << 10;
@@ -260,6 +260,10 @@ impl Publisher {
                 Some(Sent::Confirmed) => sending.some_sent = true,
                 // Who does not take an answer does not get it, as if the queue were gone.
                 Some(Sent::Nacked) if !routed.mandatory => {}
+                Some(Sent::Returned) if routed.through().is_some() => {
+                    self.declarer.note_unbound(&routed.exchange, &routed.key);
+                    sending.refusals[at] = Some(unbound(&routed.exchange, &routed.key));
+                }
                 Some(Sent::Returned) => {
                     routed.queue.iter().for_each(|queue| self.declarer.forget(queue));
                     self.delays.forget().await;
@@ -276,10 +280,11 @@ impl Publisher {
                 }
                 Some(Sent::Channel(error)) if is_precondition(&error) || is_denied(&error) => round.alone.push(at),
                 // An exchange is made by whoever names it; those of the delays are made here.
-                Some(Sent::Channel(error)) if is_not_found(&error) && routed.queue.is_none() && wait == Wait::Patience => {
+                Some(Sent::Channel(error)) if is_not_found(&error) && routed.is_for_listeners() && wait == Wait::Patience => {
                     return Err(transient(&flight.outlet.open.place, &words(&error)));
                 }
                 Some(Sent::Channel(error)) if is_not_found(&error) => {
+                    self.declarer.forget_exchanges();
                     self.delays.forget().await;
                     round.trouble = trouble(words(&error));
                     round.again.push(at);

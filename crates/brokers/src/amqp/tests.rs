@@ -3,10 +3,12 @@
 mod asides;
 mod closing;
 mod deleted;
+mod exchanges;
 mod refusals;
 mod scheduled;
 mod sent;
 mod silent;
+mod specs;
 mod unanswered;
 
 use std::time::{Duration, Instant, SystemTime};
@@ -94,7 +96,7 @@ fn with_eta(queue: &str, id: &str, due: SystemTime) -> Vec<u8> {
 }
 
 fn outgoing(queue: &str, id: &str, due: SystemTime, says: bool) -> Outgoing {
-    Outgoing { queue: queue.into(), priority: 0, due: says.then_some(due), raw: with_eta(queue, id, due) }
+    Outgoing { queue: queue.into(), exchange: None, priority: 0, due: says.then_some(due), raw: with_eta(queue, id, due) }
 }
 
 async fn until<T>(what: &str, mut look: impl AsyncFnMut() -> Option<T>) -> T {

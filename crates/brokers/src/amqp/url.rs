@@ -7,6 +7,7 @@ use longshore_core::ErrorKind;
 use crate::{
     error::BrokerError,
     mask::mask,
+    queue_spec::DeadLetterPlace,
     tls::{Tls, TlsOptions},
     urls::decode_url,
 };
@@ -55,6 +56,8 @@ pub(super) struct Config {
     pub(super) kind: QueueKind,
     /// `x-max-priority` of the queues that we declare.
     pub(super) max_priority: Option<u8>,
+    /// Place of what workers reject or bury, of queues that do not say it themselves.
+    pub(super) dead: DeadLetterPlace,
     /// Place at which the management plugin answers.
     pub(super) management: Option<Management>,
 }
@@ -142,6 +145,7 @@ impl Config {
             passive: false,
             kind: QueueKind::Classic,
             max_priority: None,
+            dead: DeadLetterPlace::Kept,
             management: None,
         };
         let mut encrypted = None;
@@ -183,6 +187,13 @@ impl Config {
                     "classic" => QueueKind::Classic,
                     "quorum" => QueueKind::Quorum,
                     _ => return Err(format!("{}; known are classic and quorum", bad())),
+                }
+            }
+            "dead" => {
+                self.dead = match value {
+                    "keep" => DeadLetterPlace::Kept,
+                    "reject" => DeadLetterPlace::Exchange,
+                    _ => return Err(format!("{}; known are keep and reject", bad())),
                 }
             }
             "management" => self.management = Some(Management::parse(value)?),
@@ -295,6 +306,7 @@ mod tests {
         assert_eq!(config.kind, QueueKind::Quorum);
         assert!(!config.masked.contains("S3CRET"), "{}", config.masked);
         assert_eq!(Config::parse("amqp://h?max_priority=10").unwrap().max_priority, Some(10));
+        assert_eq!(Config::parse("amqp://h?dead=reject").unwrap().dead, DeadLetterPlace::Exchange);
         for (text, encrypted, host, port, prefix) in [
             ("15673", None, None, 15673, ""),
             ("http://m", Some(false), Some("m"), 15672, ""),
@@ -321,6 +333,7 @@ mod tests {
             ("amqp://u:S3CRET@h?queue_type=stream", "quorum"),
             ("amqp://u:S3CRET@h?queue_type=quorum&max_priority=3", "priorities"),
             ("amqp://u:S3CRET@h?max_priority=0", "max_priority"),
+            ("amqp://u:S3CRET@h?dead=drop", "keep and reject"),
             ("amqp://u:S3CRET@a;amqps://u:S3CRET@b", "TLS"),
             ("amqp://u:S3CRET@h?ssl_ca_certs=ca.pem", "amqps://"),
         ] {

@@ -152,11 +152,11 @@ pub(super) fn message(queue: &str, id: &str) -> Outgoing {
 }
 
 pub(super) fn with_priority(queue: &str, priority: u8, id: &str) -> Outgoing {
-    Outgoing { queue: queue.into(), priority, due: None, raw: raw(queue, priority, id, None) }
+    Outgoing { queue: queue.into(), exchange: None, priority, due: None, raw: raw(queue, priority, id, None) }
 }
 
 pub(super) fn due(queue: &str, id: &str, due: SystemTime, eta: &str) -> Outgoing {
-    Outgoing { queue: queue.into(), priority: 0, due: Some(due), raw: raw(queue, 0, id, Some(eta)) }
+    Outgoing { queue: queue.into(), exchange: None, priority: 0, due: Some(due), raw: raw(queue, 0, id, Some(eta)) }
 }
 
 pub(super) async fn publish(broker: &dyn Broker, queue: &str, ids: &[&str]) {

@@ -73,7 +73,7 @@ impl MemoryState {
     }
 
     pub(crate) fn publish(&mut self, message: &Outgoing) {
-        let Outgoing { queue, priority, due, raw } = message;
+        let Outgoing { queue, priority, due, raw, .. } = message;
         let message =
             Message { queue: Arc::clone(queue), priority: *priority, raw: raw.clone(), crashes: 0, lent: false, at: Instant::now() };
         match due {

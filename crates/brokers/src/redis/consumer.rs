@@ -20,7 +20,7 @@ use tokio::{
 
 use super::{
     claim::{self, ClaimBatch},
-    early,
+    early, exchanges,
     fail::{Fail, is_wrong_type},
     finish::{self, Ending, FinishPlace, Moved},
     layout::Layout,
@@ -317,6 +317,14 @@ impl RedisConsumer {
         taken
     }
 
+    /// Ends what can end: a message for an exchange without such a queue keeps back its own alone.
+    async fn end_all(&self, batch: &[Finish]) -> Result<Vec<Ended>, Fail> {
+        let Some(spread) = exchanges::spread_each(&self.link, &self.layout, batch).await? else { return self.end(batch).await };
+        let able: Vec<Finish> = spread.iter().flatten().cloned().collect();
+        let mut ended = if able.is_empty() { Vec::new() } else { self.end(&able).await? }.into_iter();
+        Ok(spread.into_iter().filter_map(|one| one.map_or_else(|reason| Some(Ended::Impossible { reason }), |_| ended.next())).collect())
+    }
+
     async fn end(&self, batch: &[Finish]) -> Result<Vec<Ended>, Fail> {
         if let Some(again) = again(batch) {
             // Twice the same one: what the second finds is known after the first.
@@ -516,7 +524,7 @@ impl Consumer for RedisConsumer {
     }
 
     fn finish<'a>(&'a self, batch: &'a [Finish]) -> BoxFuture<'a, Result<Vec<Ended>, BrokerError>> {
-        Box::pin(async move { self.insist(|| self.end(batch)).await })
+        Box::pin(async move { self.insist(|| self.end_all(batch)).await })
     }
 
     fn hold<'a>(&'a self, given: &'a [Claimed]) -> BoxFuture<'a, Result<(), BrokerError>> {

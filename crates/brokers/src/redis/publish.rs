@@ -153,7 +153,8 @@ mod tests {
     #[test]
     fn a_batch_is_one_command_for_one_list_and_one_script_for_several() {
         let layout = Layout::new(&Config::parse("redis://").unwrap());
-        let message = |queue: &str, priority, raw: &str| Outgoing { queue: queue.into(), priority, due: None, raw: raw.into() };
+        let message =
+            |queue: &str, priority, raw: &str| Outgoing { queue: queue.into(), exchange: None, priority, due: None, raw: raw.into() };
         let text = |batch: &[Outgoing]| {
             let mut out = Vec::new();
             pack(&layout, batch, None).write_to(&mut out);

@@ -11,8 +11,9 @@ use futures_util::future::join_all;
 use longshore_celery::{Stub, crashes_of};
 
 use super::{
+    exchanges,
     fail::Fail,
-    layout::{Layout, bound, entry, matches},
+    layout::{Layout, entry},
     lease::LeaseOwner,
     link::{Link, Wait, locked},
     marks,
@@ -182,17 +183,10 @@ impl<'a> Rescuer<'a> {
 
     /// Returns the queues that an exchange and a routing key mean; at least one.
     async fn queues_of(&self, exchange: &str, routing_key: &str) -> Result<Vec<String>, Fail> {
-        let mut queues = Vec::new();
-        if !exchange.is_empty() {
-            let members = self.link.one(&[b"SMEMBERS", self.layout.binding(exchange).as_bytes()], Wait::Forever).await?.into_list();
-            for member in members.iter().filter_map(Reply::text) {
-                if let Some((key, pattern, queue)) = bound(&member)
-                    && matches(routing_key, key, pattern)
-                {
-                    queues.push(queue.to_owned());
-                }
-            }
-        }
+        let mut queues = match exchange {
+            "" => Vec::new(),
+            exchange => exchanges::queues_of(self.link, self.layout, exchange, routing_key, Wait::Forever).await?,
+        };
         if queues.is_empty() {
             queues.push(routing_key.to_owned());
         }

@@ -83,6 +83,8 @@ pub struct Routing {
     pub queue: Option<String>,
     /// The exchange.
     pub exchange: Option<String>,
+    /// Its type (`direct`, `topic`, `fanout`, …).
+    pub exchange_type: Option<String>,
     /// The routing key.
     pub routing_key: Option<String>,
     /// Format of the arguments (`json`, `msgpack`, …).

@@ -57,6 +57,7 @@ impl Planner<'_> {
         let routing = Routing {
             queue: own("queue"),
             exchange: own("exchange"),
+            exchange_type: own("exchange_type"),
             routing_key: own("routing_key"),
             serializer: own("serializer"),
             compression: own("compression"),

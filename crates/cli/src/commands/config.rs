@@ -156,6 +156,14 @@ const TEMPLATE: &str = r#"# Settings of longshore; `longshore config check` find
 # [routes]                      # where tasks go that name no queue, also those that workers send on
 # "mail.*"        = "mail"
 # "reports.daily" = { queue = "slow", priority = 6 }
+# "media.*"       = { exchange = "media", exchange_type = "topic", routing_key = "media.video" }   # RabbitMQ
+
+# [queues.orders]               # how RabbitMQ makes a queue, as Celery's task_queues do
+# exchange      = "shop"
+# exchange_type = "topic"
+# routing_key   = "order.#"
+# max_priority  = 10
+# arguments     = { x-message-ttl = 60000 }
 
 # [worker]                      # flags of `longshore worker`
 # queues = ["celery", "cpu"]

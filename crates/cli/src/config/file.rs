@@ -59,6 +59,7 @@ impl Reader<'_> {
                 ("retry", Some(table)) => self.named(word, table, SectionId::Retry),
                 ("connections", Some(table)) => self.section(SectionId::Connections, name.span(), table),
                 ("routes", Some(table)) => self.routes(table),
+                ("queues", Some(table)) => self.named(word, table, SectionId::Queue),
                 ("worker", Some(table)) => self.section(SectionId::Worker, name.span(), table),
                 ("dashboard", Some(table)) => self.section(SectionId::Dashboard, name.span(), table),
                 ("tasks", Some(table)) => self.named(word, table, SectionId::Task),
@@ -69,13 +70,13 @@ impl Reader<'_> {
                     self.error(
                         name.span(),
                         format!(
-                            "this version knows no section [{word}]; there are [run], [job.NAME], [limits.NAME], [retry.NAME], [connections], [routes], [worker], [dashboard], [tasks.NAME], [schedules.NAME], [kafka.TOPIC]{hint}"
+                            "this version knows no section [{word}]; there are [run], [job.NAME], [limits.NAME], [retry.NAME], [connections], [routes], [queues.NAME], [worker], [dashboard], [tasks.NAME], [schedules.NAME], [kafka.TOPIC]{hint}"
                         ),
                     );
                 }
                 (
-                    "run" | "job" | "limits" | "retry" | "connections" | "routes" | "worker" | "dashboard" | "tasks" | "schedules"
-                    | "kafka",
+                    "run" | "job" | "limits" | "retry" | "connections" | "routes" | "queues" | "worker" | "dashboard" | "tasks"
+                    | "schedules" | "kafka",
                     None,
                 ) => self.error(name.span(), format!("`{word}` is a section; write [{word}…]")),
                 (_, None) => self.entry(&SectionId::Top, name, value),
@@ -96,7 +97,7 @@ impl Reader<'_> {
         }
     }
 
-    /// `[routes]`: a queue for each pattern, or a table with a queue and a priority.
+    /// `[routes]`: a queue for each pattern, or a table with a queue, an exchange, a priority.
     fn routes(&mut self, table: &DeTable<'_>) {
         for (pattern, to) in table {
             let id = SectionId::Route(pattern.get_ref().to_string());
@@ -145,7 +146,14 @@ impl Reader<'_> {
                 }
             }
             SectionId::Route(_) if table.is_empty() => {
-                let message = format!("[{}] leads nowhere; give it a queue or a priority", id.header().unwrap_or_default());
+                let message = format!("[{}] leads nowhere; give it a queue, an exchange or a priority", id.header().unwrap_or_default());
+                self.error(span, message);
+            }
+            SectionId::Route(_)
+                if !section.contains_key("exchange") && (section.contains_key("exchange-type") || section.contains_key("routing-key")) =>
+            {
+                let message =
+                    format!("[{}] has a routing key or a type, and no exchange that they are for", id.header().unwrap_or_default());
                 self.error(span, message);
             }
             SectionId::Limit(limit) if section.is_empty() => {
@@ -226,8 +234,10 @@ fn read(key: &Key, value: &DeValue<'_>) -> Result<Value, &'static str> {
         Kind::List => scalar(value).map(|text| vec![text]).or_else(|| list(value)).map(Value::List).ok_or("a string or a list of strings"),
         Kind::Commas => scalar(value).or_else(|| Some(list(value)?.join(","))).map(Value::Text).ok_or("a string or a list of strings"),
         Kind::Pairs => {
+            let switch = |value: &DeValue<'_>| value.as_bool().map(|on| on.to_string()).filter(|_| key.name == "arguments");
+            let text = |value: &DeValue<'_>| scalar(value).or_else(|| switch(value));
             let table = |table: &DeTable<'_>| -> Option<Vec<String>> {
-                table.iter().map(|(name, value)| Some(format!("{}={}", name.get_ref(), scalar(value.get_ref())?))).collect()
+                table.iter().map(|(name, value)| Some(format!("{}={}", name.get_ref(), text(value.get_ref())?))).collect()
             };
             let pairs = match value {
                 DeValue::Table(pairs) => table(pairs),

@@ -31,6 +31,9 @@ impl Config {
             if let SectionId::Route(_) = id {
                 problems.extend(self.routes().err());
             }
+            if let SectionId::Queue(_) = id {
+                problems.extend(self.queues().err());
+            }
         }
         problems.extend(others);
         for (name, setting) in &self.env {

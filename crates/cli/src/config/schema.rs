@@ -176,7 +176,22 @@ pub(super) const RETRY: Keys = &[&[key("retries", Whole), key("backoff", Text), 
 pub(super) const CONNECTIONS: Keys = &[&[key("broker", Text), key("results", Text), key("task-send-sent-event", Bool)]];
 
 /// Keys of `[routes."PATTERN"]`, which may also be its queue alone: `"mail.*" = "mail"`.
-pub(super) const ROUTE: Keys = &[&[key("queue", Text), key("priority", Whole)]];
+pub(super) const ROUTE: Keys =
+    &[&[key("queue", Text), key("exchange", Text), key("exchange-type", Text), key("routing-key", Text), key("priority", Whole)]];
+
+/// Keys of `[queues.NAME]`.
+pub(super) const QUEUE: Keys = &[&[
+    key("type", Text),
+    key("max-priority", Whole),
+    key("arguments", Pairs),
+    key("exchange", Text),
+    key("exchange-type", Text),
+    key("routing-key", Text),
+    key("durable", Bool),
+    key("auto-delete", Bool),
+    key("exclusive", Bool),
+    key("dead-letters", Text),
+]];
 
 /// Keys of `[worker]`: the flags of `longshore worker`, and `lanes`, a table.
 pub(super) const WORKER: Keys = &[&[
@@ -324,7 +339,7 @@ const KAFKA_ALONE: &[Key] = &[
 
 /// The sections, for messages.
 pub(super) const SECTIONS: &[&str] =
-    &["run", "job", "limits", "retry", "connections", "routes", "worker", "dashboard", "tasks", "schedules", "kafka"];
+    &["run", "job", "limits", "retry", "connections", "routes", "queues", "worker", "dashboard", "tasks", "schedules", "kafka"];
 
 /// `LONGSHORE_…` variables that are no settings: the path of a config file, the connections, and
 /// what a child is told about its task.

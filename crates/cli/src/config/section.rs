@@ -14,6 +14,7 @@ pub(super) enum SectionId {
     Retry(String),
     Connections,
     Route(String),
+    Queue(String),
     Worker,
     /// `[dashboard]`.
     Dashboard,
@@ -31,6 +32,7 @@ impl SectionId {
             SectionId::Retry(_) => schema::RETRY,
             SectionId::Connections => schema::CONNECTIONS,
             SectionId::Route(_) => schema::ROUTE,
+            SectionId::Queue(_) => schema::QUEUE,
             SectionId::Worker => schema::WORKER,
             SectionId::Dashboard => schema::DASHBOARD,
             SectionId::Task(_) => schema::TASK,
@@ -46,7 +48,7 @@ impl SectionId {
             SectionId::Worker => Some(vec!["worker"]),
             SectionId::Dashboard => Some(vec!["dashboard"]),
             SectionId::Kafka(topic) => Some(vec!["kafka", "consume", topic]),
-            SectionId::Connections | SectionId::Route(_) | SectionId::Task(_) | SectionId::Schedule(_) => None,
+            SectionId::Connections | SectionId::Route(_) | SectionId::Queue(_) | SectionId::Task(_) | SectionId::Schedule(_) => None,
         }
     }
 
@@ -70,6 +72,7 @@ impl SectionId {
             SectionId::Retry(name) => format!("retry.{}", quoted(name)),
             SectionId::Connections => "connections".to_owned(),
             SectionId::Route(pattern) => format!("routes.{}", quoted(pattern)),
+            SectionId::Queue(name) => format!("queues.{}", quoted(name)),
             SectionId::Worker => "worker".to_owned(),
             SectionId::Dashboard => "dashboard".to_owned(),
             SectionId::Task(name) => format!("tasks.{}", quoted(name)),

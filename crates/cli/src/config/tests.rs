@@ -231,28 +231,68 @@ fn variables_of_the_worker_and_of_the_connections_win_over_the_file_and_are_list
 }
 
 #[test]
+fn a_queue_is_declared_as_its_section_says_and_mistakes_are_told_where_they_stand() {
+    use longshore_worker::{DeadLetterPlace, QueueSpec};
+
+    let text = "[queues.orders]\nexchange = \"shop\"\nexchange_type = \"topic\"\nrouting_key = \"order.#\"\nmax_priority = 10\narguments = { x-message-ttl = 60000, x-single-active-consumer = true, x-overflow = \"drop-head\" }\n[queues.bills]\ntype = \"quorum\"\ndead_letters = \"exchange\"\n[queues.news]\nexchange = \"news\"\nexchange_type = \"fanout\"\nexclusive = true\n";
+    let orders = QueueSpec::new("orders").max_priority(10).bound("shop", "topic", "order.#").argument("x-message-ttl", 60_000);
+    let orders = orders.argument("x-overflow", "drop-head").argument("x-single-active-consumer", true);
+    let mut found = World::new(text, "", &[]).load().queues().unwrap();
+    found.iter_mut().for_each(|spec| spec.arguments.sort_by(|one, other| one.0.cmp(&other.0)));
+    let expected = [
+        QueueSpec::new("bills").kind("quorum").dead_letters(DeadLetterPlace::Exchange),
+        QueueSpec::new("news").bound("news", "fanout", "").exclusive(),
+        orders,
+    ];
+    assert_eq!(found, expected);
+    for (queue, mistake) in [
+        ("type = \"stream\"", "`type` in [queues.q]: queue q: type `stream` is not known here; known are classic and quorum"),
+        (
+            "type = \"quorum\"\nmax_priority = 3",
+            "`type` in [queues.q]: queue q: quorum queues have no priorities; leave `max_priority` out",
+        ),
+        ("max_priority = 300", "`max_priority` in [queues.q]: the largest priority is 1 to 255"),
+        ("dead_letters = \"drop\"", "`dead_letters` in [queues.q]: known are `keep` and `exchange`"),
+        ("routing_key = \"x\"", "`exchange` in [queues.q]: a routing key and a type belong to an `exchange`, which is not named"),
+    ] {
+        let world = World::new(&format!("[queues.q]\n{queue}\n"), "", &[]);
+        assert_eq!(world.short(world.load().queues().unwrap_err()), format!("longshore.toml:2: {mistake}"));
+    }
+}
+
+#[test]
 fn routes_are_in_the_order_of_their_lines_and_those_of_the_project_go_first() {
-    let project = "[routes]\n\"z.*\" = \"zs\"\n\"a.*\" = { queue = \"${QUEUE}\", priority = 3 }\n\"b\" = { priority = 0 }\n[routes.\"*.log\"]\nqueue = \"logs\"\n";
+    let project = "[routes]\n\"z.*\" = \"zs\"\n\"a.*\" = { queue = \"${QUEUE}\", priority = 3 }\n\"b\" = { priority = 0 }\n[routes.\"*.log\"]\nqueue = \"logs\"\n[routes.media]\nexchange = \"media\"\nexchange_type = \"topic\"\nrouting_key = \"media.video\"\n";
     let user = "[routes]\n\"z.*\" = \"others\"\n\"*\" = \"rest\"\n";
     let routes = World::new(project, user, &[("QUEUE", "as")]).load().routes().unwrap();
-    let route = |pattern: &str, queue: Option<&str>, priority| (pattern.to_owned(), queue.map(str::to_owned), priority);
+    let route = |pattern: &str, queue: Option<&str>, priority| {
+        let mut route = longshore_worker::Route::default();
+        (route.queue, route.priority) = (queue.map(str::to_owned), priority);
+        (pattern.to_owned(), route)
+    };
     let expected = [
         route("z.*", Some("zs"), None),
         route("a.*", Some("as"), Some(3)),
         route("b", None, Some(0)),
         route("*.log", Some("logs"), None),
+        ("media".to_owned(), longshore_worker::Route::exchange("media", "topic", "media.video")),
         route("*", Some("rest"), None),
     ];
     assert_eq!(routes, expected);
     for (route, mistake) in [
         ("a = 5", "2: a route is a queue, or { queue = \"…\", priority = 0 to 9 }, not an integer"),
+        ("a = { routing_key = \"x\" }", "2: [routes.a] has a routing key or a type, and no exchange that they are for"),
         ("a = { que = \"x\" }", "2: unknown key `que` in [routes.a]; did you mean `queue`?"),
-        ("a = {}", "2: [routes.a] leads nowhere; give it a queue or a priority"),
+        ("a = {}", "2: [routes.a] leads nowhere; give it a queue, an exchange or a priority"),
     ] {
         assert_eq!(mistakes(&format!("[routes]\n{route}\n")), [mistake]);
     }
     for (route, mistake) in [
         ("a = { priority = 256 }", "longshore.toml:2: `priority` in [routes.a]: a priority is a number from 0 to 9, on RabbitMQ to 255"),
+        (
+            "a = { exchange = \"x\" }",
+            "longshore.toml:2: `exchange` in [routes.a]: a direct exchange needs a `routing-key`; another type is said by `exchange-type`",
+        ),
         ("a = \"\"", "longshore.toml:2: `queue` in [routes.a]: a queue has a name"),
     ] {
         let world = World::new(&format!("[routes]\n{route}\n"), "", &[]);

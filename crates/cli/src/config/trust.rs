@@ -56,7 +56,7 @@ const WAITING: &[&str] = &[
 /// Returns whether a key of a folder's file waits for the user's word.
 pub(super) fn waits(id: &SectionId, name: &str, value: &Value) -> bool {
     // `[routes]` and `[limits]` have names of their own.
-    let listed = !matches!(id, SectionId::Route(_) | SectionId::Limit(_)) && WAITING.contains(&name);
+    let listed = !matches!(id, SectionId::Route(_) | SectionId::Queue(_) | SectionId::Limit(_)) && WAITING.contains(&name);
     let texts = match value {
         Value::Bool(on) => return listed && *on,
         Value::Text(text) => std::slice::from_ref(text),

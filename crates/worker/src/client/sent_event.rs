@@ -61,7 +61,7 @@ fn sent(outgoing: &Outgoing) -> Option<EventKind> {
         expires: message.expires.map(iso),
         queue: None,
     };
-    Some(EventKind::TaskSent { task, queue: queue.clone(), exchange: Some(String::new()), routing_key: queue })
+    Some(EventKind::TaskSent { task, queue, exchange: Some(message.exchange), routing_key: Some(message.routing_key) })
 }
 
 #[cfg(test)]

@@ -521,7 +521,7 @@ impl Shared {
     pub(crate) fn to_queue(&self, mut message: Message, queue: Arc<str>) -> Outgoing {
         message.exchange.clear();
         message.routing_key = queue.to_string();
-        Outgoing { priority: message.priority.unwrap_or(0), due: message.eta, raw: message.encode(Encoding::Json), queue }
+        Outgoing { exchange: None, priority: message.priority.unwrap_or(0), due: message.eta, raw: message.encode(Encoding::Json), queue }
     }
 
     pub(crate) fn chord_part(&self, group: &str, id: &str, index: Option<i64>, state: &State, result: &Value) -> ChordPart {

@@ -117,7 +117,7 @@ impl Bench {
         let mut batch = Vec::new();
         let put = |message: Message, batch: &mut Vec<Outgoing>| {
             let raw = Message { routing_key: "celery".to_owned(), ..message }.encode(Encoding::Json);
-            batch.push(Outgoing { queue: "celery".into(), priority: 0, due: None, raw });
+            batch.push(Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw });
         };
         let mut bad = bad;
         for number in 0..GOOD {

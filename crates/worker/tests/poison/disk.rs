@@ -171,7 +171,7 @@ async fn outlives_its_disk(path: PathBuf) {
     let eta = Some(SystemTime::now() + Duration::from_secs(3));
     let args = vec![(-1).into(), "x".repeat(100_000).into()];
     let raw = Message { eta, args, routing_key: "celery".to_owned(), ..bad("plain") }.encode(Encoding::Json);
-    bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 9, due: None, raw }]).await.unwrap();
+    bench.broker.publish(&[Outgoing { queue: "celery".into(), exchange: None, priority: 9, due: None, raw }]).await.unwrap();
     bench.until("a claim", async || worker.held() == 1).await;
     assert!(shell(SHUT_DOWN, &path).success());
     bench.until("said", async || bench.said.lock().unwrap().iter().any(|text| text.contains("the disk fails"))).await;

@@ -23,7 +23,7 @@ pub(crate) fn message(task: &str, number: i64) -> Message {
 }
 
 pub(crate) fn outgoing(message: &Message) -> Outgoing {
-    Outgoing { queue: "celery".into(), priority: 0, due: None, raw: message.encode(Encoding::Json) }
+    Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw: message.encode(Encoding::Json) }
 }
 
 async fn send(bench: &Bench, numbers: std::ops::Range<i64>) {

@@ -6,6 +6,7 @@ mod bench;
 mod cuts;
 mod days;
 mod disk;
+mod exchanges;
 mod hostile;
 mod kills;
 mod permissions;

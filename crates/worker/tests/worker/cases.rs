@@ -48,7 +48,7 @@ impl Bench {
         message.routing_key = "celery".to_owned();
         let id = message.id.clone();
         let raw = message.encode(Encoding::Json);
-        self.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: message.eta, raw }]).await.unwrap();
+        self.broker.publish(&[Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: message.eta, raw }]).await.unwrap();
         id
     }
 
@@ -194,7 +194,7 @@ async fn a_task_that_nobody_knows_fails_and_is_a_dead_letter() {
 #[tokio::test]
 async fn what_cannot_be_read_is_a_dead_letter_and_the_next_task_runs() {
     let bench = Bench::new("bad", [add()]).await;
-    let bad = Outgoing { queue: "celery".into(), priority: 0, due: None, raw: b"{not json".to_vec() };
+    let bad = Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw: b"{not json".to_vec() };
     bench.broker.publish(&[bad]).await.unwrap();
     let id = bench.send(call("add", vec![1.into()])).await;
     assert_eq!(bench.result(&id).await.state, State::Success);
@@ -445,7 +445,7 @@ async fn send_again(bench: &Bench, message: Message, crashes: u32) -> String {
     let id = format!("id-{}", fastrand::u64(..));
     let raw = Message { id: id.clone(), routing_key: "celery".to_owned(), ..message }.encode(Encoding::Json);
     let raw = longshore_celery::mark_redelivered(&raw, Some(crashes)).unwrap();
-    bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+    bench.broker.publish(&[Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw }]).await.unwrap();
     id
 }
 
@@ -559,7 +559,7 @@ async fn a_task_that_has_succeeded_is_not_run_again_but_what_follows_it_is_sent(
         link.options.set("task_id", "follows");
         let message = Message { id, routing_key: "celery".to_owned(), callbacks: vec![link], expires, ..call("once", vec![]) };
         let raw = longshore_celery::mark_redelivered(&message.encode(Encoding::Json), crashes).unwrap();
-        bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+        bench.broker.publish(&[Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw }]).await.unwrap();
         let follows = tokio::time::timeout(Duration::from_secs(5), bench.result("follows")).await.expect(case);
         assert_eq!((follows.result, runs.load(Ordering::SeqCst)), (Value::Int(8), u32::from(is_limited)), "{case}");
         let connected = bench.connected.clone();
@@ -633,7 +633,7 @@ async fn remote_control() {
     let later = "later".to_owned();
     let eta = Some(SystemTime::now() + Duration::from_secs(600));
     let raw = Message { id: later.clone(), eta, routing_key: "celery".to_owned(), ..call("add", vec![]) }.encode(Encoding::Json);
-    bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+    bench.broker.publish(&[Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw }]).await.unwrap();
     let scheduled = loop {
         tokio::time::sleep(Duration::from_millis(10)).await;
         let scheduled = ask(&bench, Request::new("scheduled")).await;
@@ -703,7 +703,7 @@ async fn a_worker_says_what_each_task_waits_for() {
     assert!(eta.starts_with("20") && eta.contains('T'), "{eta}");
     let raw = Message { id: "eta".into(), eta: Some(SystemTime::now() + Duration::from_secs(600)), ..call("wait", vec![]) };
     let raw = raw.encode(Encoding::Json);
-    bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+    bench.broker.publish(&[Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw }]).await.unwrap();
     let said = ask_until(&bench, of("eta"), |said| said.contains("waits")).await;
     assert!(said.contains(r#""for": "eta", "until": "#), "{said}");
     for id in ["a", "b"] {
@@ -836,7 +836,7 @@ async fn messagepack_is_taken_where_it_is_accepted() {
         let bench = Bench::of("msgpack", if accepts { app.accept_msgpack() } else { app }, |_| {}).await;
         let message = Message { task: "t".to_owned(), id: format!("accepts-{accepts}"), args: vec![1.into()], ..Message::default() };
         let raw = message.encode_as(Encoding::MsgPack, Some(Compression::Zstd));
-        bench.broker.publish(&[Outgoing { queue: "celery".into(), priority: 0, due: None, raw }]).await.unwrap();
+        bench.broker.publish(&[Outgoing { queue: "celery".into(), exchange: None, priority: 0, due: None, raw }]).await.unwrap();
         assert_eq!(bench.result(&message.id).await.state, want);
         let worker = bench.worker.unwrap();
         worker.stopper().warm();

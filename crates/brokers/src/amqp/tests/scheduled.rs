@@ -33,7 +33,7 @@ fn named(word: &str) -> SchedulerName {
 }
 
 fn firing(word: &str, due: u64) -> Firing {
-    let message = Outgoing { queue: "q".into(), priority: 0, due: None, raw: b"one".to_vec() };
+    let message = Outgoing { queue: "q".into(), exchange: None, priority: 0, due: None, raw: b"one".to_vec() };
     Firing { scheduler: named(word), name: "a".to_owned(), since: at(0), due: at(due), at: at(due), message: Some(message) }
 }
 

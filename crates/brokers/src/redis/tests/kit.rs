@@ -50,7 +50,7 @@ pub(super) fn raw(id: &str) -> Vec<u8> {
 }
 
 pub(super) fn message(id: &str) -> Outgoing {
-    Outgoing { queue: "q".into(), priority: 0, due: None, raw: raw(id) }
+    Outgoing { queue: "q".into(), exchange: None, priority: 0, due: None, raw: raw(id) }
 }
 
 pub(super) fn id(claimed: &Claimed) -> String {
@@ -63,7 +63,7 @@ pub(super) fn whole(claimed: &Claimed) -> Finish {
     let doc = format!(r#"{{"status": "SUCCESS", "result": 1, "task_id": "{id}"}}"#).into_bytes();
     Finish {
         receipt: claimed.receipt,
-        publish: vec![Outgoing { queue: "next".into(), priority: 0, due: None, raw: raw(&format!("next-{id}")) }],
+        publish: vec![Outgoing { queue: "next".into(), exchange: None, priority: 0, due: None, raw: raw(&format!("next-{id}")) }],
         results: vec![Stored {
             key: Key::Task(id.clone()),
             doc,

@@ -8,7 +8,7 @@ use super::kit::{message, open, raw};
 use crate::{
     broker::QueueState,
     connected::Connected,
-    message::{End, Finish, Outgoing},
+    message::{End, Exchange, Finish, Outgoing},
     redis::both,
 };
 
@@ -137,4 +137,49 @@ async fn dead_letters_that_are_dropped_are_counted_until_there_are_none() {
     server.command(&["LTRIM", "longshore:dead:q", "0", "1"]);
     assert_eq!(connected.letters().unwrap().bury(&letters, false).await.unwrap(), 2);
     assert_eq!(states().await, (0, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_exchange_is_what_celerys_workers_have_bound_to_it() {
+    let Some(server) = Redis::start(&[]) else { return };
+    let Connected { broker: ours, .. } = both(&server.url()).unwrap();
+    for member in ["media.video\x06\x16^media\\.video$\x06\x16videos", "media.#\x06\x16^media\\..*?$\x06\x16all", "k\x06\x16\x06\x16ks"] {
+        server.command(&["SADD", "_kombu.binding.media", member]);
+    }
+    let through = |exchange: &str, kind: Option<&str>, key: &str| {
+        let exchange = Exchange { name: exchange.into(), kind: kind.map(Into::into), key: key.into() };
+        Outgoing { queue: key.into(), exchange: Some(exchange.into()), ..message(key) }
+    };
+    for (key, queues) in [("media.video", [1, 1, 0]), ("media.audio", [0, 1, 0]), ("k", [0, 0, 1])] {
+        ours.publish(&[through("media", None, key)]).await.unwrap();
+        for (queue, count) in ["videos", "all", "ks"].into_iter().zip(queues) {
+            assert_eq!(server.command(&["LLEN", queue]), format!(":{count}\r\n"), "{key} {queue}");
+            server.command(&["DEL", queue]);
+        }
+    }
+    for (exchange, kind, key, word) in [
+        ("media", None, "x.y", "exchange media has no queue for the routing key `x.y`"),
+        ("none", Some("topic"), "k", "exchange none has no queue"),
+        ("media", Some("fanout"), "", "fanout"),
+    ] {
+        let error = ours.publish(&[through(exchange, kind, key)]).await.unwrap_err();
+        assert!(error.message.contains(word), "{error}");
+    }
+    // At the end of a message it is refused of that one alone.
+    ours.publish(&[message("a"), message("b")]).await.unwrap();
+    let consumer = open(&*ours, Duration::from_secs(5), Duration::from_secs(3600)).await;
+    let mut claimed = Vec::new();
+    while claimed.len() < 2 {
+        consumer.claim(9, &mut claimed).await.unwrap();
+    }
+    let end = |at: usize, key| Finish {
+        receipt: claimed[at].receipt,
+        publish: vec![through("media", None, key)],
+        results: vec![],
+        part: None,
+        end: End::Ack,
+    };
+    let ended = consumer.finish(&[end(0, "x.y"), end(1, "media.video")]).await.unwrap();
+    assert!(matches!(&ended[0], crate::Ended::Impossible { reason } if reason.contains("x.y")), "{ended:?}");
+    assert_eq!((&ended[1], server.command(&["LLEN", "videos"])), (&crate::Ended::Done, ":1\r\n".to_owned()));
 }

@@ -29,7 +29,7 @@ fn message(number: usize) -> Outgoing {
         r#"", "retries": 0}}, "properties": {{"correlation_id": "{id}", "delivery_mode": 2, "delivery_info": {{"exchange": "", "routing_key": "q"}}, "priority": 0, "body_encoding": "base64", "delivery_tag": "{id}"}}}}"#
     );
     let filler = "x".repeat(928 - head.len() - tail.len());
-    Outgoing { queue: "q".into(), priority: 0, due: None, raw: (head + &filler + &tail).into_bytes() }
+    Outgoing { queue: "q".into(), exchange: None, priority: 0, due: None, raw: (head + &filler + &tail).into_bytes() }
 }
 
 /// The CPU time that a process took, in µs.

@@ -38,8 +38,13 @@ pub(super) fn settings(app: &App, slots: usize) -> Map {
 fn routes(routes: &[(String, Route)]) -> Value {
     let route = |route: &Route| {
         let mut to = Map::default();
-        if let Some(queue) = &route.queue {
-            to.set("queue", queue.as_str());
+        for (name, text) in [
+            ("queue", &route.queue),
+            ("exchange", &route.exchange),
+            ("exchange_type", &route.exchange_type),
+            ("routing_key", &route.routing_key),
+        ] {
+            text.iter().for_each(|text| to.set(name, text.as_str()));
         }
         if let Some(priority) = route.priority {
             to.set("priority", u32::from(priority));

@@ -103,7 +103,13 @@ impl Intake {
                 // Acknowledged as it started, and stopped by us: it is sent once more.
                 sent.push(work.receipt);
                 let raw = work.message.encode(Encoding::Json);
-                again.push(Outgoing { queue: work.queue.clone(), priority: work.message.priority.unwrap_or(0), due: None, raw });
+                again.push(Outgoing {
+                    queue: work.queue.clone(),
+                    exchange: None,
+                    priority: work.message.priority.unwrap_or(0),
+                    due: None,
+                    raw,
+                });
             } else {
                 back.push(work);
             }
