@@ -7,7 +7,8 @@
 //!
 //! - `history/state.rs`: how a remembered task stands
 //! - `history/traffic.rs`: counts over time
-//! - `history/levels.rs`: how long queues were, in memory; `history/level_rows.rs`: the same, of a day
+//! - `history/levels.rs`: how long queues were, in memory; `history/level_rows.rs`: the same, of a
+//!   day
 //! - `history/file.rs`: tables and files; `history/book.rs`: what events change in them
 //! - `history/matching.rs`: what is looked for, as SQL
 //! - `history/find.rs`: search; `history/timeline.rs`: one task; `history/told.rs`: both in the
