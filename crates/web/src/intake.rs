@@ -309,11 +309,14 @@ fn too_many(said: String) -> WebError {
 async fn within<T>(asked: impl Future<Output = Result<T, ClientError>>) -> Result<T, WebError> {
     match timeout(BROKER_WITHIN, asked).await {
         Ok(answer) => answer.map_err(|error| of_client(&error)),
-        Err(_) => {
-            let said = format!("the broker has not answered for {} s: whether the task was sent is unknown", BROKER_WITHIN.as_secs());
-            Err(WebError::new(StatusCode::SERVICE_UNAVAILABLE, said).retry_after(AWAY_FOR))
-        }
+        Err(_) => Err(no_answer()),
     }
+}
+
+/// Says that the broker did not answer in time.
+fn no_answer() -> WebError {
+    let said = format!("the broker has not answered for {} s: whether the task was sent is unknown", BROKER_WITHIN.as_secs());
+    WebError::new(StatusCode::SERVICE_UNAVAILABLE, said).retry_after(AWAY_FOR)
 }
 
 /// Says what a client could not do.

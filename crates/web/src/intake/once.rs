@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use longshore_brokers::{NotedEnd, NotedSend, SendNote};
 use longshore_worker::PreparedTask;
 use ring::digest::{Context, SHA256};
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::{BROKER_WITHIN, Intake, KEY, lengths::NotNow, order, order::TaskOrder};
 use crate::error::WebError;
@@ -22,6 +22,9 @@ const KEEP: Duration = Duration::from_secs(86_400);
 const HOLD: Duration = BROKER_WITHIN.saturating_add(Duration::from_secs(5));
 /// Pause between two looks at what another is sending.
 const LOOK_AGAIN: Duration = Duration::from_millis(50);
+/// Age from which a note is renewed before the task is sent. With the time for a sending it is less
+/// than [`HOLD`].
+const RENEW_FROM: Duration = Duration::from_secs(1);
 
 /// A key with what it stands for.
 #[derive(Clone, Debug)]
@@ -73,6 +76,17 @@ fn own_word() -> Result<String, WebError> {
     Ok(hex(&word))
 }
 
+/// Says that another request sends the same.
+fn underway() -> WebError {
+    let said = "this Idempotency-Key is being sent by another request, which has not ended yet";
+    WebError::new(StatusCode::SERVICE_UNAVAILABLE, said).retry_after(HOLD)
+}
+
+/// Says that a key stands for something else.
+fn another() -> WebError {
+    WebError::unprocessable("this Idempotency-Key stands for another task or other arguments: take a new key")
+}
+
 impl Intake {
     /// Does the same as [`send_once`](Self::send_once), to its end: whoever asks may go away
     /// meanwhile, and it is sent, and noted, all the same.
@@ -86,23 +100,19 @@ impl Intake {
     pub(super) async fn send_once(&self, asked: AskedOnce, mut order: TaskOrder) -> Result<String, WebError> {
         let mut task = self.prepare(order.clone())?;
         let note = asked.note(task.id().to_owned(), own_word()?);
-        let (id, is_first) = match self.noted(&note).await? {
+        let (noted, noted_at) = self.noted(&note).await?;
+        let (id, is_first) = match noted {
             NotedSend::First => (note.id.clone(), true),
             NotedSend::Unfinished { id } => (id, false),
             NotedSend::Sent { id } => return Ok(id),
-            NotedSend::Underway { .. } => {
-                let said = "this Idempotency-Key is being sent by another request, which has not ended yet";
-                return Err(WebError::new(StatusCode::SERVICE_UNAVAILABLE, said).retry_after(HOLD));
-            }
-            NotedSend::Other => {
-                return Err(WebError::unprocessable("this Idempotency-Key stands for another task or other arguments: take a new key"));
-            }
+            NotedSend::Underway { .. } => return Err(underway()),
+            NotedSend::Other => return Err(another()),
         };
         if id != note.id {
             order.id = Some(id);
             task = self.prepare(order)?;
         }
-        let sent = self.send_unless_sent(&task, is_first).await;
+        let sent = self.send_unless_sent(&note, noted_at, &task, is_first).await;
         let ending = match &sent {
             Ok(()) => NotedEnd::Sent,
             Err((_, true)) if is_first => NotedEnd::NotSent,
@@ -129,29 +139,61 @@ impl Intake {
         }
     }
 
-    /// Notes the key; waits while another request sends the same.
-    async fn noted(&self, note: &SendNote) -> Result<NotedSend, WebError> {
+    /// Notes the key; waits while another request sends the same. Returns the answer, and since
+    /// when the note holds at the least.
+    async fn noted(&self, note: &SendNote) -> Result<(NotedSend, Instant), WebError> {
         let until = Instant::now() + HOLD;
         let shared = self.shared()?;
         loop {
+            let asked_at = Instant::now();
             match super::within(async { Ok(shared.note_send(note).await?) }).await? {
                 NotedSend::Underway { .. } if Instant::now() < until => sleep(LOOK_AGAIN).await,
-                noted => return Ok(noted),
+                noted => return Ok((noted, asked_at)),
             }
         }
     }
 
     /// Sends a task, if it is not there already. An error tells whether it certainly was not sent.
-    async fn send_unless_sent(&self, task: &PreparedTask, is_first: bool) -> Result<(), (WebError, bool)> {
-        if !is_first && self.is_there(task.id()).await.map_err(|error| (error, false))? {
+    ///
+    /// The note holds all the time, so that nobody else sends it meanwhile: what comes before the
+    /// sending ends before the note does, and so does the sending.
+    async fn send_unless_sent(
+        &self,
+        note: &SendNote,
+        noted_at: Instant,
+        task: &PreparedTask,
+        is_first: bool,
+    ) -> Result<(), (WebError, bool)> {
+        let before = timeout_at(noted_at + BROKER_WITHIN, async {
+            if !is_first && self.is_there(task.id()).await.map_err(|error| (error, false))? {
+                return Ok(true);
+            }
+            self.admit(task).await.map_err(|not_now: NotNow| (not_now.into_error(), true))?;
+            Ok(false)
+        });
+        if before.await.unwrap_or_else(|_| Err((super::no_answer(), true)))? {
             return Ok(());
         }
-        self.admit(task).await.map_err(|not_now: NotNow| (not_now.into_error(), true))?;
-        let sent = super::within(self.0.client.send_prepared_once(task)).await;
-        sent.map_err(|error| {
+        let sending = timeout(BROKER_WITHIN, async {
+            if noted_at.elapsed() >= RENEW_FROM && !self.is_still_ours(note).await? {
+                return Ok(());
+            }
+            self.0.client.send_prepared_once(task).await.map_err(|error| super::of_client(&error))
+        });
+        sending.await.unwrap_or_else(|_| Err(super::no_answer())).map_err(|error| {
             let is_refused = error.status != StatusCode::SERVICE_UNAVAILABLE;
             (error, is_refused)
         })
+    }
+
+    /// Renews a note before its task is sent. Returns false where another has sent it meanwhile.
+    async fn is_still_ours(&self, note: &SendNote) -> Result<bool, WebError> {
+        match self.shared()?.note_send(note).await.map_err(|error| super::of_broker(&error))? {
+            NotedSend::First | NotedSend::Unfinished { .. } => Ok(true),
+            NotedSend::Sent { .. } => Ok(false),
+            NotedSend::Underway { .. } => Err(underway()),
+            NotedSend::Other => Err(another()),
+        }
     }
 
     /// Returns whether a task of this id is in the broker, or has a result.

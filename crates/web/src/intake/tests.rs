@@ -416,3 +416,25 @@ async fn lines_with_a_key_wait_for_the_bucket_as_others_do() {
     assert!(told.iter().all(|line| line["id"].is_string()), "{told:?}");
     assert_eq!((told.len(), begun.elapsed().as_secs()), (3, 20));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_task_that_another_has_sent_while_its_queue_was_looked_at_is_not_sent_again() {
+    let door = TestDoor::new("once-late", |_| {});
+    let mut options = IntakeOptions::default();
+    options.most_waiting = Some(9);
+    let intake = Intake::new(door.client.clone(), options);
+    let look = intake.0.lengths.as_ref().unwrap().look("celery", Instant::now().into_std());
+    let held = look.lock().await;
+    let headers: HeaderMap = [(KEY, HeaderValue::from_static("order 7"))].into_iter().collect();
+    let order = TaskOrder::of_body("add", &headers, b"").unwrap();
+    let asked = || AskedOnce::of("anybody on this machine", &order, &headers, b"").unwrap().unwrap();
+    let meanwhile = async {
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let note = asked().note("other".to_owned(), "another server".to_owned());
+        door.client.connected().shared().unwrap().end_send(&note, longshore_brokers::NotedEnd::Sent).await.unwrap();
+        drop(held);
+    };
+    let (sent, ()) = tokio::join!(intake.send_once(asked(), order.clone()), meanwhile);
+    assert!(sent.is_ok(), "{sent:?}");
+    assert_eq!(door.messages("celery").await, []);
+}
