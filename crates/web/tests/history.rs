@@ -262,13 +262,18 @@ async fn a_page_that_leaves_workers_as_they_are_asks_none_and_says_so() {
 async fn arguments_that_are_hidden_are_not_even_written() {
     let (broker, dir) = ("memory://web-past-hidden", TempDir::new().unwrap());
     let file = dir.path().join("history.db");
-    let history = Some(HistoryOptions::new(&file));
-    let dashboard = Dashboard::over(broker, |options| (options.history, options.hide_args) = (history, true)).await;
+    let hidden = async || {
+        let history = Some(HistoryOptions::new(&file));
+        Dashboard::over(broker, |options| (options.history, options.hide_args) = (history, true)).await
+    };
+    let dashboard = hidden().await;
     dashboard.until("/api/v1/history", "\"tasks\"").await;
-    let info =
-        TaskInfo { uuid: "card".to_owned(), name: "shop.pay".to_owned(), args: Some("('4111-1111',)".to_owned()), ..TaskInfo::default() };
-    let done = EventKind::TaskSucceeded { uuid: "card".to_owned(), result: "'4111-1111'".to_owned(), runtime: 0.1 };
-    dashboard.publish("w@h", 7, vec![EventKind::TaskReceived(info), done]).await;
+    let told = |id: &str| {
+        let (uuid, name, args) = (id.to_owned(), "shop.pay".to_owned(), Some("('4111-1111',)".to_owned()));
+        let info = TaskInfo { uuid: uuid.clone(), name, args, ..TaskInfo::default() };
+        vec![EventKind::TaskReceived(info), EventKind::TaskSucceeded { uuid, result: "'4111-1111'".to_owned(), runtime: 0.1 }]
+    };
+    dashboard.publish("w@h", 7, told("card")).await;
     dashboard.until("/tasks?state=success", "shop.pay").await;
     for path in ["/tasks/card", "/events", "/api/v1/tasks/card/timeline", "/api/v1/history"] {
         assert!(!dashboard.get(path).await.1.contains("4111"), "{path}");
@@ -277,6 +282,16 @@ async fn arguments_that_are_hidden_are_not_even_written() {
     dashboard.serving.stop().await;
     let bytes = std::fs::read(&file).unwrap();
     assert!(!bytes.windows(4).any(|part| part == b"4111"));
+
+    // What was written before they were hidden is not shown either.
+    let open = Dashboard::remembering(broker, &file).await;
+    open.publish("w@h", 7, told("older")).await;
+    open.until("/api/v1/tasks/older/timeline", "task-succeeded").await;
+    open.serving.stop().await;
+    let dashboard = hidden().await;
+    let shown = dashboard.until("/api/v1/tasks/older/timeline", "task-succeeded").await;
+    assert!(!shown.contains("4111"), "{shown}");
+    dashboard.serving.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

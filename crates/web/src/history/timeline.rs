@@ -63,6 +63,17 @@ pub(crate) struct Timeline {
     pub(crate) unknown: Vec<&'static str>,
 }
 
+impl Timeline {
+    /// Takes arguments and results out of its steps too, which a history may hold from a time when
+    /// they were not hidden.
+    pub(crate) fn without_args(mut self) -> Self {
+        for step in &mut self.steps {
+            step.text.take_if(|_| matches!(step.kind.as_str(), "task-sent" | "task-received" | "task-succeeded"));
+        }
+        self
+    }
+}
+
 /// Reads it.
 pub(super) fn read(conn: &Connection, id: &str) -> rusqlite::Result<Option<Timeline>> {
     let found = conn

@@ -62,6 +62,8 @@ pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes
     let counts = Operation::get("/api/v1/traffic", "What came and ended, over time")
         .query("span", "day, or else the last ten minutes")
         .answers("Traffic");
+    let hide = frame.guard.options.hide_args;
+    let timeline = move |deployment, request| timeline(deployment, request, hide);
     Routes::new()
         .api(list.refuses(&[404, 422, 503]), facts(frame, deployment, found))
         .api(lines.refuses(&[404, 422, 503]), get(export).with_state(deployment.clone()))
@@ -122,9 +124,11 @@ fn lines(page: &PastPage) -> Result<Bytes, WebError> {
     Ok(lines.into())
 }
 
-async fn timeline(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> Result<Timeline, WebError> {
+async fn timeline(deployment: Arc<Deployment>, request: Arc<PageRequest>, hide: bool) -> Result<Timeline, WebError> {
     let id = request.param("task");
-    history(&deployment)?.timeline(id).await?.ok_or_else(|| WebError::not_found(format_args!("task {id} in the history")))
+    let found = history(&deployment)?.timeline(id).await?;
+    let found = found.ok_or_else(|| WebError::not_found(format_args!("task {id} in the history")))?;
+    Ok(if hide { found.without_args() } else { found })
 }
 
 /// Counts over time, as programs get them.
