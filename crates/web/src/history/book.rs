@@ -353,7 +353,7 @@ fn describe(conn: &Connection, n: i64, event: &HeardEvent) -> rusqlite::Result<(
          VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)
          ON CONFLICT(n) DO UPDATE SET args = coalesce(excluded.args, args), kwargs = coalesce(excluded.kwargs, kwargs),
              result = coalesce(excluded.result, result), error = coalesce(excluded.error, error),
-             traceback = coalesce(excluded.traceback, traceback), root = coalesce(excluded.root, root),
+             traceback = CASE WHEN excluded.error IS NULL THEN traceback ELSE excluded.traceback END, root = coalesce(excluded.root, root),
              parent = coalesce(excluded.parent, parent), eta = coalesce(excluded.eta, eta), expires = coalesce(excluded.expires, expires),
              exchange = coalesce(excluded.exchange, exchange), routing_key = coalesce(excluded.routing_key, routing_key)",
     )?;

@@ -75,7 +75,8 @@ async fn a_task_is_remembered_with_its_steps_over_a_restart() {
         },
     );
     tell(&history, event("task-started", "a", "w@h", 4.3));
-    tell(&history, HeardEvent { error: Some("ValueError('<b>')\nmore".to_owned()), ..event("task-retried", "a", "w@h", 4.7) });
+    let (error, traceback) = (Some("ValueError('<b>')\nmore".to_owned()), Some("Traceback: …".to_owned()));
+    tell(&history, HeardEvent { error, traceback, ..event("task-retried", "a", "w@h", 4.7) });
     tell(&history, event("task-received", "a", "v@h", 6.7));
     tell(&history, event("task-started", "a", "v@h", 6.8));
     tell(&history, HeardEvent { result: Some("2".to_owned()), runtime: Some(0.4), ..event("task-succeeded", "a", "v@h", 7.2) });
@@ -89,6 +90,7 @@ async fn a_task_is_remembered_with_its_steps_over_a_restart() {
     assert_eq!(timeline.steps[1].after_seconds, Some(4.2 - 1.0));
     assert_eq!((timeline.task.attempts, timeline.task.took_seconds, timeline.task.error.clone()), (2, Some(0.4), None));
     assert_eq!((timeline.args.as_deref(), timeline.result.as_deref()), (Some("(1,)"), Some("2")));
+    assert_eq!((&timeline.error_text, &timeline.traceback), (&None, &None), "it succeeded after all");
     assert_eq!(timeline.parent.as_ref().unwrap().task.as_deref(), Some("shop.all"));
     assert_eq!(again.timeline("p").await.unwrap().unwrap().children[0].id, "a");
     assert!(again.timeline("nobody").await.unwrap().is_none());

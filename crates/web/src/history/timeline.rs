@@ -116,6 +116,10 @@ fn texts(conn: &Connection, timeline: &mut Timeline) -> rusqlite::Result<()> {
     let Some(row) = rows.next()? else { return Ok(()) };
     (timeline.args, timeline.kwargs, timeline.result) = (row.get(0)?, row.get(1)?, row.get(2)?);
     (timeline.error_text, timeline.traceback, timeline.eta) = (row.get(3)?, row.get(4)?, row.get(5)?);
+    // What it succeeded after is no error of its own any more: its steps tell of that.
+    if timeline.task.error.is_none() {
+        (timeline.error_text, timeline.traceback) = (None, None);
+    }
     let (root, parent): (Option<String>, Option<String>) = (row.get(6)?, row.get(7)?);
     (timeline.expires, timeline.exchange, timeline.routing_key) = (row.get(8)?, row.get(9)?, row.get(10)?);
     // The first of its tree is its own root.
