@@ -67,7 +67,7 @@ pub(crate) struct RingLimits {
 }
 
 /// A worker, as far as its heartbeats say.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct AtWork {
     pid: Option<i64>,
     active: Option<i64>,
@@ -107,10 +107,17 @@ impl Book {
 
     /// Writes what has come, in one transaction, and makes room for it.
     pub(crate) fn write(&mut self, conn: &mut Connection, notes: &[Note], now: i64) -> rusqlite::Result<()> {
+        // What is known beside the tables goes back with them where they cannot be written.
         let before = self.tasks;
+        let mut workers = BTreeMap::new();
         let done = (|| {
             let all = conn.transaction()?;
             for note in notes {
+                if let Note::Beat { node, .. } | Note::Gone { node, .. } = note
+                    && !workers.contains_key(node)
+                {
+                    workers.insert(node.clone(), self.workers.get(node).cloned());
+                }
                 self.note(&all, note, now)?;
             }
             let running = self.workers.values().map(|worker| worker.active.unwrap_or(0)).sum();
@@ -121,6 +128,12 @@ impl Book {
         })();
         if done.is_err() {
             self.tasks = before;
+            for (node, worker) in workers {
+                match worker {
+                    Some(worker) => drop(self.workers.insert(node, worker)),
+                    None => drop(self.workers.remove(&node)),
+                }
+            }
         }
         self.traffic.forget();
         done
@@ -379,5 +392,32 @@ mod tests {
         book.write(&mut file.conn, &[gone, beat(MOST_WORKERS), beat(MOST_WORKERS + 1)], 2).unwrap();
         let knows = |number: usize| book.workers.contains_key(&format!("{number}@h"));
         assert_eq!([7, MOST_WORKERS, MOST_WORKERS + 1].map(knows), [false, true, false]);
+    }
+
+    #[test]
+    fn a_restart_of_a_worker_is_known_though_the_file_was_full_when_it_was_told() {
+        let dir = tempfile::TempDir::new().unwrap();
+        let Ok(mut file) = super::super::file::open(&dir.path().join("history.db"), 1 << 26, false) else {
+            panic!("a fresh file is opened")
+        };
+        let mut book = Book::open(&file.conn, RingLimits { tasks: 10, bytes: 1 << 26 }).unwrap();
+        let beat = |pid: i64| Note::Beat { node: "w@h".to_owned(), pid: Some(pid), active: Some(1), heard: 1 };
+        let task = |id: &str, pid: i64, more: &str| {
+            let event =
+                HeardEvent { kind: "task-started".to_owned(), id: Some(id.to_owned()), worker: "w@h".to_owned(), ..HeardEvent::default() };
+            Note::Task(std::sync::Arc::new(HeardEvent { pid: Some(pid), args: Some(more.to_owned()), ..event }))
+        };
+        book.write(&mut file.conn, &[beat(1), task("held", 1, "")], 1).unwrap();
+        // The file takes not one page more.
+        let pages: i64 = file.conn.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+        let most = |conn: &Connection, pages: i64| conn.query_row(&format!("PRAGMA max_page_count = {pages}"), [], |_| Ok(())).unwrap();
+        most(&file.conn, pages);
+        let batch = [beat(2), task("new", 2, &"x".repeat(100_000))];
+        let full = book.write(&mut file.conn, &batch, 2).unwrap_err();
+        assert_eq!(full.sqlite_error_code(), Some(rusqlite::ErrorCode::DiskFull));
+        most(&file.conn, 1 << 16);
+        book.write(&mut file.conn, &batch, 3).unwrap();
+        assert_eq!(find(&file.conn, "held").unwrap().unwrap().state, PastState::Lost);
+        assert_eq!(find(&file.conn, "new").unwrap().unwrap().state, PastState::Started);
     }
 }
