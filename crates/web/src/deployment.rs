@@ -81,6 +81,8 @@ struct WantedTimes {
     asked: Instant,
     /// Nothing that was seen before this may be shown: something was changed then.
     not_before: Instant,
+    /// Last time that a reader wished for a new look.
+    nudged: Option<Instant>,
 }
 
 impl Wanted {
@@ -128,7 +130,8 @@ impl Deployment {
     pub(crate) fn start(client: Client, feed: Arc<EventFeed>, known: LimitsRequest, stop: CancelToken) -> Arc<Self> {
         let (tell, looked) = watch::channel(Look::default());
         let now = Instant::now();
-        let wanted = Arc::new(Wanted { times: Mutex::new(WantedTimes { asked: now, not_before: now }), nudge: Notify::new() });
+        let times = WantedTimes { asked: now, not_before: now, nudged: None };
+        let wanted = Arc::new(Wanted { times: Mutex::new(times), nudge: Notify::new() });
         let levels = Arc::<QueueLevels>::default();
         let keeps = LevelKeeping { levels: levels.clone(), history: feed.history.clone(), next: now };
         let reader = read(OverviewReader::new(client.clone()).sparing(COMMANDS), tell, wanted.clone(), keeps);
@@ -188,6 +191,17 @@ impl Deployment {
     /// Says that something was changed: what was seen before is not shown any more.
     pub(crate) fn changed(&self) {
         self.wanted.set(|times| times.not_before = Instant::now());
+    }
+
+    /// Asks for a new look, once a second however many readers wish for one. Whoever has changed
+    /// something says [`changed`](Self::changed).
+    pub(crate) fn nudge(&self) {
+        let now = Instant::now();
+        self.wanted.set(|times| {
+            if times.nudged.is_none_or(|nudged| now >= nudged + EVERY) {
+                (times.nudged, times.not_before) = (Some(now), now);
+            }
+        });
     }
 
     /// Returns what all looks like now, or how it looked a few seconds ago.
@@ -299,5 +313,37 @@ async fn read(mut reader: OverviewReader, tell: watch::Sender<Look>, wanted: Arc
                 tokio::time::sleep(EVERY).await;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use longshore_worker::Settings;
+
+    use super::*;
+    use crate::events::FeedOptions;
+
+    #[tokio::test(start_paused = true)]
+    async fn readers_who_wish_for_news_get_one_new_look_a_second_and_an_action_one_at_once() {
+        let (client, stop) = (Client::connect(&Settings::new("memory://nudged")).unwrap(), CancelToken::new());
+        let (feed, _) = EventFeed::start(client.clone(), None, FeedOptions::default(), stop.clone());
+        let deployment = Deployment::start(client, feed, LimitsRequest::default(), stop);
+        deployment.look().await.unwrap();
+        let at = || deployment.wanted.times().not_before;
+        let before = at();
+        tokio::time::advance(Duration::from_millis(300)).await;
+        deployment.nudge();
+        let first = at();
+        assert!(first > before);
+        for _ in 0..20 {
+            tokio::time::advance(Duration::from_millis(30)).await;
+            deployment.nudge();
+            assert_eq!(at(), first);
+        }
+        deployment.changed();
+        assert!(at() > first);
+        tokio::time::advance(EVERY).await;
+        deployment.nudge();
+        assert_eq!(at(), Instant::now());
     }
 }

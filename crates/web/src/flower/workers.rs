@@ -128,7 +128,7 @@ pub(super) async fn list(door: Arc<FlowerDoor>, request: Arc<PageRequest>) -> Re
     let node = argument(&request, "workername").filter(|node| !node.is_empty());
     if status {
         if refresh {
-            door.deployment.changed();
+            door.deployment.nudge();
         }
         let overview = door.deployment.look().await?;
         let there = overview.workers.iter().filter(|worker| worker.silent.is_none_or(|silent| silent < SILENT));

@@ -109,7 +109,7 @@ async fn worker_page(deployment: Arc<Deployment>, request: Arc<PageRequest>) -> 
     let mut overview = deployment.look().await?;
     if !overview.workers.iter().any(|worker| worker.node == node) {
         // It may have come just now.
-        deployment.changed();
+        deployment.nudge();
         overview = deployment.look().await?;
     }
     let worker = overview.workers.iter().find(|worker| worker.node == node);
