@@ -23,6 +23,8 @@ use crate::{
 
 /// Longest limit of time of a task that is taken: a year.
 const LONGEST_LIMIT: Duration = Duration::from_secs(366 * 86_400);
+/// Most slots that a worker is given or loses at once.
+const MOST_SLOTS: i64 = 10_000;
 
 /// Returns the pages, their action, and the facts as JSON.
 pub(crate) fn routes(frame: &Arc<Frame>, deployment: &Arc<Deployment>) -> Routes {
@@ -184,11 +186,15 @@ fn autoscale(asked: &Asked) -> Result<WorkerAction, WebError> {
 
 /// Returns what a form asks for.
 fn wanted(asked: &Asked) -> Result<WorkerAction, WebError> {
-    let slots = || asked.text("slots")?.parse::<i64>().map_err(|_| WebError::unprocessable("slots are a whole number"));
+    let slots = || {
+        let text = asked.text("slots")?;
+        let slots = text.parse::<i64>().ok().filter(|slots| (1..=MOST_SLOTS).contains(slots));
+        slots.ok_or_else(|| WebError::unprocessable(format!("{text}: slots are a whole number from 1 to {MOST_SLOTS}")))
+    };
     match asked.what() {
         "shutdown" => Ok(WorkerAction::Shutdown),
-        "grow" => Ok(WorkerAction::Grow(slots()?.clamp(1, 10_000))),
-        "shrink" => Ok(WorkerAction::Grow(-slots()?.clamp(1, 10_000))),
+        "grow" => Ok(WorkerAction::Grow(slots()?)),
+        "shrink" => Ok(WorkerAction::Grow(-slots()?)),
         "serve" => Ok(WorkerAction::Serve { queue: asked.text("queue")? }),
         "leave" => Ok(WorkerAction::Leave { queue: asked.text("queue")? }),
         "time_limit" => time_limit(asked),
@@ -226,9 +232,12 @@ async fn do_it(deployment: Arc<Deployment>, asked: Asked, mut noted: Action) -> 
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use longshore_core::watch::ViewKind;
 
     use super::*;
+    use crate::guard::{Caller, FormFields};
 
     #[test]
     fn what_a_worker_has_used_is_shown_as_far_as_it_says_so() {
@@ -241,6 +250,21 @@ mod tests {
         view.gauge("process_resident_memory_bytes", &[], 1024.0);
         let used = Used::of(None, Some(&view)).unwrap();
         assert_eq!((used.memory, used.stalls, used.stalled_at), (Some(1024.0), Some(0), None));
+    }
+
+    #[test]
+    fn slots_are_refused_where_another_number_would_be_given() {
+        let caller = Caller { name: "ann".into(), from: Ipv4Addr::LOCALHOST.into() };
+        let asked = |what: &str, slots: &str| {
+            let form = [("what", what), ("slots", slots)].map(|(name, value)| (name.to_owned(), value.to_owned()));
+            wanted(&Asked { caller: caller.clone(), form: FormFields::new(form.into()), door: "page" })
+        };
+        assert!(matches!(asked("grow", "10000"), Ok(WorkerAction::Grow(10_000))));
+        assert!(matches!(asked("shrink", "1"), Ok(WorkerAction::Grow(-1))));
+        for (what, slots) in [("grow", "-3"), ("grow", "0"), ("grow", "20000"), ("shrink", "-3"), ("grow", "two"), ("shrink", "1.5")] {
+            let refused = asked(what, slots).err().map(|error| (error.status.as_u16(), error.message));
+            assert_eq!(refused, Some((422, format!("{slots}: slots are a whole number from 1 to 10000"))), "{what}");
+        }
     }
 
     #[test]
