@@ -345,6 +345,13 @@ async fn a_history_that_cannot_be_kept_is_said_on_every_page_and_holds_up_none()
         let (status, body) = dashboard.get(path).await;
         assert!(status == 200 && body.contains("the history is not kept:") && body.contains("notes.txt"), "{path}: {body}");
     }
+    // A task of which the broker knows says that what is remembered cannot be read.
+    let call: Signature = Signature::named("shop.add").task_id("known");
+    dashboard.client.send(call).await.unwrap();
+    let page = dashboard.get("/tasks/known").await.1;
+    assert!(page.contains("cannot be shown: ") && !page.contains("Nothing is remembered"), "{page}");
+    let (status, page) = dashboard.get("/tasks/unknown").await;
+    assert!(status == 404 && page.contains("no SQLite file"), "{status} {page}");
     dashboard.publish("w@h", 7, vec![received("a", "t"), started("a")]).await;
     dashboard.until("/metrics", "longshore_events_dropped_total{listener=\"dashboard\"} 2").await;
     dashboard.until("/", "2 events were left out").await;

@@ -274,15 +274,23 @@ async fn task_page(deployment: Arc<Deployment>, request: Arc<PageRequest>, guard
     let id = request.param("id");
     let (known, past) = tokio::join!(tasks::show(&deployment.client, id), async {
         match &deployment.feed.history {
-            Some(history) => history.timeline(id).await.unwrap_or_default(),
-            None => None,
+            Some(history) => history.timeline(id).await,
+            None => Ok(None),
         }
     });
+    let (past, past_trouble) = match past {
+        Ok(past) => (past, None),
+        Err(error) => (None, Some(error.message)),
+    };
     // What only the history knows is shown, and so is what it knows while the broker is away.
     let (detail, trouble) = match (known, &past) {
         (Ok(detail), _) => (Some(detail), None),
         (Err(error), Some(_)) => (None, Some(error.to_string())),
-        (Err(error), None) => return Err(error.into()),
+        (Err(error), None) => {
+            let mut error = WebError::from(error);
+            error.message.extend(past_trouble.iter().flat_map(|trouble| ["; ", trouble]));
+            return Err(error);
+        }
     };
     let reasons = match &detail {
         Some(_) => why::why(&deployment.client, &WhyRequest::new(id)).await.unwrap_or_default(),
@@ -305,7 +313,7 @@ async fn task_page(deployment: Arc<Deployment>, request: Arc<PageRequest>, guard
         id, waits, message, is_cut, edit, trees => Serde(trees),
         result => result.as_ref().map(Serde), told => told.as_ref().map(Serde), has_ended, trouble, copies => Serde(copies),
         detail => detail.as_ref().map(Serde), place => reasons.first().map(Serde), past => past.as_ref().map(Serde),
-        has_history => deployment.feed.history.is_some(), ..facts.1,
+        has_history => deployment.feed.history.is_some(), past_trouble, ..facts.1,
     };
     Ok(Page::new("task.html", title, context))
 }
