@@ -55,10 +55,15 @@
   document.addEventListener("focusout", showSoon);
   document.addEventListener("selectionchange", showSoon);
 
+  // Time after which a server that refused a stream is asked again; longer each time.
+  const FIRST = 10000, LONGEST = 120000;
+  let pause = FIRST, again = null;
+
   const start = () => {
+    clearTimeout(again);
     if (source || document.hidden || !document.querySelector("[data-live]")) return;
     source = new EventSource(location.pathname + location.search);
-    source.addEventListener("open", () => say("live"));
+    source.addEventListener("open", () => { pause = FIRST; say("live"); });
     source.addEventListener("block", (event) => {
       const { name, html } = JSON.parse(event.data);
       late.set(name, html);
@@ -66,9 +71,16 @@
     });
     source.addEventListener("trouble", (event) => say("as of " + new Date().toLocaleTimeString() + ": " + JSON.parse(event.data).message));
     source.addEventListener("well", () => say("live"));
-    source.addEventListener("error", () => say("no answer: tries again"));
+    source.addEventListener("error", () => {
+      if (source?.readyState !== EventSource.CLOSED) return say("no answer: tries again");
+      // A browser gives a stream up for good that was refused, or is none.
+      source = null;
+      say("no answer: tries again in " + Math.round(pause / 1000) + " s");
+      again = setTimeout(start, pause);
+      pause = Math.min(pause * 2, LONGEST);
+    });
   };
-  const stop = () => { if (source) { source.close(); source = null; } };
+  const stop = () => { clearTimeout(again); if (source) { source.close(); source = null; } };
   document.addEventListener("visibilitychange", () => (document.hidden ? stop() : start()));
   addEventListener("pagehide", stop);
   addEventListener("pageshow", start);
