@@ -420,8 +420,7 @@ async fn lines_with_a_key_wait_for_the_bucket_as_others_do() {
 #[tokio::test(start_paused = true)]
 async fn a_task_that_another_has_sent_while_its_queue_was_looked_at_is_not_sent_again() {
     let door = TestDoor::new("once-late", |_| {});
-    let mut options = IntakeOptions::default();
-    options.most_waiting = Some(9);
+    let options = IntakeOptions { most_waiting: Some(9), ..IntakeOptions::default() };
     let intake = Intake::new(door.client.clone(), options);
     let look = intake.0.lengths.as_ref().unwrap().look("celery", Instant::now().into_std());
     let held = look.lock().await;
