@@ -164,15 +164,22 @@ impl Shared {
         plans: &[Plan],
         places: &[Range<usize>],
     ) -> Result<HashSet<usize>, BrokerError> {
+        let mut until = Instant::now() + UNCONFIRMED_FOR;
         loop {
-            self.publisher.go_on(sending, Wait::Forever, Some(Instant::now() + UNCONFIRMED_FOR)).await?;
+            self.publisher.go_on(sending, Wait::Forever, Some(until)).await?;
             let open: HashSet<usize> = sending.open().into_iter().collect();
             let is_open = |places: &Range<usize>| places.clone().any(|place| open.contains(&place));
             let must_wait = plans.iter().zip(places).any(|(plan, places)| matches!(plan, Plan::Keep(_)) && is_open(places));
             if !must_wait {
                 return Ok(open);
             }
+            until = self.after_silence();
         }
+    }
+
+    /// Returns a time by which what nobody confirms has been given up, and is sent again.
+    fn after_silence(&self) -> Instant {
+        Instant::now() + self.publisher.link.silence(Wait::Forever) * 2
     }
 
     /// Has ends wait beside the others, as soon as there is room for that.
@@ -189,8 +196,8 @@ impl Shared {
     /// Ends messages as what they send is confirmed, for as long as they are ours.
     async fn end_aside(self: Arc<Self>, mut sending: Sending, mut waiting: Vec<Waiting>) {
         while !waiting.is_empty() && !self.has_left() {
-            let until = Instant::now() + UNCONFIRMED_FOR;
-            if self.publisher.go_on(&mut sending, Wait::Forever, Some(until)).await.is_err() {
+            let until = Some(self.after_silence());
+            if self.publisher.go_on(&mut sending, Wait::Forever, until).await.is_err() {
                 return;
             }
             let open: HashSet<usize> = sending.open().into_iter().collect();

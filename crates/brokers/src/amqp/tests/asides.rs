@@ -103,6 +103,24 @@ async fn what_was_confirmed_is_not_sent_again_with_what_nobody_confirms() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_waits_beside_the_others_is_sent_again_where_nobody_confirms_it() {
+    let Some(url) = rabbit::vhost() else { return };
+    let (vhost, server) = (vhost_of(&url), rabbit::shared().unwrap());
+    // Silent for six seconds, which is longer than an end holds up the others.
+    let (connected, _) = connect(&format!("{url}?queue_type=quorum&patience=1"));
+    connected.broker.publish(&[message("in"), message("stuck")]).await.unwrap();
+    let consumer = open(&connected, &["in"]).await;
+    let claimed = claim(&consumer).await;
+    server.eval(&format!("sys:suspend('{vhost}_stuck')."));
+    assert_eq!(timeout(SOON, consumer.finish(&[followed(&claimed, "stuck")])).await.expect("it ends").unwrap(), [Ended::Done]);
+    tokio::time::sleep(Duration::from_secs(15)).await;
+    server.eval(&format!("sys:resume('{vhost}_stuck')."));
+    // Nobody knew whether the first one was taken.
+    until("it was sent again, and has ended", async || (counts(vhost, "stuck").0 >= 3 && counts(vhost, "in") == (0, 0)).then_some(()))
+        .await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_goes_back_again_and_again_is_not_thrown_away_by_a_queue_that_counts() {
     let Some(url) = rabbit::vhost() else { return };
     // As RabbitMQ 4 has it by itself, with 20.
