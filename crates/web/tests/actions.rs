@@ -146,6 +146,15 @@ async fn a_group_of_dead_letters_is_what_its_page_showed_and_no_letter_of_anothe
     let page = dashboard.get("/dead?queue=b").await.body;
     assert_eq!(dashboard.submit("/dead", "/dead/act", &fields_of(&page, "Retry")).await, "2 put back into their queues");
     assert_eq!(dashboard.dead().await, ["a4"]);
+    // Nothing is done to more letters than the page has said.
+    let page = dashboard.get("/dead?queue=a").await.body;
+    assert!(page.contains("Throw away 1 letters?"), "{page}");
+    dashboard.bury("a", &["a5"], "it died 7 times").await;
+    for button in ["Purge", "Retry"] {
+        let said = dashboard.submit("/dead", "/dead/act", &fields_of(&page, button)).await;
+        assert_eq!(said, "2 match by now, and it was wanted for 1: nothing was done; look again", "{button}");
+    }
+    assert_eq!(dashboard.dead().await, ["a4", "a5"]);
     // The same for programs.
     let body = r#"{"task":"shop.add","error":"it died … times","queue":"b"}"#;
     assert_eq!(ask(dashboard.serving.address(), "POST", "/api/v1/dead/purge", JSON, body).await.status, 404);

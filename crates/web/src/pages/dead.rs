@@ -16,7 +16,7 @@ use crate::{
     deployment::Deployment,
     error::WebError,
     frame::{Frame, Page, PageRequest, asking_page},
-    pages::{Asked, action, facts, orders},
+    pages::{Asked, action, facts, orders, tasks::still_as_many},
 };
 
 /// Most groups of one page, and letters that are named in each.
@@ -173,6 +173,7 @@ async fn meant(deployment: &Deployment, asked: &Asked) -> Result<Vec<DeadInfo>, 
         // A letter that cannot be read has no task.
         let (task, error) = (asked.form.get("task").unwrap_or_default(), asked.form.get("error").unwrap_or_default());
         letters.retain(|letter| letter.message.task == task && signature(&letter.letter.reason) == error);
+        still_as_many(asked.form.get("count"), letters.len())?;
     }
     Ok(letters)
 }

@@ -399,10 +399,10 @@ async fn meant(deployment: &Deployment, asked: &Asked) -> Result<Meant, WebError
 }
 
 /// Refuses to do to all that match what somebody has wanted for fewer of them.
-fn still_as_many(wanted: Option<&str>, found: usize) -> Result<(), WebError> {
+pub(super) fn still_as_many(wanted: Option<&str>, found: usize) -> Result<(), WebError> {
     match wanted.map(str::parse::<usize>) {
         Some(Ok(wanted)) if found > wanted => {
-            let said = format!("{found} tasks match by now, and it was wanted for {wanted}: nothing was done; look again");
+            let said = format!("{found} match by now, and it was wanted for {wanted}: nothing was done; look again");
             Err(WebError::new(StatusCode::CONFLICT, said))
         }
         Some(Err(_)) => Err(WebError::unprocessable("count is a whole number")),
