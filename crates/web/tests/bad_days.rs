@@ -12,6 +12,7 @@ use std::{
 };
 
 use http::{Answered, ask, raw};
+use longshore_brokers::OpenOptions;
 use longshore_celery::events::{self, Event, EventKind, Heartbeat, TaskInfo};
 use longshore_testkit::servers::Redis;
 use longshore_web::{Access, HistoryOptions, Intake, IntakeOptions, Secret, Serving, Site, WebOptions, WebServer};
@@ -485,10 +486,20 @@ async fn tasks_of_a_worker_that_was_killed_do_not_run_for_ever_on_the_page() {
     let file = dir.path().join("history.db");
     let dashboard = Dashboard::over(broker, |options| options.history = Some(HistoryOptions::new(file))).await;
     dashboard.until("/api/v1/history", "\"tasks\"").await;
+    // The broker lends it to that worker until its lease is over.
+    let call: Signature = Signature::named("t").task_id("held");
+    dashboard.client.send(call).await.unwrap();
+    let consumer = dashboard.client.broker().open(OpenOptions::new("killed@h", ["celery"])).await.unwrap();
+    let mut claimed = Vec::new();
+    consumer.claim(1, &mut claimed).await.unwrap();
+    assert_eq!(claimed.len(), 1);
     let beat = EventKind::WorkerHeartbeat(Heartbeat { freq: 1.0, active: Some(1), processed: Some(0), ..Heartbeat::default() });
     let tasks = vec![beat, received("held".to_owned(), "t".to_owned()), EventKind::TaskStarted { uuid: "held".to_owned() }];
     dashboard.publish("killed@h", now(), tasks).await;
-    dashboard.until("/tasks/held", "<b>started</b>").await;
-    dashboard.until("/tasks/held", "lost").await;
+    let page = dashboard.until("/tasks/held", "<b>started</b>").await.body;
+    assert!(page.contains("Whether it runs, no worker has answered.") && !page.contains("it runs.</p>"), "{page}");
+    let page = dashboard.until("/tasks/held", "<b>lost</b>").await.body;
+    let head = page.split("<h1>").nth(1).and_then(|head| head.split("</h1>").next()).unwrap();
+    assert!(head.contains("lost") && page.contains("Its worker is gone."), "{page}");
     dashboard.serving.stop().await;
 }

@@ -306,13 +306,14 @@ async fn task_page(deployment: Arc<Deployment>, request: Arc<PageRequest>, guard
     let result = stored.map(|stored| ShownTree::of_json("result", &stored.result.to_string()));
     let told = past.as_ref().and_then(|past| ShownTree::of_text("result", past.result.as_deref()?));
     let has_ended = detail.as_ref().is_some_and(|detail| detail.info.standing.has_ended() || detail.info.standing == TaskStanding::Dead);
-    let facts = task_facts(detail.as_ref(), past.as_ref());
+    let stage = reasons.first().map(WhyAnswer::state);
+    let facts = task_facts(detail.as_ref(), past.as_ref(), stage);
     let copies = detail.as_ref().map(|detail| copies(detail, &request, &guard.options)).unwrap_or_default();
     let title = facts.0.clone().unwrap_or_else(|| id.to_owned());
     let context = context! {
         id, waits, message, is_cut, edit, trees => Serde(trees),
         result => result.as_ref().map(Serde), told => told.as_ref().map(Serde), has_ended, trouble, copies => Serde(copies),
-        detail => detail.as_ref().map(Serde), place => reasons.first().map(Serde), past => past.as_ref().map(Serde),
+        detail => detail.as_ref().map(Serde), stage, past => past.as_ref().map(Serde),
         has_history => deployment.feed.history.is_some(), past_trouble, ..facts.1,
     };
     Ok(Page::new("task.html", title, context))
@@ -334,7 +335,7 @@ fn trees(call: Option<(&Value, &Value)>, past: Option<&Timeline>) -> Vec<ShownTr
 
 /// Returns a task's name, and what is known of it best: the broker and the results say how it
 /// stands now, the history what they have forgotten.
-fn task_facts(detail: Option<&tasks::TaskDetail>, past: Option<&Timeline>) -> (Option<String>, minijinja::Value) {
+fn task_facts(detail: Option<&tasks::TaskDetail>, past: Option<&Timeline>, stage: Option<&str>) -> (Option<String>, minijinja::Value) {
     let info = detail.map(|detail| &detail.info);
     let of = |now: Option<&Option<String>>, then: Option<&Option<String>>| now.cloned().flatten().or_else(|| then.cloned().flatten());
     let task = of(info.map(|info| &info.task), past.map(|past| &past.task.task));
@@ -342,9 +343,13 @@ fn task_facts(detail: Option<&tasks::TaskDetail>, past: Option<&Timeline>) -> (O
         format!("{}{}", past.args.as_deref().unwrap_or_default(), past.kwargs.as_ref().map(|k| format!(" {k}")).unwrap_or_default())
     });
     let heard = past.map(|past| past.task.heard);
+    // A broker says that a worker has it until its lease is over, also of one that is gone.
+    let is_held = info.is_some_and(|info| matches!(info.standing, TaskStanding::Held | TaskStanding::Started));
+    let answers = matches!(stage, Some("active" | "reserved" | "scheduled" | "ended"));
+    let lost = past.map(|past| past.task.state).filter(|state| is_held && !answers && matches!(*state, "lost" | "unheard"));
     let facts = context! {
         task => task.clone(),
-        state_word => info.map(|info| info.standing.word()).or(past.map(|past| past.task.state)),
+        state_word => lost.or(info.map(|info| info.standing.word()).or(past.map(|past| past.task.state))),
         queue => of(info.map(|info| &info.queue), past.map(|past| &past.task.queue)),
         worker => of(info.map(|info| &info.worker), past.map(|past| &past.task.worker)),
         at => info.and_then(|info| info.at).map(time_text), heard,
