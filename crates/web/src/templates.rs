@@ -85,4 +85,19 @@ mod tests {
         assert_eq!(refusal(&WebError::not_found("page here")).status(), StatusCode::NOT_FOUND);
         assert_eq!(all().templates().count(), TEMPLATES.len());
     }
+
+    #[test]
+    fn the_tab_of_lost_tasks_counts_those_that_it_lists() {
+        let fields: std::collections::BTreeMap<&str, &str> =
+            ["q", "state", "task", "queue", "worker", "error", "since", "took", "id"].map(|name| (name, "")).into();
+        let past = context! { tasks => (), matched => 0, by_state => [("failure", 7), ("lost", 2), ("unheard", 3)] };
+        let tabs = [("Failed", "failure", false), ("Lost", "lost", false), ("Held", "held", false)];
+        let own = context! { past, fields, tabs, has_history => true, asks_broker => false, sort => "", again => "", states => (), known => (), columns => () };
+        let frame =
+            context! { title => "", site => "", caller => "", theme => (), form_token => "", back => "", nav => (), path => "/tasks" };
+        let said = context! { said => (), notices => (), read_only => true, hide_args => false, trouble => () };
+        let html = draw(all(), "tasks.html", context! { ..own, ..frame, ..said }).unwrap();
+        let label = |tab: &str| html.split_once(&format!("{tab} <span class=\"faint\">")).and_then(|(_, rest)| rest.split('<').next());
+        assert_eq!((label("Failed"), label("Lost"), label("Held")), (Some("7"), Some("5"), None), "{html}");
+    }
 }
