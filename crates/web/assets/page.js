@@ -26,26 +26,34 @@
   };
 
   // By this an element is known again in a block that was renewed.
-  const keyOf = (one) => one.getAttribute("href") || [one.tagName, one.name, one.textContent, ...(one.form ? new FormData(one.form).values() : [])].join("\n");
+  const keyOf = (one) => one.getAttribute("href") || one.getAttribute("aria-label") || [one.tagName, one.name, one.textContent, ...(one.form ? new FormData(one.form).values() : [])].join("\n");
 
-  // Replaces a block, and keeps what somebody has ticked or opened in it, and the focus.
+  const boxOf = (box) => box.name + "=" + box.value;
+
+  // Replaces a block, and keeps what somebody has ticked, opened or scrolled in it, and the focus.
+  // Returns false where something is ticked that would go with it: then it stays as it is.
   const renew = (place, html) => {
-    const active = document.activeElement;
-    const ticked = new Set([...place.querySelectorAll("input[type=checkbox]:checked")].map((box) => box.name + "=" + box.value));
+    const active = document.activeElement, fresh = document.createElement("template");
+    fresh.innerHTML = html;
+    const ticked = new Set([...place.querySelectorAll("input[type=checkbox]:checked")].map(boxOf));
+    const there = new Set([...fresh.content.querySelectorAll("input[type=checkbox]")].map(boxOf));
+    if ([...ticked].some((box) => !there.has(box))) return false;
+    const scrolled = [...place.querySelectorAll("pre")].map((one) => one.scrollTop);
     const open = new Set([...place.querySelectorAll("details[open][id]")].map((one) => one.id));
     const focus = active && active !== place && place.contains(active) ? keyOf(active) : null;
-    place.innerHTML = html;
-    for (const box of place.querySelectorAll("input[type=checkbox]")) if (ticked.has(box.name + "=" + box.value)) box.checked = true;
+    place.replaceChildren(fresh.content);
+    for (const box of place.querySelectorAll("input[type=checkbox]")) if (ticked.has(boxOf(box))) box.checked = true;
     for (const one of place.querySelectorAll("details[id]")) if (open.has(one.id)) one.open = true;
-    if (focus) [...place.querySelectorAll("a[href],button,input,summary")].find((one) => keyOf(one) === focus)?.focus({ preventScroll: true });
+    [...place.querySelectorAll("pre")].forEach((one, nth) => { if (scrolled[nth]) one.scrollTop = scrolled[nth]; });
+    if (focus) [...place.querySelectorAll("a[href],button,input,summary,pre")].find((one) => keyOf(one) === focus)?.focus({ preventScroll: true });
+    return true;
   };
 
   const show = () => {
     for (const [name, html] of late) {
       const place = document.querySelector(`[data-live="${CSS.escape(name)}"]`);
       if (place && isHeld(place)) continue;
-      late.delete(name);
-      if (place) renew(place, html);
+      if (!place || renew(place, html)) late.delete(name);
     }
   };
   // After what the event does: a click follows the release of a button.
@@ -94,6 +102,7 @@
     if (!event.target.matches("[data-all]")) return;
     for (const box of document.getElementsByName(event.target.dataset.all)) box.checked = event.target.checked;
   });
+  document.addEventListener("change", showSoon);
 
   // Suggestions are for the last term of a search line: the terms before it stay.
   const known = document.getElementById("known");

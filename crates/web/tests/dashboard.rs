@@ -89,6 +89,67 @@ fn app(broker: &str) -> App {
     app
 }
 
+/// Returns the parts of a page that are renewed while somebody keeps it open.
+fn renewed(html: &str) -> String {
+    html.split("<!--live ").skip(1).filter_map(|part| part.split("<!--/live ").next()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_may_change_stands_in_a_part_of_its_page_that_is_renewed() {
+    let (broker, dir) = ("memory://web-renewed", tempfile::TempDir::new().unwrap());
+    let file = dir.path().join("history.db");
+    let dashboard = Dashboard::over(broker, |options| options.history = Some(HistoryOptions::new(file))).await;
+    let mut options = WorkerOptions::new("w@h");
+    options.events = true;
+    let worker = Worker::start(app(broker), options).await.unwrap();
+    for _ in 0..200 {
+        if dashboard.get("/api/v1/history").await.status == 200 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let call: Signature = Signature::named("<script>alert('name')</script>").task_id("evil");
+    dashboard.client.send(call).await.unwrap();
+    let ended = dashboard.client.result("evil");
+    assert!(tokio::time::timeout(Duration::from_secs(20), ended.get()).await.expect("it ends").is_err());
+    let rows: [(&str, &[&str]); 6] = [
+        ("/tasks", &["/tasks/evil", "1 remembered", "aria-label=\"Kinds of tasks\"", "Retry all 1"]),
+        ("/tasks?from=broker&state=failure", &["/tasks/evil", "1 match", "Retry all 1"]),
+        ("/tasks/evil", &["<h1>", "How it ended", ">Retry</button>", "<b>failed</b>", "id=\"result\""]),
+        ("/workers/w@h", &["id=\"active\"", "of memory", "id=\"conf\""]),
+        ("/queues/celery", &["<h1>Queue celery", ">Pause</button>"]),
+        ("/events", &["heard, the latest first", "/tasks/evil"]),
+    ];
+    for (path, wanted) in rows {
+        let mut missing = Vec::new();
+        for _ in 0..200 {
+            let html = dashboard.get(path).await.body;
+            let parts = renewed(&html);
+            missing = wanted.iter().filter(|text| !parts.contains(**text)).collect();
+            if missing.is_empty() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        assert_eq!(missing, Vec::<&&str>::new(), "{path}");
+        // What is typed is in none: it would go with the part.
+        let html = dashboard.get(path).await.body;
+        assert!(!renewed(&html).contains("type=\"text\""), "{path}");
+    }
+    worker.stopper().warm();
+    worker.join().await;
+    dashboard.serving.stop().await;
+
+    // What is wrong with the broker goes when it is well again.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let dashboard = Dashboard::over(&format!("redis://127.0.0.1:{port}/0?patience=0.1"), |_| {}).await;
+    for path in ["/dead", "/limits", "/schedules"] {
+        let html = dashboard.get(path).await.body;
+        assert!(renewed(&html).contains("class=\"said bad\" role=\"alert\">"), "{path}: {html}");
+    }
+    dashboard.serving.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn every_page_shows_what_is_there_and_no_script_of_a_task() {
     let broker = "memory://web-pages";
