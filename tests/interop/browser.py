@@ -147,6 +147,7 @@ class Browser:
     def sees(self, *texts, seconds=15.0, within="//body"):
         """Waits for texts, which the page renews itself to show."""
         assert eventually(lambda: all(text in self.text(within) for text in texts), seconds, 0.05), f"{texts} is not on {self.ask('url')}:\n{self.text()}"
+        return self
 
     def lacks(self, text, seconds=15.0):
         """Waits until a text has gone."""

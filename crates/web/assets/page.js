@@ -105,7 +105,7 @@
   document.addEventListener("change", showSoon);
 
   // Suggestions are for the last term of a search line: the terms before it stay.
-  const known = document.getElementById("known");
+  const known = document.querySelector("datalist#known");
   if (known) {
     const terms = [...known.options].map((option) => option.value);
     document.querySelector("[list=known]").addEventListener("input", (event) => {
