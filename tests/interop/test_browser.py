@@ -1,9 +1,14 @@
 """The dashboard in a real browser, before real workers: each action is clicked as a person clicks it, and what came of it is read at the broker, or from the
 workers by Celery's own remote control."""
 
+import contextlib
+import http.server
 import json
+import threading
 import time
+import urllib.error
 import urllib.parse
+import urllib.request
 
 import pytest
 
@@ -334,6 +339,95 @@ def test_a_worker_stops_warmly_once_it_is_confirmed(stage, page):
     assert worker.process.wait(20) == 0, worker.text()
     assert runs.get(timeout=10) == "done"
     stage.workers.remove(worker)
+
+
+def test_the_page_of_a_worker_pauses_it_gives_it_slots_and_stops_it(stage, page):
+    """The page that a worker of ours has of its own; its buttons are those of how it stands now."""
+    worker = stage.worker("longshore", name="listens", queues="listening", flags=["--listen", "127.0.0.1:0"])
+    page.site = worker.process.wait_for(r"http://127\.0\.0\.1:\d+", 30)[0]
+
+    def is_there():
+        with contextlib.suppress(urllib.error.HTTPError):
+            return urllib.request.urlopen(page.site + "/api/v1/view", timeout=10).status == 200
+
+    assert eventually(is_there, 20, 0.1), worker.text()
+    page.open("/").sees(worker.node, "running", "live").script("window.kept = true")
+    # Somebody else pauses it: the page is not loaded anew.
+    request = urllib.request.Request(page.site + "/api/v1/pause", b"{}", {"Content-Type": "application/json"})
+    assert urllib.request.urlopen(request, timeout=10).status == 200
+    page.sees("Consume again")
+    held = stage.add.apply_async((1, 2), queue="listening")
+    assert page.script("return window.kept") and not eventually(lambda: held.ready(), 1.5, 0.1)
+    page.button("Consume again")
+    page.said("it consumes again")
+    assert held.get(timeout=20) == 3
+    page.button("Pause")
+    page.said("paused: it consumes nothing more")
+    page.button("Consume again")
+    page.type("lane", "blocking")
+    page.type("most", "5")
+    page.button("Set")
+    page.said("the blocking lane has 5 slots now")
+    assert inspect(stage, worker).stats()[worker.node]["lanes"]["blocking"] == 5
+    page.button("Stop warmly", confirm=False)
+    assert worker.alive()
+    page.button("Stop warmly", confirm=True)
+    assert worker.process.wait(20) == 0, worker.text()
+    stage.workers.remove(worker)
+    # Its page went with it.
+    page.complaints()
+
+
+def test_a_list_and_a_task_renew_themselves_and_what_is_ticked_stays(stage, page):
+    ended = stage.dashboard.send("add", 1, 1, queue="ours")
+    stage.dashboard.stands(ended, "success")
+    page.open("/tasks?task=lab.tracked").script("window.kept = true")
+    runs = stage.dashboard.send("tracked", 8, queue="ours")
+    page.sees(runs[:8], "started", within="//table", seconds=25)
+    page.press(f"//input[@value='{runs}']")
+    later = stage.dashboard.send("tracked", 0, queue="ours")
+    page.sees(later[:8], "success", within="//table", seconds=25)
+    ticked = "return [...document.querySelectorAll('input[name=id]:checked')].map((box) => box.value)"
+    assert page.script(ticked) == [runs] and page.script("return window.kept")
+    runs = stage.dashboard.send("tracked", 6, queue="ours")
+    stage.dashboard.stands(runs, "started")
+    page.open(f"/tasks/{runs}").sees("started", "A worker has it: it runs.", "Cancel and end").script("window.kept = true")
+    page.sees("succeeded", "It has ended.", "Retry", seconds=25)
+    assert page.script("return window.kept")
+
+
+class Refusing(http.server.BaseHTTPRequestHandler):
+    """Passes requests on to a server, but for streams while it refuses them."""
+
+    def do_GET(self):
+        if self.server.refuses and "event-stream" in self.headers["Accept"]:
+            return self.send_error(503)
+        request = urllib.request.Request(self.server.to + self.path, headers={"Accept": self.headers["Accept"]})
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            self.send_response(answer.status)
+            self.send_header("Content-Type", answer.headers["Content-Type"])
+            self.end_headers()
+            while some := answer.read1(65536):
+                self.wfile.write(some)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_a_page_whose_stream_was_refused_asks_for_it_again(stage, page):
+    """A browser gives such a stream up for good."""
+    between = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refusing)
+    between.daemon_threads, between.block_on_close, between.to, between.refuses = True, False, stage.dashboard.address, True
+    threading.Thread(target=between.serve_forever, daemon=True).start()
+    try:
+        page.site = f"http://127.0.0.1:{between.server_port}"
+        page.open("/").sees("tries again in 10 s", within="//*[@id='link']")
+        between.refuses = False
+        page.sees("live", within="//*[@id='link']", seconds=20)
+        page.complaints()
+        page.do("url", {"url": "about:blank"})
+    finally:
+        between.shutdown()
 
 
 def test_events_come_by_themselves_are_filtered_and_paused(stage, page):

@@ -29,8 +29,15 @@ def stage(request, server, tmp_path_factory, database):
     if request.param == "sqlite":
         lab.results_url = lab.broker_url
     lab.serving = lab.worker("longshore", name="ours", queues="ours")
+    # A queue of each kind of worker. Celery's does not speak SQLite as ours does; on Redis it is before test_browser.py.
+    lab.crews = {"ours": lab.serving}
+    if request.param == "rabbit":
+        lab.crews["theirs"] = lab.worker("python", name="theirs", queues="theirs", conf={"result_extended": True})
+    # Celery's remote control speaks no SQLite of ours.
+    lab.has_app = request.param != "sqlite"
     lab.dashboard = Dashboard(lab)
-    lab.dashboard.hears("ours")
+    for queue in lab.crews:
+        lab.dashboard.hears(queue)
     yield lab
     lab.place.close()
     lab.dashboard.stop()
@@ -45,6 +52,12 @@ def page(stage, browser):
     complaints = browser.complaints()
     browser.forget()
     assert complaints == []
+
+
+def attempts(stage, id, count):
+    """Waits until a task has failed so often."""
+    assert eventually(lambda: (told := stage.dashboard.ask(f"/api/v1/tasks/{id}/timeline")[1]).get("state") == "failure" and told["attempts"] == count, 20, 0.05), (
+        stage.dashboard.ask(f"/api/v1/tasks/{id}/timeline"))  # fmt: skip
 
 
 def in_row(text, label):
@@ -163,6 +176,76 @@ def test_a_task_is_called_off_before_it_runs_and_while_it_does(stage, page):
     assert stage.dashboard.ask(f"/api/v1/tasks/{on}?wait=20s")[1]["status"] == "SUCCESS", stage.serving.text()
     assert stage.starts(path) == {"on": 1} and stage.place.waiting("ours") == []
     assert stage.dashboard.ask(f"/api/v1/tasks/{off}")[1]["status"] == "REVOKED"
+
+
+def test_what_failed_is_sent_again_one_by_one_with_other_arguments_and_all_that_match(stage, page):
+    """By each kind of worker that serves this broker."""
+    for queue, worker in stage.crews.items():
+        mark = f"bulk <i>{queue}</i>"
+        failed = [stage.dashboard.send("fail", mark, queue=queue) for _ in range(3)]
+        for id in failed:
+            attempts(stage, id, 1)
+        page.open(f"/tasks/{failed[0]}").sees("failure", "ValueError")
+        page.button("Retry")
+        page.said("1 sent again")
+        attempts(stage, failed[0], 2)
+        # Another one with changed arguments.
+        page.open(f"/tasks/{failed[1]}").press("//summary[contains(., 'changed arguments')]")
+        page.type("args", '["<b>edited</b>", 7]')
+        page.button("Send under a new id")
+        page.said("sent as ")
+        new = page.text("//p[contains(@class, 'said')]").rsplit(" ", 1)[-1]
+        attempts(stage, new, 1)
+        assert "<b>edited</b>" in stage.dashboard.ask(f"/api/v1/tasks/{new}/timeline")[1]["error_text"]
+        # Those that are ticked, and then all that the search has found.
+        page.open("/tasks?state=failure").type("error", mark)
+        page.button("Find")
+        page.sees("3 remembered", mark)
+        page.press(f"//input[@value='{failed[2]}']")
+        page.button("Retry ticked")
+        page.said("1 sent again")
+        attempts(stage, failed[2], 2)
+        page.press("//summary[contains(., 'All 3 that match')]")
+        page.button("Retry all 3")
+        page.said("3 sent again")
+        for id, count in zip(failed, (3, 2, 3)):
+            attempts(stage, id, count)
+        assert worker.text().count(f"[{failed[0]}] received") == 3, worker.text()
+
+
+def test_a_worker_grows_shrinks_serves_leaves_and_gets_rates(stage, page):
+    for queue, worker in stage.crews.items():
+        asked = stage.app.control.inspect([worker.node], timeout=5)
+
+        def slots():
+            """Celery's worker says how many processes it has, ours how many slots its lane has."""
+            stats = asked.stats()[worker.node]
+            return stats["lanes"]["blocking"] if queue == "ours" else len(stats["pool"]["processes"])
+
+        def queues():
+            return sorted(each["name"] for each in asked.active_queues()[worker.node])
+
+        def does(field, text, label, *said):
+            page.type(field, text)
+            page.button(label)
+            page.said(worker.node, *said)
+
+        before, served = (slots(), queues()) if stage.has_app else (None, None)
+        page.open(f"/workers/{worker.node}").sees("lab.add")
+        does("slots", "2", "Grow", "will grow")
+        does("slots", "1", "Shrink", "will shrink")
+        does("queue", f"extra-{queue}", "Serve", f"extra-{queue}")
+        assert stage.dashboard.ask(f"/api/v1/tasks/{stage.dashboard.send('add', 2, 3, queue=f'extra-{queue}')}?wait=20s")[1]["result"] == 5
+        if stage.has_app:
+            assert eventually(lambda: slots() == before + 1, 10, 0.1), slots()
+            assert queues() == sorted([*served, f"extra-{queue}"])
+        does("queue", f"extra-{queue}", "Leave", f"extra-{queue}")
+        page.type("task", "lab.limited", "//form[.//button[normalize-space()='Set rate']]")
+        does("rate", "7/m", "Set rate", "new rate limit")
+        if stage.has_app:
+            assert eventually(lambda: queues() == served, 10, 0.1), queues()
+            known = asked.registered("rate_limit")[worker.node]
+            assert "lab.limited [rate_limit=7/m]" in known, known
 
 
 def test_a_limit_is_set_and_reset(stage, page):
