@@ -311,7 +311,8 @@ def test_autoscale_has_other_bounds_where_a_worker_has_it(stage, page):
 def test_a_queues_page_shows_who_holds_what_and_how_long_it_was(stage, page):
     """What runs was acknowledged when it began; what waits for its time, or in the hands of a worker of Celery's for its turn, was not."""
     later = stage.add.apply_async((1, 2), queue="ours", countdown=15)
-    busy = [stage.slow.apply_async((7,), queue="celery") for _ in range(4)]
+    # More than its pool has slots, whatever it was grown to before.
+    busy = [stage.slow.apply_async((5,), queue="celery") for _ in range(8)]
     for worker, queue, task, stands in [(stage.python, "celery", busy[-1], "waiting"), (stage.ours, "ours", later, "later")]:
         page.open(f"/queues/{queue}").sees(task.id, within="//section[@aria-labelledby='held']")
         page.sees(worker.node, stands, within=row(task.id))
