@@ -313,6 +313,7 @@ def test_a_queues_page_shows_who_holds_what_and_how_long_it_was(stage, page):
     later = stage.add.apply_async((1, 2), queue="ours", countdown=15)
     # More than its pool has slots, whatever it was grown to before.
     busy = [stage.slow.apply_async((5,), queue="celery") for _ in range(8)]
+    assert eventually(lambda: busy[-1].id in str(inspect(stage, stage.python).reserved()), 10, 0.2)
     for worker, queue, task, stands in [(stage.python, "celery", busy[-1], "waiting"), (stage.ours, "ours", later, "later")]:
         page.open(f"/queues/{queue}").sees(task.id, within="//section[@aria-labelledby='held']")
         page.sees(worker.node, stands, within=row(task.id))
