@@ -292,7 +292,9 @@ def test_a_worker_grows_shrinks_serves_and_leaves_and_gets_rates(stage, page, wh
     page.type("task", "lab.slow", limits)
     page.button("Set limits", limits)
     page.said(worker.node, "time limits set")
-    assert stage.slow.apply_async((1.5, "in time"), queue=served[0]).get(timeout=20) == "in time"
+    # What is said of it is what was said before: the worker may hear of it a moment later.
+    in_time = lambda: stage.slow.apply_async((1.5, "in time"), queue=served[0]).get(timeout=20, propagate=False) == "in time"
+    assert eventually(in_time, 20, 0.2)
 
 
 def test_autoscale_has_other_bounds_where_a_worker_has_it(stage, page):
@@ -306,20 +308,6 @@ def test_autoscale_has_other_bounds_where_a_worker_has_it(stage, page):
     page.open(f"/workers/{stage.ours.node}").lacks("Set bounds")
     worker.stop()
     stage.workers.remove(worker)
-
-
-def test_a_queues_page_shows_who_holds_what_and_how_long_it_was(stage, page):
-    """What runs was acknowledged when it began; what waits for its time, or in the hands of a worker of Celery's for its turn, was not."""
-    later = stage.add.apply_async((1, 2), queue="ours", countdown=15)
-    # More than its pool has slots, whatever it was grown to before.
-    busy = [stage.slow.apply_async((5,), queue="celery") for _ in range(8)]
-    assert eventually(lambda: busy[-1].id in str(inspect(stage, stage.python).reserved()), 10, 0.2)
-    for worker, queue, task, stands in [(stage.python, "celery", busy[-1], "waiting"), (stage.ours, "ours", later, "later")]:
-        page.open(f"/queues/{queue}").sees(task.id, within="//section[@aria-labelledby='held']")
-        page.sees(worker.node, stands, within=row(task.id))
-        assert page.find("//section[@aria-labelledby='levels']//*[name()='svg']")
-    for task in [later, *busy]:
-        task.get(timeout=30)
 
 
 def test_settings_name_what_was_done_here(stage, page):
