@@ -55,7 +55,7 @@ impl HeldRequest {
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct HeldList {
-    /// What is held.
+    /// Messages that are held.
     pub held: Vec<HeldMessage>,
     /// True where there may be more than these.
     pub more: bool,

@@ -63,7 +63,7 @@ pub(crate) struct Deployment {
     pub(crate) known: LimitsRequest,
     /// Events of its workers and tasks.
     pub(crate) feed: Arc<EventFeed>,
-    /// How long its queues were.
+    /// Lengths of its queues.
     pub(crate) levels: Arc<QueueLevels>,
     looked: watch::Receiver<Look>,
     wanted: Arc<Wanted>,

@@ -96,7 +96,7 @@ pub(crate) struct Guard {
     tries: Tries,
     /// Address on which the site is served, once it is.
     pub(crate) address: OnceLock<SocketAddr>,
-    /// What was done here last.
+    /// Last actions that were taken here.
     pub(crate) actions: ActionTail,
 }
 

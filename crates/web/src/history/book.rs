@@ -49,7 +49,7 @@ pub(crate) enum Note {
     },
     /// Number of messages that wait in all queues.
     Waiting(u64),
-    /// How queues stand.
+    /// Lengths and ages of queues.
     Levels(Vec<(String, QueueLevel)>),
     /// Number of events that were left out before they came here.
     LeftOut(u64),

@@ -48,7 +48,7 @@ struct NameSums {
     ended: i64,
     failed: i64,
     retried: i64,
-    /// How many ran how long, by class.
+    /// Number of tasks in each class of run times.
     took: BTreeMap<i64, i64>,
 }
 

@@ -31,7 +31,7 @@ struct ServerSettings {
     /// URLs without their passwords.
     broker: String,
     results: String,
-    /// Who is let in, as a sentence.
+    /// Rule of who is let in, as a sentence.
     access: String,
     read_only: bool,
     hide_args: bool,
@@ -40,7 +40,7 @@ struct ServerSettings {
     /// The file that remembers; `None`: nothing is remembered.
     history: Option<HistoryFacts>,
     intake: IntakeSettings,
-    /// What was done here, the latest first.
+    /// Actions that were taken here, the latest first.
     actions: Vec<Action>,
 }
 

@@ -25,7 +25,7 @@ pub(super) struct Table {
     entries: Vec<Entry>,
     /// When each is tried, and its place.
     order: BTreeSet<(SystemTime, usize)>,
-    /// How often a due time was computed.
+    /// Number of due times that were computed.
     #[cfg(test)]
     computed: usize,
 }
